@@ -1,0 +1,99 @@
+"""A tqbench store as a layer of transformers' cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin, DynamicCache, DynamicLayer
+
+from tqbench.cache.arrays import TorchArrays
+from tqbench.cache.store import Shape, Store
+from tqbench.core.errors import EvidenceError, Unsupported
+from tqbench.core.evidence import SideEvidence
+from tqbench.core.scheme import Scheme
+from tqbench.core.session import ModelInfo
+
+
+class BaselineCache(DynamicCache):
+    """The model's own cache."""
+
+    def evidence(self) -> list[SideEvidence]:
+        """The engine's cache keeps no evidence."""
+        return []
+
+
+class StoreCache(DynamicCache):
+    """The model's own cache with every full-attention layer replaced by a store; linear-attention layers stay the engine's."""
+
+    def __init__(self, config: Any, info: ModelInfo, scheme: Scheme, kernel: str):
+        super().__init__(config=config)
+        shape = Shape(info.architecture, info.head_dim, info.dtype)
+        held = kv_layers(self)
+        for position, index in enumerate(held):
+            store = Store(scheme.for_layer(position, len(held)), shape, TorchArrays(info.device), kernel, index)
+            self.layers[index] = StoreLayer(store)
+        self.stores = [self.layers[index].store for index in held]
+
+    def evidence(self) -> list[SideEvidence]:
+        """Per layer and side, what the stores did."""
+        return [side for store in self.stores for side in store.evidence()]
+
+    def check(self, tokens: int) -> None:
+        """Raise if any layer's queries did not go through its store."""
+        for store in self.stores:
+            if not store.queries == store.tokens == tokens:
+                raise EvidenceError(f"layer {store.index}: {store.tokens} of {tokens} tokens stored, {store.queries} attended through the store")
+
+
+def kv_layers(cache: DynamicCache) -> list[int]:
+    """The layers that hold keys and values. A sliding window is refused until the store can forget."""
+    sliding = [i for i, layer in enumerate(cache.layers) if getattr(layer, "is_sliding", False)]
+    if sliding:
+        raise Unsupported(f"{len(sliding)} of {len(cache.layers)} layers attend in a sliding window, which schemes do not support yet")
+    held = [i for i, layer in enumerate(cache.layers) if type(layer) is DynamicLayer]
+    if not held:
+        raise Unsupported("no layer of this model keeps keys and values of full attention")
+    return held
+
+
+class StoreLayer(CacheLayerMixin):
+    """Hands new K and V to the store. The attention function finds the store on the key tensor."""
+
+    is_sliding = False
+    is_compileable = False
+    is_croppable = False
+
+    def __init__(self, store: Store):
+        super().__init__()
+        self.store = store
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """The store sizes itself."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append; the engine gets everything only when its own attention is to read it."""
+        del args, kwargs
+        self.store.append(key_states, value_states)
+        if self.store.through_engine:
+            keys, values = self.store.visible()
+            return keys, values
+        tagged = key_states.view_as(key_states)
+        tagged.tqbench_store = self.store  # type: ignore[attr-defined]
+        return tagged, value_states
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.store.tokens + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.store.tokens
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def reset(self) -> None:
+        raise Unsupported("a tqbench cache holds one sequence; make a new one")
+
+    def crop(self, tokens_to_remove: int) -> None:
+        raise Unsupported("a tqbench cache cannot forget tokens")

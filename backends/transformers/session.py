@@ -1,0 +1,167 @@
+"""A Hugging Face model with a session open on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import DynamicCache
+
+from backends import weights
+from backends.transformers.attention import register
+from backends.transformers.cache import BaselineCache, StoreCache, kv_layers
+from tqbench.core.scheme import Scheme
+from tqbench.core.session import Ids, LocalModel, ModelInfo, TokenScores
+
+ROWS = 64  # logits are reduced this many rows at a time
+
+
+def load(model: LocalModel, device: str, dtype: str) -> TransformersSession:
+    """Load weights and tokenizer. Nothing is downloaded here."""
+    folder = weights.directory(model)
+    options = {"trust_remote_code": model.trust_remote_code, "local_files_only": True}
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True, **options)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    described = f"{weights.describe(model)}, computed in {dtype}"
+    return TransformersSession(loaded.to(device), tokenizer, model.name, described)
+
+
+class TransformersSession:
+    """Runs tokens through the model with its own cache or with a scheme's stores."""
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, described: str = ""):
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.engine = model.config._attn_implementation
+        self.info = _info(model, tokenizer, name, described)
+        self.exact = _Exact(model) if model.dtype == torch.float64 else None
+        model.set_attn_implementation(register(self.engine))
+
+    def tokenize(self, text: str) -> Ids:
+        """Token ids without special tokens."""
+        return np.asarray(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
+
+    def new_cache(self, scheme: Scheme | None, kernel: str = "auto") -> BaselineCache | StoreCache:
+        """An empty cache; None is the model's own."""
+        if scheme is None:
+            return BaselineCache(config=self.model.config)
+        return StoreCache(self.model.config, self.info, scheme, kernel)
+
+    @torch.inference_mode()
+    def forward(self, tokens: Ids, cache: BaselineCache | StoreCache) -> Tensor:
+        """Logits [tokens, vocab]."""
+        ids = torch.from_numpy(np.ascontiguousarray(tokens))[None].to(self.info.device)
+        before = cache.stores[0].tokens if isinstance(cache, StoreCache) else 0
+        logits: Tensor = self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits[0]
+        if isinstance(cache, StoreCache):
+            cache.check(before + len(tokens))
+        return logits
+
+    @torch.inference_mode()
+    def score(
+        self,
+        tokens: Ids,
+        cache: Any,
+        targets: Ids,
+        against: Any = None,
+        chunk: int = 512,
+        progress: Callable[[int], None] | None = None,
+    ) -> TokenScores:
+        """Run in chunks; reduce logits to numbers on the device, row block by row block."""
+        parts = []
+        for first in range(0, len(tokens), chunk):
+            piece = slice(first, first + chunk)
+            logits = self.forward(tokens[piece], cache)
+            base = None if against is None else self.forward(tokens[piece], against)
+            rows = np.flatnonzero(targets[piece] >= 0)
+            parts += [_reduce(logits, base, targets[piece], rows[i : i + ROWS]) for i in range(0, len(rows), ROWS)]
+            if progress:
+                progress(len(tokens[piece]))
+        return TokenScores.join(parts)
+
+    def close(self) -> None:
+        """Give the model its own attention back."""
+        self.model.set_attn_implementation(self.engine)
+        if self.exact:
+            self.exact.restore()
+
+    def __enter__(self) -> TransformersSession:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _reduce(logits: Tensor, base: Tensor | None, targets: Ids, rows: Ids) -> TokenScores:
+    """nll, and against the base: its nll, KL(base ‖ scheme), the rank of its first choice. Sums in float64."""
+    index = torch.from_numpy(rows).to(logits.device)
+    target = torch.from_numpy(targets[rows]).to(logits.device)[:, None]
+    log_p = _log_softmax(logits[index])
+    nll = -log_p.gather(1, target)[:, 0]
+    if base is None:
+        return TokenScores(_numpy(nll), *(np.empty(0) for _ in range(2)), np.empty(0, np.int64))
+    log_b = _log_softmax(base[index])
+    kld = (log_b.exp() * (log_b - log_p)).sum(1, dtype=torch.float64)
+    first = log_p.gather(1, log_b.argmax(1, keepdim=True))
+    rank = (log_p > first).sum(1)
+    return TokenScores(_numpy(nll), _numpy(-log_b.gather(1, target)[:, 0]), _numpy(kld), rank.cpu().numpy())
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
+
+
+def _numpy(x: Tensor) -> Any:
+    return x.double().cpu().numpy()
+
+
+def _info(model: Any, tokenizer: Any, name: str, described: str) -> ModelInfo:
+    config = model.config.get_text_config(decoder=True)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cache = DynamicCache(config=model.config)
+    sliding = any(getattr(layer, "is_sliding", False) for layer in cache.layers)
+    return ModelInfo(
+        name=name,
+        architecture=config.model_type,
+        layers=config.num_hidden_layers,
+        kv_layers=0 if sliding else len(kv_layers(cache)),
+        heads=config.num_attention_heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        head_dim=head_dim,
+        vocab=config.vocab_size,
+        max_positions=config.max_position_embeddings,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
+        weights=described,
+        bos_token=_bos(tokenizer),
+    )
+
+
+def _bos(tokenizer: Any) -> int | None:
+    """The token that this tokenizer itself puts first, if it does."""
+    if tokenizer is None:
+        return None
+    ids = tokenizer("a")["input_ids"]
+    bos: int | None = tokenizer.bos_token_id
+    return bos if bos is not None and ids and ids[0] == bos else None
+
+
+class _Exact:
+    """Float64 all the way: transformers' RMSNorm computes in float32 whatever the model's dtype, which would blur the oracle."""
+
+    def __init__(self, model: Any):
+        self.norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and hasattr(m, "variance_epsilon")]
+        for norm in self.norms:
+            norm.forward = MethodType(_rms_norm, norm)
+
+    def restore(self) -> None:
+        for norm in self.norms:
+            del norm.forward
+
+
+def _rms_norm(self: Any, hidden_states: Tensor) -> Tensor:
+    return torch.nn.functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)

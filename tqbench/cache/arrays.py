@@ -1,0 +1,50 @@
+"""The few things a store needs from a framework's arrays. Policy and ledger are plain integers."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Arrays(Protocol):
+    """Opaque arrays [batch, kv_heads, n, …] that grow along n."""
+
+    platform: str
+    device: str
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """A new buffer."""
+
+    def write(self, buffer: Any, start: int, rows: Any) -> Any:
+        """The buffer with rows at [:, :, start:]; in place where the framework can."""
+
+    def concat(self, parts: list[Any]) -> Any:
+        """Parts one after another along n, in memory of their own."""
+
+    def squares(self, x: Any, y: Any) -> tuple[float, float]:
+        """(Σ (x − y)², Σ x²), summed in float64."""
+
+
+class TorchArrays:
+    """Arrays of torch tensors on one device."""
+
+    platform = "torch"
+
+    def __init__(self, device: str = "cpu"):
+        self.device = device
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Tensor:
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
+
+    def write(self, buffer: Tensor, start: int, rows: Tensor) -> Tensor:
+        buffer[:, :, start : start + rows.shape[2]] = rows
+        return buffer
+
+    def concat(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts, dim=2)
+
+    def squares(self, x: Tensor, y: Tensor) -> tuple[float, float]:
+        wide = x.double()
+        return float((wide - y.double()).square().sum()), float(wide.square().sum())

@@ -1,0 +1,271 @@
+"""One layer's K and V under a scheme: append, pack by policy, answer queries, count every byte.
+
+Strict by construction: the query at position t sees the packed region that `Side.packed(t)` names, whatever chunk it arrived in. Tokens
+are encoded once, when the policy says so, and never again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqbench.cache.arrays import Arrays
+from tqbench.codecs.blocks.wrap import Bridge, Identity, Interleaved, resolve_order
+from tqbench.core.codec import Codec
+from tqbench.core.errors import ConfigError, EvidenceError, Unsupported
+from tqbench.core.evidence import SideEvidence
+from tqbench.core.op import Choice, Place
+from tqbench.core.scheme import Scheme, Side
+from tqbench.kernels import attend, decode, encode
+from tqbench.kernels.attend import View
+
+SAMPLED_TOKENS = 2048  # per layer and side: the codec error is measured on this many
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a store must know of the model."""
+
+    architecture: str
+    head_dim: int
+    dtype: str  # of the model
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The resolved forms of the operations that one side uses."""
+
+    encode: Choice
+    decode: Choice
+
+
+class Store:
+    """The KV cache of one layer."""
+
+    def __init__(self, scheme: Scheme, shape: Shape, arrays: Arrays, kernel: str = "auto", index: int = 0):
+        self.scheme, self.index = scheme, index
+        self.k, self.v = (_SideStore(side, build(side, shape, scheme), scheme.sinks, shape, arrays) for side in (scheme.k, scheme.v))
+        wanted = _Wanted(kernel)
+        place = Place(arrays.platform, arrays.device, shape.dtype)
+        for side in (self.k, self.v):
+            side.kernels = Kernels(wanted.pick(encode.OP, side.codec, place), wanted.pick(decode.OP, side.codec, place))
+        self.attention = wanted.pick(attend.OP, self.k.codec, place)
+        wanted.check()
+        self.queries = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held."""
+        return self.k.tokens
+
+    @property
+    def through_engine(self) -> bool:
+        """Whether the engine's own attention reads the store: only in the identity control, so that its zero is exact."""
+        return self.scheme.bypass == "identity"
+
+    def append(self, keys: Any, values: Any) -> None:
+        """Take the K and V of the next tokens and pack what the policy says."""
+        if self.queries != self.tokens:
+            raise EvidenceError(f"layer {self.index}: {self.tokens - self.queries} tokens were appended and never attended through the store")
+        self.k.append(keys)
+        self.v.append(values)
+
+    def attend(self, q: Any, scale: float) -> Any:
+        """Attention of the queries that belong to the tokens appended last."""
+        out = self.attention(q, self.k.view(), self.v.view(), self.queries, scale)
+        self._settle(q.shape[2])
+        return out
+
+    def visible(self) -> tuple[Any, Any]:
+        """All keys and values for the engine's own attention."""
+        shown = self.k.everything(), self.v.everything()
+        self._settle(self.tokens - self.queries)
+        return shown
+
+    def _settle(self, queries: int) -> None:
+        if self.queries + queries != self.tokens:
+            raise EvidenceError(f"layer {self.index}: {queries} queries for {self.tokens - self.queries} new tokens")
+        self.queries = self.tokens
+        self.k.settle()
+        self.v.settle()
+
+    def evidence(self) -> tuple[SideEvidence, SideEvidence]:
+        """What happened to K and to V."""
+        attention = "engine" if self.through_engine else self.attention.impl
+        return self.k.evidence("k", self.index, attention), self.v.evidence("v", self.index, attention)
+
+
+def build(side: Side, shape: Shape, scheme: Scheme) -> Codec:
+    """The codec that a side runs on this model: channel order resolved, control applied."""
+    codec = side.codec
+    codec.check(shape.head_dim)
+    order = resolve_order(side.order, shape.architecture)
+    if scheme.bypass == "identity":
+        return Identity(codec, shape.dtype)
+    if order == "interleaved":
+        codec = Interleaved(codec)
+    return Bridge(codec, shape.dtype) if scheme.bypass == "bridge" else codec
+
+
+@dataclass
+class _SideStore:
+    """K or V of one layer: exact sinks, packed units, exact tail."""
+
+    side: Side
+    codec: Codec
+    sinks: int
+    shape: Shape
+    arrays: Arrays
+    kernels: Kernels = field(init=False)
+    tokens: int = 0
+    packed_end: int = 0  # position where the packed region ends
+    first_query: int = 0  # position of the first query that has not been settled
+    units: int = 0
+    exact_sinks: Any = None
+    tail: Any = None  # exact, from tail_start on
+    tail_start: int = 0
+    buffers: dict[str, Any] = field(default_factory=dict)
+    capacity: int = 0
+    seen: int = 0
+    seen_packed: int = 0
+    error: tuple[float, float] = (0.0, 0.0)
+    sampled: int = 0
+
+    def append(self, x: Any) -> None:
+        """Append and pack; what the queries of this chunk need exact stays until `settle`."""
+        self.first_query = self.tokens
+        self.tokens += x.shape[2]
+        take = min(max(0, self.sinks - self.first_query), x.shape[2])
+        if take:
+            self.exact_sinks = self._join(self.exact_sinks, x[:, :, :take])
+            self.packed_end = self.tail_start = min(self.sinks, self.tokens)
+            x = x[:, :, take:]
+        self.tail = self._join(self.tail, x)
+        self._pack(self.side.packed(self.tokens - 1, self.sinks))
+
+    def _pack(self, end: int) -> None:
+        new = end - self.packed_end
+        if new > 0:
+            start = self.packed_end - self.tail_start
+            fresh = self.tail[:, :, start : start + new]
+            rows = self.kernels.encode(self.codec, fresh)
+            if self.sampled < SAMPLED_TOKENS:
+                self._sample(fresh, rows)
+            self._write(rows, new // self.codec.unit)
+            self.packed_end = end
+
+    def _sample(self, fresh: Any, rows: dict[str, Any]) -> None:
+        decoded = self.kernels.decode(self.codec, rows, self.shape.head_dim, fresh)
+        wrong, size = self.arrays.squares(fresh, decoded)
+        self.error = (self.error[0] + wrong, self.error[1] + size)
+        self.sampled += fresh.shape[2]
+
+    def _write(self, rows: dict[str, Any], units: int) -> None:
+        if self.units + units > self.capacity:
+            self.capacity = max(self.units + units, 2 * self.capacity)
+            for part in self.codec.layout(self.shape.head_dim).parts:
+                like = rows[part.name]
+                grown = self.arrays.empty((*like.shape[:2], self.capacity, *part.shape), part.dtype)
+                self.buffers[part.name] = self.arrays.write(grown, 0, self._packed()[part.name]) if self.units else grown
+        for name, array in rows.items():
+            self.buffers[name] = self.arrays.write(self.buffers[name], self.units, array)
+        self.units += units
+
+    def _packed(self) -> dict[str, Any]:
+        return {name: buffer[:, :, : self.units] for name, buffer in self.buffers.items()}
+
+    def _decoded(self) -> Any:
+        if not self.units:
+            return self.tail[:, :, :0]
+        return self.kernels.decode(self.codec, self._packed(), self.shape.head_dim, self.tail)
+
+    def view(self) -> View:
+        """What the queries of the last chunk see."""
+        bounds = [self.side.packed(t, self.sinks) for t in range(self.first_query, self.tokens)]
+        return View(self.exact_sinks, self._decoded, self.packed_end, self.tail, self.tail_start, bounds)
+
+    def everything(self) -> Any:
+        """All positions in one array, for the engine."""
+        parts = [self.exact_sinks, self._decoded(), self.tail[:, :, self.packed_end - self.tail_start :]]
+        return self.arrays.concat([part for part in parts if part is not None])
+
+    def settle(self) -> None:
+        """After the queries: count what they saw and drop exact tokens that are packed now."""
+        for t in range(self.first_query, self.tokens):
+            self.seen += t + 1
+            self.seen_packed += self.side.packed(t, self.sinks) - min(self.sinks, t + 1)
+        kept = self.tail[:, :, self.packed_end - self.tail_start :]
+        self.tail, self.tail_start = self.arrays.concat([kept]), self.packed_end
+        if self.units * self.codec.unit + min(self.sinks, self.tokens) != self.packed_end:
+            raise EvidenceError(f"{self.units} units of {self.codec.unit} tokens are packed, but the policy says {self.packed_end}")
+
+    def _join(self, old: Any, new: Any) -> Any:
+        return new if old is None else self.arrays.concat([old, new])
+
+    def evidence(self, side: str, layer: int, attention: str) -> SideEvidence:
+        """Counts and bytes, from the arrays that exist."""
+        layout = self.codec.layout(self.shape.head_dim)
+        heads = self.tail.shape[0] * self.tail.shape[1]
+        packed = self._packed()
+        sizes = {role: sum(int(packed[p.name].nbytes) for p in layout.parts if p.name in packed and p.role == role) for role in ("payload", "metadata")}
+        exact = int(self.tail.nbytes) + (int(self.exact_sinks.nbytes) if self.exact_sinks is not None else 0)
+        return SideEvidence(
+            layer=layer,
+            side=side,
+            codec=_plain(self.codec).name,
+            order=resolve_order(self.side.order, self.shape.architecture),
+            tokens=self.tokens,
+            tokens_packed=self.units * self.codec.unit,
+            tokens_declared=self.side.packed(self.tokens - 1, self.sinks) - min(self.sinks, self.tokens) if self.tokens else 0,
+            bytes_payload=sizes["payload"],
+            bytes_metadata=sizes["metadata"],
+            bytes_declared=layout.nbytes * self.units * heads,
+            bytes_exact=exact,
+            bytes_slack=sum(int(buffer.nbytes) for buffer in self.buffers.values()) - sum(sizes.values()),
+            attended=self.seen,
+            attended_packed=self.seen_packed,
+            error=self.error[0] / self.error[1] if self.error[1] else None,
+            encode=self.kernels.encode.impl,
+            decode=self.kernels.decode.impl,
+            attend=attention,
+            passed_over={**self.kernels.encode.refused, **self.kernels.decode.refused},
+        )
+
+
+def _plain(codec: Codec) -> Codec:
+    return _plain(codec.inner) if isinstance(codec, Bridge | Interleaved) else codec
+
+
+class _Wanted:
+    """What the user asked of kernels: `auto`, a name, or `op=name,op=name`.
+
+    A bare name is taken by every operation that has such a form for the codec; at least one must, else it is an error that says why.
+    """
+
+    def __init__(self, kernel: str):
+        self.pinned: dict[str, str] = {}
+        self.bare, self.taken, self.reasons = "auto", False, list[str]()
+        if "=" in kernel:
+            for item in kernel.split(","):
+                op, _, name = item.partition("=")
+                if op not in ("encode", "decode", "attend") or not name:
+                    raise ConfigError(f"kernel {kernel!r}: write a form's name, or op=name with op one of encode, decode, attend")
+                self.pinned[op] = name
+        else:
+            self.bare = kernel
+
+    def pick(self, op: Any, codec: Codec, place: Place) -> Choice:
+        if op.name in self.pinned or self.bare == "auto":
+            choice: Choice = op.resolve(codec, self.pinned.get(op.name, "auto"), place)
+            return choice
+        try:
+            choice = op.resolve(codec, self.bare, place)
+        except Unsupported as error:
+            self.reasons.append(str(error))
+            return op.resolve(codec, "auto", place)  # type: ignore[no-any-return]
+        self.taken = True
+        return choice
+
+    def check(self) -> None:
+        if self.bare != "auto" and not self.taken:
+            raise Unsupported("; ".join(dict.fromkeys(self.reasons)))

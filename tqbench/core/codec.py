@@ -1,0 +1,150 @@
+"""What every codec is: a tensor in, named arrays out, and a layout that says beforehand how many bytes that takes.
+
+Shapes are always [batch, kv_heads, tokens, head_dim]. A codec encodes `unit` tokens together; its arrays have the shape
+[batch, kv_heads, units, *part.shape], so a store can append units in place and count every byte.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar, Literal
+
+from tqbench.core.errors import Unsupported
+from tqbench.core.lazy import Tensor, torch
+
+ITEMSIZE = {"uint8": 1, "int8": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One array of a layout: its name, element type, shape for one unit of one head, and what it counts as."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    role: Literal["payload", "metadata"] = "payload"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of this array for one unit of one head."""
+        return ITEMSIZE[self.dtype] * prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The resident bytes of one unit of one head."""
+
+    unit: int
+    parts: tuple[Part, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one unit of one head: `unit` tokens of `head_dim` values."""
+        return sum(part.nbytes for part in self.parts)
+
+    def bits(self, head_dim: int) -> float:
+        """Bits per value, scales and norms included."""
+        return 8 * self.nbytes / (self.unit * head_dim)
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What a codec declares about itself; checks and audits choose by these."""
+
+    lossless_in: tuple[str, ...] = ()  # model dtypes that survive encode and decode bit for bit
+    destructive: bool = False  # a control that must ruin the model
+
+
+Packed = dict[str, Any]  # part name -> array [batch, kv_heads, units, *part.shape]; a torch or an MLX array
+
+
+def nbytes(packed: Mapping[str, Any]) -> int:
+    """Bytes of the arrays that exist."""
+    return sum(int(array.nbytes) for array in packed.values())
+
+
+@dataclass(frozen=True)
+class Codec(ABC):
+    """One way to store a K or V tensor. Subclasses hold the mathematics and nothing else.
+
+    `transform` is the exactly invertible part (rotation, padding, channel order), `quantize` the lossy part; `encode` and `decode`
+    compose them. The `bridge` control runs everything but the lossy part.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+
+    @property
+    def unit(self) -> int:
+        """Tokens that are encoded together."""
+        return 1
+
+    @property
+    def tags(self) -> Tags:
+        """What this codec declares about itself."""
+        return Tags()
+
+    def check(self, head_dim: int) -> None:  # noqa: B027 - most codecs take every head_dim
+        """Raise Unsupported if this codec cannot store vectors of this size."""
+
+    @abstractmethod
+    def layout(self, head_dim: int) -> Layout:
+        """The resident bytes of one unit."""
+
+    def stored_dim(self, head_dim: int) -> int:
+        """Values per vector after `transform` (padding makes it larger)."""
+        return head_dim
+
+    def transform(self, x: Tensor) -> Tensor:
+        """The invertible part."""
+        return x
+
+    def inverse(self, y: Tensor, head_dim: int) -> Tensor:  # noqa: ARG002 - padded codecs cut back to it
+        """Undo `transform`."""
+        return y
+
+    @abstractmethod
+    def quantize(self, y: Tensor) -> Packed:
+        """The lossy part."""
+
+    @abstractmethod
+    def dequantize(self, packed: Packed, dtype: torch.dtype) -> Tensor:
+        """The values that `quantize` kept."""
+
+    def encode(self, x: Tensor) -> Packed:
+        """Pack [batch, kv_heads, tokens, head_dim]; tokens must be a multiple of `unit`."""
+        if x.shape[-2] % self.unit:
+            raise Unsupported(f"codec {self.name!r} encodes {self.unit} tokens together, got {x.shape[-2]}")
+        if not bool(torch.isfinite(x).all()):
+            raise Unsupported(f"codec {self.name!r}: keys or values contain NaN or infinity")
+        return self.quantize(self.transform(x.to(compute_dtype(x.dtype))))
+
+    def decode(self, packed: Packed, head_dim: int, dtype: torch.dtype) -> Tensor:
+        """Unpack to [batch, kv_heads, tokens, head_dim]."""
+        return self.inverse(self.dequantize(packed, dtype), head_dim)
+
+    def to_blocks(self, packed: Packed) -> Tensor:
+        """The bytes [batch, kv_heads, units, bytes] of the project that the format comes from; by default the parts one after another."""
+        return torch.cat([as_bytes(packed[part]) for part in packed], dim=-1)
+
+    def from_blocks(self, blocks: Tensor, head_dim: int) -> Packed:
+        """Undo `to_blocks`."""
+        packed, start = {}, 0
+        for part in self.layout(head_dim).parts:
+            raw = blocks[..., start : start + part.nbytes].contiguous()
+            packed[part.name] = raw.view(getattr(torch, part.dtype)).reshape(*raw.shape[:3], *part.shape)
+            start += part.nbytes
+        return packed
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Codecs compute in float32, and in float64 when the model does (the oracle)."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def as_bytes(array: Tensor) -> Tensor:
+    """One unit's values as a flat run of bytes: [batch, kv_heads, units, bytes]."""
+    return array.contiguous().view(torch.uint8).reshape(*array.shape[:3], -1)

