@@ -23,7 +23,9 @@ def register(engine: str) -> str:
     if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
         own = ALL_ATTENTION_FUNCTIONS[engine]
 
-        def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> tuple[Tensor, Any]:
+        def attention(
+            module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+        ) -> tuple[Tensor, Any]:
             store = getattr(key, "tqbench_store", None)
             if store is None:
                 return own(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]

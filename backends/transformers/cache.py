@@ -43,7 +43,9 @@ class StoreCache(DynamicCache):
         """Raise if any layer's queries did not go through its store."""
         for store in self.stores:
             if not store.queries == store.tokens == tokens:
-                raise EvidenceError(f"layer {store.index}: {store.tokens} of {tokens} tokens stored, {store.queries} attended through the store")
+                raise EvidenceError(
+                    f"layer {store.index}: {store.tokens} of {tokens} tokens stored, {store.queries} attended through the store"
+                )
 
 
 def kv_layers(cache: DynamicCache) -> list[int]:

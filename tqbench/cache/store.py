@@ -66,7 +66,9 @@ class Store:
     def append(self, keys: Any, values: Any) -> None:
         """Take the K and V of the next tokens and pack what the policy says."""
         if self.queries != self.tokens:
-            raise EvidenceError(f"layer {self.index}: {self.tokens - self.queries} tokens were appended and never attended through the store")
+            raise EvidenceError(
+                f"layer {self.index}: {self.tokens - self.queries} tokens were appended and never attended through the store"
+            )
         self.k.append(keys)
         self.v.append(values)
 
@@ -207,7 +209,10 @@ class _SideStore:
         layout = self.codec.layout(self.shape.head_dim)
         heads = self.tail.shape[0] * self.tail.shape[1]
         packed = self._packed()
-        sizes = {role: sum(int(packed[p.name].nbytes) for p in layout.parts if p.name in packed and p.role == role) for role in ("payload", "metadata")}
+        sizes = {
+            role: sum(int(packed[p.name].nbytes) for p in layout.parts if p.name in packed and p.role == role)
+            for role in ("payload", "metadata")
+        }
         exact = int(self.tail.nbytes) + (int(self.exact_sinks.nbytes) if self.exact_sinks is not None else 0)
         return SideEvidence(
             layer=layer,

@@ -43,7 +43,11 @@ class Affine(Codec):
             codes, ranges = (head_dim // self.group_size * packed,), (head_dim // self.group_size,)
         return Layout(
             self.unit,
-            (Part("codes", "uint8", codes), Part("scales", "float16", ranges, "metadata"), Part("minima", "float16", ranges, "metadata")),
+            (
+                Part("codes", "uint8", codes),
+                Part("scales", "float16", ranges, "metadata"),
+                Part("minima", "float16", ranges, "metadata"),
+            ),
         )
 
     def quantize(self, y: Tensor) -> Packed:

@@ -64,4 +64,7 @@ class Block(Codec):
     def from_blocks(self, blocks: Tensor, head_dim: int) -> Packed:
         rows = blocks.unflatten(-1, (head_dim // BLOCK, -1))
         codes = as_bytes(rows[..., 2:].flatten(-2))
-        return {"codes": codes.view(torch.int8) if self.bits == 8 else codes, "scales": rows[..., :2].contiguous().view(torch.float16).squeeze(-1)}
+        return {
+            "codes": codes.view(torch.int8) if self.bits == 8 else codes,
+            "scales": rows[..., :2].contiguous().view(torch.float16).squeeze(-1),
+        }

@@ -51,7 +51,9 @@ class Op:
             raise Unsupported(f"{self.name}: the {wanted} form cannot run: {refused[wanted]}")
         if wanted == "auto":
             raise Unsupported(f"{self.name}: no form can run: " + "; ".join(f"{name}: {why}" for name, why in refused.items()))
-        raise Unsupported(f"{self.name} has no {place.platform} form called {wanted!r} (it has: auto, {', '.join(impl.name for impl in impls)})")
+        raise Unsupported(
+            f"{self.name} has no {place.platform} form called {wanted!r} (it has: auto, {', '.join(impl.name for impl in impls)})"
+        )
 
 
 @dataclass

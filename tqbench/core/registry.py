@@ -67,7 +67,10 @@ def _only_codec(module: ModuleType) -> type[Codec]:
     found = [
         value
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Codec) and value.__module__ == module.__name__ and not value.__name__.startswith("_")
+        if isinstance(value, type)
+        and issubclass(value, Codec)
+        and value.__module__ == module.__name__
+        and not value.__name__.startswith("_")
     ]
     stem = module.__name__.rpartition(".")[2]
     if len(found) != 1 or found[0].name != stem:

@@ -42,7 +42,12 @@ class Side:
         """(field, what is wrong) for the policy of this side."""
         found = [(name, f"{name} must not be negative, got {value}") for name, value in (("window", self.window),) if value < 0]
         if self.flush < 1 or self.flush % self.codec.unit:
-            found.append(("flush", f"flush must be a positive multiple of {self.codec.unit} (the codec packs that many tokens together), got {self.flush}"))
+            found.append(
+                (
+                    "flush",
+                    f"flush must be a positive multiple of {self.codec.unit} (the codec packs that many tokens together), got {self.flush}",
+                )
+            )
         return found
 
 
@@ -104,7 +109,11 @@ class Scheme:
         if self.sinks:
             data["sinks"] = self.sinks
         if self.protect:
-            data["protect"] = {"first": self.protect.first, "last": self.protect.last, "scheme": self.protect.scheme.to_data()}
+            data["protect"] = {
+                "first": self.protect.first,
+                "last": self.protect.last,
+                "scheme": self.protect.scheme.to_data(),
+            }
         if self.bypass:
             data["bypass"] = self.bypass
         return data
@@ -168,7 +177,15 @@ def parse(data: Any, problem: Problem, at: tuple[str | int, ...] = ()) -> Scheme
         return None
     k, v = sides
     assert k is not None and v is not None  # noqa: S101 - for the type checker: `count` has seen any failure
-    return Scheme(str(name), k, v, sinks, protect, bypass, **{key: str(data[key]) for key in ("family", "source", "note") if key in data})
+    return Scheme(
+        str(name),
+        k,
+        v,
+        sinks,
+        protect,
+        bypass,
+        **{key: str(data[key]) for key in ("family", "source", "note") if key in data},
+    )
 
 
 @dataclass
@@ -194,7 +211,15 @@ def _named(name: Any, problem: Problem, at: tuple[str | int, ...]) -> Scheme | N
         if k.sinks != v.sinks or k.protect != v.protect:
             problem(at, f"{name!r}: the two schemes differ in sinks or protected layers; write out a mapping with k and v")
             return None
-        return Scheme(name, k.k, v.v, k.sinks, k.protect, family=f"{k.family}/{v.family}", source="K as in the first, V as in the second")
+        return Scheme(
+            name,
+            k.k,
+            v.v,
+            k.sinks,
+            k.protect,
+            family=f"{k.family}/{v.family}",
+            source="K as in the first, V as in the second",
+        )
     problem(at, unknown("scheme", str(name), known))
     return None
 

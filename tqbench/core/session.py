@@ -82,7 +82,13 @@ class Session(Protocol):
         """Run the tokens; the logits, as the engine's array [tokens, vocab]."""
 
     def score(
-        self, tokens: Ids, cache: Cache, targets: Ids, against: Cache | None = None, chunk: int = 512, progress: Callable[[int], None] | None = None
+        self,
+        tokens: Ids,
+        cache: Cache,
+        targets: Ids,
+        against: Cache | None = None,
+        chunk: int = 512,
+        progress: Callable[[int], None] | None = None,
     ) -> TokenScores:
         """Run the tokens in chunks and reduce the logits where targets >= 0, beside the same tokens through `against`."""
 

@@ -12,7 +12,11 @@ from tqbench.core.codec import Codec, Packed
 
 def to_torch(array: Any) -> Tensor:
     """An MLX array as a torch tensor on the host."""
-    return torch.utils.dlpack.from_dlpack(array) if array.size else torch.empty(array.shape, dtype=getattr(torch, str(array.dtype).rpartition(".")[2]))
+    return (
+        torch.utils.dlpack.from_dlpack(array)
+        if array.size
+        else torch.empty(array.shape, dtype=getattr(torch, str(array.dtype).rpartition(".")[2]))
+    )
 
 
 def to_mlx(tensor: Tensor) -> Any:

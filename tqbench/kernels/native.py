@@ -21,7 +21,11 @@ def path() -> Path | None:
 
 def missing() -> str | None:
     """Why there is no native library, or None."""
-    return None if path() else "the native library was not built (install a C++17 compiler and run `pip install --force-reinstall --no-deps .`)"
+    return (
+        None
+        if path()
+        else "the native library was not built (install a C++17 compiler and run `pip install --force-reinstall --no-deps .`)"
+    )
 
 
 @cache

@@ -7,7 +7,12 @@ from typing import Any
 
 def _type(bits: int, note: str) -> dict[str, Any]:
     side = {"codec": "block", "bits": bits}
-    return {"k": {**side, "order": "llamacpp"}, "v": side, "source": "ggml-org/llama.cpp ggml/src/ggml-quants.c", "note": note}
+    return {
+        "k": {**side, "order": "llamacpp"},
+        "v": side,
+        "source": "ggml-org/llama.cpp ggml/src/ggml-quants.c",
+        "note": note,
+    }
 
 
 PRESETS = {

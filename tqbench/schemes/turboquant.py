@@ -8,7 +8,14 @@ SOURCE = "TheTom/llama-cpp-turboquant ggml/src/ggml-turbo-quant.c @ 69d8e4be4; a
 
 
 def _turbo(bits: int, note: str, **params: Any) -> dict[str, Any]:
-    side = {"codec": "codebook", "bits": bits, "table": "turbo", "rotation": "hadamard_double_signed", "scale": "norm_corrected", **params}
+    side = {
+        "codec": "codebook",
+        "bits": bits,
+        "table": "turbo",
+        "rotation": "hadamard_double_signed",
+        "scale": "norm_corrected",
+        **params,
+    }
     return {"k": side, "v": side, "source": SOURCE, "note": note}
 
 

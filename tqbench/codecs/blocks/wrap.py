@@ -24,7 +24,9 @@ def resolve_order(order: str, architecture: str) -> str:
         return order
     if architecture not in LLAMACPP_ORDER:
         known = ", ".join(sorted(LLAMACPP_ORDER))
-        raise Unsupported(f"k_order llamacpp: the channel order of architecture {architecture!r} in llama.cpp is not known here (known: {known})")
+        raise Unsupported(
+            f"k_order llamacpp: the channel order of architecture {architecture!r} in llama.cpp is not known here (known: {known})"
+        )
     return LLAMACPP_ORDER[architecture]
 
 

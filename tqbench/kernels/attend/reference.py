@@ -28,7 +28,10 @@ def visible(side: View, packed: Tensor, i: int, t: int) -> Tensor:
     """What query i, at position t, sees of one side."""
     sinks = 0 if side.sinks is None else side.sinks.shape[2]
     end = min(side.bounds[i], t + 1)
-    parts = [packed[:, :, : max(0, end - sinks)], side.tail[:, :, max(end, side.tail_start) - side.tail_start : max(0, t + 1 - side.tail_start)]]
+    parts = [
+        packed[:, :, : max(0, end - sinks)],
+        side.tail[:, :, max(end, side.tail_start) - side.tail_start : max(0, t + 1 - side.tail_start)],
+    ]
     if sinks:
         parts.insert(0, side.sinks[:, :, : t + 1].to(packed.dtype))
     return torch.cat([part.to(packed.dtype) for part in parts], dim=2)

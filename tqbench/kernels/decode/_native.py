@@ -15,7 +15,9 @@ from tqbench.kernels import native
 def supports(codec: Codec) -> str | None:
     """Why this codec cannot be decoded natively, or None."""
     plain = codec.inner if isinstance(codec, Interleaved) else codec
-    return None if isinstance(plain, Block) and plain.bits == 8 else f"codec {plain.name!r} has no native decode yet (only 8-bit blocks have)"
+    return (
+        None if isinstance(plain, Block) and plain.bits == 8 else f"codec {plain.name!r} has no native decode yet (only 8-bit blocks have)"
+    )
 
 
 def decode(codec: Codec, packed: Packed, head_dim: int, like: Tensor) -> Tensor:  # noqa: ARG001 - always float32

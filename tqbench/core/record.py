@@ -1,0 +1,117 @@
+"""Cells and records: one point of a suite's grid, and what came of it. Both round-trip through JSON; unknown keys raise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tqbench.core.errors import TqbenchError
+from tqbench.core.files import short_hash, write_json
+
+SCHEMA = "tqbench.record/1"
+Outcome = Literal["ok", "oom", "crashed", "timeout", "unsupported", "inactive", "failed"]
+FINAL: tuple[Outcome, ...] = ("ok", "unsupported")  # measured once; the others are tried again
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid. `scheme` is plain data, or None for the baseline: the model's own cache."""
+
+    model: str
+    backend: str
+    device: str
+    dtype: str
+    scheme: dict[str, Any] | None
+    kernel: str
+    task: str
+    params: dict[str, Any]
+    corpus: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The scheme as tables print it."""
+        if self.scheme is None:
+            return "baseline"
+        bypass = self.scheme.get("bypass")
+        return f"{self.scheme['name']}[{bypass}]" if bypass else str(self.scheme["name"])
+
+    @property
+    def group(self) -> tuple[str, str, str, str]:
+        """Cells of a group share a worker and the loaded weights."""
+        return (self.model, self.backend, self.device, self.dtype)
+
+    @property
+    def setting(self) -> str:
+        """Everything but the scheme and the kernel: cells of one setting are compared with each other."""
+        data = dataclasses.asdict(self)
+        del data["scheme"], data["kernel"]
+        return short_hash(data)
+
+    @property
+    def key(self) -> str:
+        """The folder's name: readable, with a hash of the whole cell."""
+        context = f"-c{self.params['context']}" if "context" in self.params else ""
+        readable = re.sub(r"[^A-Za-z0-9._]+", "-", f"{self.label}-{self.task}{context}").strip("-").lower()
+        return f"{readable[:60]}-{short_hash(dataclasses.asdict(self), 8)}"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval, where one could be computed."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """The result of a cell. Only an `ok` record has metrics."""
+
+    cell: Cell
+    outcome: Outcome
+    reason: str | None = None
+    seconds: float | None = None
+    model: dict[str, Any] = field(default_factory=dict)  # ModelInfo
+    text: dict[str, Any] = field(default_factory=dict)  # corpus and its hash, hash of the ids, recipe, windows, tokens scored
+    metrics: dict[str, Estimate] = field(default_factory=dict)
+    positions: list[dict[str, float]] = field(default_factory=list)  # the same by position in the window
+    floors: dict[str, float | None] = field(default_factory=dict)  # `instrument` and `scheme`, in ppl
+    coverage: float | None = None  # share of attended K and V that was packed
+    ledger: dict[str, Any] = field(default_factory=dict)  # resident bytes and bits
+    kernels: dict[str, Any] = field(default_factory=dict)  # which form of each operation ran, and why faster ones did not
+    evidence: list[dict[str, Any]] = field(default_factory=list)  # SideEvidence per layer and side
+    audits: list[str] = field(default_factory=list)  # what the evidence contradicts
+    fingerprint: str | None = None  # hash of the per-token scores
+    peak_bytes: int | None = None  # of the process during the cell
+    started: str | None = None
+    tqbench: str | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write `record.json` whole."""
+        write_json(folder / "record.json", {"schema": SCHEMA, **dataclasses.asdict(self)})
+
+    @staticmethod
+    def read(path: Path) -> Record:
+        """Read and check a record."""
+        try:
+            data = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise TqbenchError(f"{path}: not a readable record: {error}") from error
+        if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
+            raise TqbenchError(f"{path}: this is not a {SCHEMA} file")
+        try:
+            cell = Cell(**data.pop("cell"))
+            metrics = {name: Estimate(**value) for name, value in data.pop("metrics", {}).items()}
+            record = Record(cell=cell, metrics=metrics, **data)
+        except TypeError as error:
+            raise TqbenchError(f"{path}: {error}") from error
+        if record.outcome not in get_args(Outcome):
+            raise TqbenchError(f"{path}: unknown outcome {record.outcome!r}")
+        if record.metrics and record.outcome != "ok":
+            raise TqbenchError(f"{path}: outcome {record.outcome} carries metrics; a cell that did not pass has no numbers")
+        return record

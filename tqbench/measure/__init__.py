@@ -1,0 +1,1 @@
+"""Clocks, memory, the machine. Nothing else in tqbench reads any of them."""

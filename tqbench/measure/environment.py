@@ -1,0 +1,61 @@
+"""What the machine and the installation are: everything that may change a digit."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+NUMERICS = ("tqbench", "torch", "transformers", "numpy", "mlx", "mlx-lm", "tokenizers")
+
+
+def versions() -> dict[str, str | None]:
+    """The installed versions of what computes digits."""
+    return {name: _version(name) for name in NUMERICS}
+
+
+def numerics() -> dict[str, Any]:
+    """What must not change within one run for its numbers to belong together."""
+    return {"versions": versions(), "python": platform.python_version(), "cpu": cpu_model(), "threads": threads()}
+
+
+def describe() -> dict[str, Any]:
+    """The machine, for people and for `environment.json`."""
+    import psutil
+
+    return {
+        **numerics(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "variables": {
+            name: os.environ[name] for name in sorted(os.environ) if name.startswith(("OMP_", "MKL_", "TQBENCH_", "CUDA_VISIBLE"))
+        },
+    }
+
+
+def threads() -> str:
+    """The thread setting that torch will read, or how many cores it may use."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return os.environ.get("OMP_NUM_THREADS") or str(affinity)
+
+
+def cpu_model() -> str:
+    """The processor's own name."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")),
+        platform.machine(),
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

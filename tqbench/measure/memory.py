@@ -1,0 +1,42 @@
+"""Memory of this process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def reset_peak() -> None:
+    """Start a new peak, where the kernel can (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak() -> int | None:
+    """The largest resident set since `reset_peak`, in bytes; None where the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return _peak_of_process()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def _peak_of_process() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        return None
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def out_of_memory_kills() -> int | None:
+    """How often the kernel's out-of-memory killer struck on this machine; None where it does not tell."""
+    try:
+        text = Path("/proc/vmstat").read_text()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), None)

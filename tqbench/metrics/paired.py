@@ -1,0 +1,111 @@
+"""Paired statistics with a block bootstrap: neighbouring tokens are not independent, so whole blocks of them are drawn.
+
+A block is a run of `BLOCK` scored tokens inside one window. The same blocks are drawn for the scheme and its baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqbench.core.record import Estimate
+from tqbench.core.session import TokenScores
+
+BLOCK = 64
+DRAWS = 2000
+QUANTILE_DRAWS = 200
+FEW_BLOCKS = 30  # below this an interval is not to be trusted
+
+Array = NDArray[np.float64]
+
+
+def blocks(windows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The block of each scored token, from the window of each scored token."""
+    _, start, counts = np.unique(windows, return_index=True, return_counts=True)
+    offsets = np.arange(len(windows)) - np.repeat(start, counts)
+    return np.unique(np.stack([windows, offsets // BLOCK]), axis=1, return_inverse=True)[1].reshape(-1)
+
+
+class Bootstrap:
+    """Seeded resampling of blocks. Statistics are functions of means, so only per-block sums are drawn."""
+
+    def __init__(self, block: NDArray[np.int64], seed: int = 0):
+        self.block, self.count = block, int(block.max()) + 1 if len(block) else 0
+        self.sizes = np.bincount(block, minlength=self.count).astype(np.float64)
+        self.rng = np.random.default_rng(seed)
+        self.draws = self.rng.integers(0, self.count, (DRAWS, self.count)) if self.count else np.empty((0, 0), np.int64)
+
+    def means(self, values: Array) -> tuple[float, Array]:
+        """The mean, and the mean of each draw."""
+        sums = np.bincount(self.block, weights=values, minlength=self.count)
+        return float(values.mean()), sums[self.draws].sum(1) / self.sizes[self.draws].sum(1)
+
+    def estimate(self, *values: Array, of: Callable[..., Array | float] = lambda mean: mean) -> Estimate:
+        """A function of means, with its percentile interval."""
+        pairs = [self.means(v) for v in values]
+        drawn = np.asarray(of(*(draws for _, draws in pairs)))
+        return Estimate(float(of(*(mean for mean, _ in pairs))), *_ends(drawn))
+
+    def quantile(self, values: Array, q: float) -> Estimate:
+        """A quantile with its percentile interval."""
+        order = np.argsort(self.block, kind="stable")
+        groups = np.split(values[order], np.cumsum(self.sizes[:-1]).astype(np.int64))
+        drawn = [np.quantile(np.concatenate([groups[i] for i in draw]), q) for draw in self.draws[:QUANTILE_DRAWS]]
+        return Estimate(float(np.quantile(values, q)), *_ends(np.asarray(drawn)))
+
+
+def _ends(drawn: Array) -> tuple[float, float]:
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def quality(scores: TokenScores, windows: NDArray[np.int64], seed: int = 0) -> dict[str, Estimate]:
+    """Everything that is reported about a scheme against its baseline."""
+    boot = Bootstrap(blocks(windows), seed)
+    nll, base, kld = scores.nll, scores.base_nll, scores.kld
+    exp = np.exp
+    found = {
+        "ppl": boot.estimate(nll, of=exp),
+        "base_ppl": boot.estimate(base, of=exp),
+        "dppl": boot.estimate(nll, base, of=lambda a, b: exp(a) - exp(b)),
+        "ln_ratio": boot.estimate(nll - base),
+        "kld": boot.estimate(kld),
+        "kld_max": Estimate(float(kld.max())),
+        "rms_dp": boot.estimate((exp(-nll) - exp(-base)) ** 2, of=np.sqrt),
+        "top1": boot.estimate((scores.rank == 0).astype(np.float64)),
+        "top5": boot.estimate((scores.rank < 5).astype(np.float64)),
+    }
+    quantiles = {"kld_median": 0.5, "kld_p90": 0.9, "kld_p99": 0.99, "kld_p999": 0.999}
+    return found | {name: boot.quantile(kld, q) for name, q in quantiles.items()}
+
+
+def baseline(nll: Array, windows: NDArray[np.int64], seed: int = 0) -> dict[str, Estimate]:
+    """What is reported about the baseline itself."""
+    return {"ppl": Bootstrap(blocks(windows), seed).estimate(nll, of=np.exp)}
+
+
+def floor(first: Array, second: Array, windows: NDArray[np.int64], seed: int = 0) -> float:
+    """The same measurement twice, cut differently: how far apart in ppl its means may be, at 95 %."""
+    gap = Bootstrap(blocks(windows), seed).estimate(second - first)
+    reach = max(abs(gap.value), abs(gap.low or 0.0), abs(gap.high or 0.0))
+    return float(np.exp(first.mean()) * np.expm1(reach))
+
+
+def by_position(scores: TokenScores, positions: NDArray[np.int64]) -> list[dict[str, float]]:
+    """Mean ΔNLL and KLD in octaves of the position inside the window."""
+    octave = np.floor(np.log2(np.maximum(positions, 1))).astype(np.int64)
+    rows = []
+    for o in np.unique(octave):
+        here = octave == o
+        rows.append(
+            {
+                "from": int(positions[here].min()),
+                "to": int(positions[here].max()),
+                "tokens": int(here.sum()),
+                "dnll": float((scores.nll - scores.base_nll)[here].mean()),
+                "kld": float(scores.kld[here].mean()),
+            }
+        )
+    return rows

@@ -1,0 +1,38 @@
+"""One file per task, written against Session only, so that it runs on every backend. Each has `run(job) -> Result`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from tqbench.core.record import Cell
+from tqbench.core.session import Session
+from tqbench.corpora import Text
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a task gets: a loaded session, its cell, the text, and whom to tell how many tokens are done."""
+
+    session: Session
+    cell: Cell
+    text: Text
+    progress: Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a task found: fields of a Record, and arrays to keep beside it."""
+
+    fields: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+
+
+def run(job: Job) -> Result:
+    """Run the cell's task."""
+    result: Result = importlib.import_module(f"{__name__}.{job.cell.task}").run(job)
+    return result

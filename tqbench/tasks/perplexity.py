@@ -1,0 +1,137 @@
+"""Perplexity through the cache, strict: what each query sees is what the scheme would hold at that position in decoding.
+
+Each window gets a fresh cache; the baseline runs side by side on the same tokens, so KLD is exact. The whole is scored once more cut
+into other chunks: in exact arithmetic nothing would change, so what does change is the floor below which a difference means nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from tqbench.core import evidence as proof
+from tqbench.core.errors import ConfigError
+from tqbench.core.evidence import SideEvidence
+from tqbench.core.scheme import Scheme, parse
+from tqbench.core.session import TokenScores
+from tqbench.corpora import recipes
+from tqbench.metrics import paired
+from tqbench.tasks import Job, Result
+
+
+def passes(cell: Any) -> int:
+    """How many times the cell runs each token through the model: what a plan multiplies by."""
+    return 2 if cell.scheme is None else 3
+
+
+def second_chunk(chunk: int) -> int:
+    """The other cut, for the floors: not a divisor of the first."""
+    return max(1, chunk * 3 // 8)
+
+
+def run(job: Job) -> Result:
+    """Score every window and say how sure that is."""
+    params, info = job.cell.params, job.session.info
+    if params["context"] > info.max_positions:
+        raise ConfigError(f"context {params['context']} is longer than the {info.max_positions} positions of {info.name}")
+    ids = job.session.tokenize(job.text.text)
+    parts = recipes.windows(params["recipe"], ids, params["context"], params["tokens"], params["warmup"], info.bos_token)
+    scheme = _scheme(job.cell.scheme)
+    first = _Pass(job, parts, scheme, params["chunk"], beside=scheme is not None)
+    second = _Pass(job, parts, scheme, second_chunk(params["chunk"]), beside=False)
+    where = np.concatenate([np.full((w.targets >= 0).sum(), i) for i, w in enumerate(parts)])
+    positions = np.concatenate([np.flatnonzero(w.targets >= 0) for w in parts])
+    floor = paired.floor(first.scores.nll, second.scores.nll, where)
+    fields: dict[str, Any] = {
+        "model": dataclasses.asdict(info),
+        "text": {
+            "corpus": job.text.name,
+            "origin": job.text.origin,
+            "sha256": job.text.sha256,
+            "ids_sha256": recipes.fingerprint(parts),
+            "recipe": params["recipe"],
+            "protocol": "strict",
+            "windows": len(parts),
+            "scored": len(where),
+            "blocks": int(paired.blocks(where).max()) + 1,
+        },
+        "fingerprint": hashlib.sha256(first.scores.nll.tobytes()).hexdigest(),
+    }
+    if scheme is None:
+        fields |= {"metrics": paired.baseline(first.scores.nll, where), "floors": {"instrument": floor}}
+    else:
+        fields |= {
+            "metrics": paired.quality(first.scores, where),
+            "positions": paired.by_position(first.scores, positions),
+            "floors": {"scheme": floor},
+            **_proof(first, scheme, info.head_dim, info.kv_layers, info.dtype),
+        }
+    return Result(fields, {"nll": first.scores.nll.astype(np.float32)})
+
+
+class _Pass:
+    """All windows once, in chunks of one size."""
+
+    def __init__(self, job: Job, parts: list[recipes.Window], scheme: Scheme | None, chunk: int, *, beside: bool):
+        scores = []
+        self.evidence: list[list[SideEvidence]] = []
+        for window in parts:
+            cache = job.session.new_cache(scheme, job.cell.kernel)
+            base = job.session.new_cache(None) if beside else None
+            scores.append(job.session.score(window.tokens, cache, window.targets, base, chunk, lambda n: job.progress(n * (1 + beside))))
+            self.evidence.append(cache.evidence())
+        self.scores = TokenScores.join(scores)
+
+
+def _scheme(data: dict[str, Any] | None) -> Scheme | None:
+    if data is None:
+        return None
+    problems: list[str] = []
+    scheme = parse(data, lambda at, text: problems.append(f"{'.'.join(map(str, at))}: {text}"))
+    if scheme is None:
+        raise ConfigError(problems)
+    return scheme
+
+
+def _proof(run: _Pass, scheme: Scheme, head_dim: int, layers: int, dtype: str) -> dict[str, Any]:
+    """Evidence of the last window, audits over all of them, and the ledger."""
+    scores, everything = run.scores, [e for window in run.evidence for e in window]
+    identical = bool(np.array_equal(scores.nll, scores.base_nll) and not scores.kld.any())
+    found = [
+        text for window in run.evidence for text in proof.audit(window, layers, lossless=scheme.lossless_in(dtype), identical=identical)
+    ]
+    last = run.evidence[-1]
+    return {
+        "audits": list(dict.fromkeys(found)),
+        "coverage": proof.coverage(everything),
+        "evidence": [dataclasses.asdict(e) for e in last],
+        "kernels": kernels(last),
+        "ledger": ledger(last, scheme, head_dim),
+    }
+
+
+def kernels(evidence: list[SideEvidence]) -> dict[str, Any]:
+    """Which form of each operation ran, over all layers and sides, and why faster ones did not."""
+    ran = {op: sorted({getattr(e, op) for e in evidence}) for op in ("encode", "decode", "attend")}
+    return {
+        **{op: "+".join(names) for op, names in ran.items()},
+        "passed_over": {k: v for e in evidence for k, v in e.passed_over.items()},
+    }
+
+
+def ledger(evidence: list[SideEvidence], scheme: Scheme, head_dim: int) -> dict[str, Any]:
+    """Resident bytes of the last window's cache, counted over the arrays that exist, beside what the layouts declare."""
+    total = {name: sum(getattr(e, f"bytes_{name}") for e in evidence) for name in ("payload", "metadata", "declared", "exact", "slack")}
+    k, v = scheme.bits(head_dim)
+    tokens = evidence[0].tokens
+    return {
+        **total,
+        "tokens": tokens,
+        "bytes_per_token": (total["payload"] + total["metadata"] + total["exact"]) / tokens,
+        "bits_k": k,
+        "bits_v": v,
+        "bits": (k + v) / 2,
+    }
