@@ -97,5 +97,5 @@ class StoreLayer(CacheLayerMixin):
     def reset(self) -> None:
         raise Unsupported("a tqbench cache holds one sequence; make a new one")
 
-    def crop(self, tokens_to_remove: int) -> None:
+    def crop(self, tokens_to_remove: int) -> None:  # noqa: ARG002
         raise Unsupported("a tqbench cache cannot forget tokens")

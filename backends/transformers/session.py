@@ -103,7 +103,7 @@ def _reduce(logits: Tensor, base: Tensor | None, targets: Ids, rows: Ids) -> Tok
     log_p = _log_softmax(logits[index])
     nll = -log_p.gather(1, target)[:, 0]
     if base is None:
-        return TokenScores(_numpy(nll), *(np.empty(0) for _ in range(2)), np.empty(0, np.int64))
+        return TokenScores(_numpy(nll), np.empty(0), np.empty(0), np.empty(0, np.int64))
     log_b = _log_softmax(base[index])
     kld = (log_b.exp() * (log_b - log_p)).sum(1, dtype=torch.float64)
     first = log_p.gather(1, log_b.argmax(1, keepdim=True))

@@ -37,6 +37,7 @@ class Affine(Codec):
 
     def layout(self, head_dim: int) -> Layout:
         packed = self.bits * self.group_size // 8
+        codes: tuple[int, ...]
         if self.axis == "channel":
             codes, ranges = (packed, head_dim), (head_dim,)
         else:

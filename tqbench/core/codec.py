@@ -50,6 +50,9 @@ class Layout:
         return 8 * self.nbytes / (self.unit * head_dim)
 
 
+Order = Literal["native", "half_split", "interleaved", "llamacpp"]  # of the channels of a RoPE pair
+
+
 @dataclass(frozen=True)
 class Tags:
     """What a codec declares about itself; checks and audits choose by these."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+__all__ = ["Tensor", "torch"]
+
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch as torch
-    from torch import Tensor as Tensor
+    import torch
+    from torch import Tensor
 else:
     import importlib
 
     class _Lazy:
-        def __getattr__(self, name):  # noqa: ANN
+        def __getattr__(self, name):
             return getattr(importlib.import_module("torch"), name)
 
     torch = _Lazy()

@@ -19,13 +19,17 @@ class Place:
     dtype: str = "float32"
 
 
+def _serves_all(codec: Codec, place: Place) -> None:  # noqa: ARG001 - the default for `Impl.refuses`
+    return None
+
+
 @dataclass(frozen=True)
 class Impl:
     """One form of an operation. `refuses` returns the reason why it cannot serve a codec here, or None."""
 
     name: str
     load: Callable[[], Callable[..., Any]]
-    refuses: Callable[[Codec, Place], str | None] = lambda codec, place: None
+    refuses: Callable[[Codec, Place], str | None] = _serves_all
     platform: str = "torch"
 
 

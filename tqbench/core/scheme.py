@@ -16,10 +16,9 @@ from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tqbench.core import registry
-from tqbench.core.codec import Codec
+from tqbench.core.codec import Codec, Order
 from tqbench.core.errors import ConfigError, unknown
 
-Order = Literal["native", "half_split", "interleaved", "llamacpp"]
 Bypass = Literal["identity", "bridge"]
 Problem = Callable[[tuple[str | int, ...], str], None]
 
@@ -135,16 +134,21 @@ def _side_data(side: Side) -> dict[str, Any]:
 @cache
 def preset(name: str) -> Scheme:
     """The preset of that name; `A/B` takes K from A and V from B."""
-    problems: list[str] = []
-    scheme = parse(name, lambda path, text: problems.append(text))
-    if scheme is None:
-        raise ConfigError(problems)
-    return scheme
+    return read(name)
 
 
 def presets() -> list[str]:
     """All preset names, in the order of their files."""
     return list(registry.preset_data())
+
+
+def read(data: Any) -> Scheme:
+    """A scheme from a preset's name or a mapping; ConfigError with every mistake."""
+    problems: list[str] = []
+    scheme = parse(data, lambda at, text: problems.append(": ".join([*(".".join(map(str, at)),) * bool(at), text])))
+    if scheme is None:
+        raise ConfigError(problems)
+    return scheme
 
 
 def parse(data: Any, problem: Problem, at: tuple[str | int, ...] = ()) -> Scheme | None:
@@ -175,8 +179,7 @@ def parse(data: Any, problem: Problem, at: tuple[str | int, ...] = ()) -> Scheme
         count((*at, "name"), "a composed scheme needs a name: 1 to 80 printable characters")
     if count.found:
         return None
-    k, v = sides
-    assert k is not None and v is not None  # noqa: S101 - for the type checker: `count` has seen any failure
+    k, v = (side for side in sides if side is not None)  # `count` has seen any failure
     return Scheme(
         str(name),
         k,
@@ -234,37 +237,43 @@ def _side(data: Any, window: int, problem: Problem, at: tuple[str | int, ...]) -
     if not isinstance(data, Mapping):
         problem(at, "k and v are a scheme's name or a mapping with 'codec'")
         return None
+    count = _Counter(problem)
+    if data.get("order", "native") not in get_args(Order):
+        count((*at, "order"), f"order must be {_spell(Order)}, got {data['order']!r}")
+    own_window = _count(data.get("window", window), "window", count, at)
+    flush = _count(data.get("flush", 0), "flush", count, at)
+    codec = _codec({key: value for key, value in data.items() if key not in ("order", "window", "flush")}, count, at)
+    if codec is None or count.found:
+        return None
+    side = Side(codec, data.get("order", "native"), own_window, flush or codec.unit)
+    for key, text in side.problems():
+        count((*at, key), text)
+    return None if count.found else side
+
+
+def _codec(data: Mapping[str, Any], problem: Problem, at: tuple[str | int, ...]) -> Codec | None:
     known = registry.codecs()
     if data.get("codec") not in known:
         problem((*at, "codec"), unknown("codec", str(data.get("codec")), known))
         return None
     cls = known[data["codec"]]
-    count = _Counter(problem)
     hints = get_type_hints(cls)
     allowed = {f.name for f in dataclasses.fields(cls)}
-    policy = {"order", "window", "flush"}
-    for key in data.keys() - allowed - policy - {"codec"}:
-        count((*at, str(key)), unknown(f"parameter of codec {cls.name!r}", str(key), allowed | policy))
-    for key in data.keys() & allowed:
-        if not _fits(data[key], hints[key]):
-            count((*at, key), f"{key} must be {_spell(hints[key])}, got {data[key]!r}")
-    if data.get("order", "native") not in get_args(Order):
-        count((*at, "order"), f"order must be {_spell(Order)}, got {data['order']!r}")
-    own_window = _count(data.get("window", window), "window", count, at)
-    flush = _count(data.get("flush", 0), "flush", count, at)
+    params = {key: value for key, value in data.items() if key != "codec"}
+    count = _Counter(problem)
+    for key, value in params.items():
+        if key not in allowed:
+            count((*at, str(key)), unknown(f"parameter of codec {cls.name!r}", str(key), allowed | {"order", "window", "flush"}))
+        elif not _fits(value, hints[key]):
+            count((*at, key), f"{key} must be {_spell(hints[key])}, got {value!r}")
     if count.found:
         return None
     try:
-        codec = cls(**{key: data[key] for key in data.keys() & allowed})
+        return cls(**params)
     except ConfigError as error:
         for text in error.problems:
             problem((*at, text.split()[0]), text)
         return None
-    side = Side(codec, data.get("order", "native"), own_window, flush or codec.unit)
-    for key, text in side.problems():
-        problem((*at, key), text)
-        return None
-    return side
 
 
 def _protect(data: Any, problem: Problem, at: tuple[str | int, ...]) -> Protect | None:

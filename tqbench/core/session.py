@@ -78,15 +78,15 @@ class Session(Protocol):
     def new_cache(self, scheme: Scheme | None, kernel: str = "auto") -> Cache:
         """An empty cache; None is the model's own cache and attention."""
 
-    def forward(self, tokens: Ids, cache: Cache) -> Any:
+    def forward(self, tokens: Ids, cache: Any) -> Any:
         """Run the tokens; the logits, as the engine's array [tokens, vocab]."""
 
     def score(
         self,
         tokens: Ids,
-        cache: Cache,
+        cache: Any,
         targets: Ids,
-        against: Cache | None = None,
+        against: Any = None,
         chunk: int = 512,
         progress: Callable[[int], None] | None = None,
     ) -> TokenScores:

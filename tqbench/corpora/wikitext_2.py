@@ -23,7 +23,7 @@ def load(options: dict[str, Any], root: Path) -> Text:  # noqa: ARG001 - this co
     found = hashlib.sha256(raw).hexdigest()
     if found != SHA256:
         raise ConfigError(f"{path or 'the hub copy'} is not the raw wikitext-2 test split: SHA-256 {found}, expected {SHA256}")
-    return Text("wikitext-2", raw.decode(), path and "file" or "hub Salesforce/wikitext wikitext-2-raw-v1")
+    return Text("wikitext-2", raw.decode(), "file" if path else "hub Salesforce/wikitext wikitext-2-raw-v1")
 
 
 def _from_hub() -> bytes:
@@ -33,7 +33,7 @@ def _from_hub() -> bytes:
         raise ConfigError('wikitext-2 needs its raw test file (set TQBENCH_WIKITEXT to it) or `pip install "tqbench[hub]"`') from None
     try:
         rows = load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")["text"]
-    except Exception as error:  # noqa: BLE001 - datasets raises its own, requests' and OS errors
+    except Exception as error:
         raise ConfigError(
             f"wikitext-2 cannot be loaded from the hub ({type(error).__name__}: {error}); set TQBENCH_WIKITEXT to wiki.test.raw"
         ) from error

@@ -68,7 +68,7 @@ def _from_hub(name: str) -> str:
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
     try:
         return snapshot_download(name, allow_patterns=patterns)
-    except Exception as error:  # noqa: BLE001 - the hub client raises its own, requests' and OS errors
+    except Exception as error:
         raise ConfigError(
             f"model {name!r} is not in the local hub cache and cannot be downloaded: {type(error).__name__}: {error}"
         ) from error

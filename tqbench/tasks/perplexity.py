@@ -15,7 +15,7 @@ import numpy as np
 from tqbench.core import evidence as proof
 from tqbench.core.errors import ConfigError
 from tqbench.core.evidence import SideEvidence
-from tqbench.core.scheme import Scheme, parse
+from tqbench.core.scheme import Scheme, read
 from tqbench.core.session import TokenScores
 from tqbench.corpora import recipes
 from tqbench.metrics import paired
@@ -39,7 +39,7 @@ def run(job: Job) -> Result:
         raise ConfigError(f"context {params['context']} is longer than the {info.max_positions} positions of {info.name}")
     ids = job.session.tokenize(job.text.text)
     parts = recipes.windows(params["recipe"], ids, params["context"], params["tokens"], params["warmup"], info.bos_token)
-    scheme = _scheme(job.cell.scheme)
+    scheme = None if job.cell.scheme is None else read(job.cell.scheme)
     first = _Pass(job, parts, scheme, params["chunk"], beside=scheme is not None)
     second = _Pass(job, parts, scheme, second_chunk(params["chunk"]), beside=False)
     where = np.concatenate([np.full((w.targets >= 0).sum(), i) for i, w in enumerate(parts)])
@@ -84,16 +84,6 @@ class _Pass:
             scores.append(job.session.score(window.tokens, cache, window.targets, base, chunk, lambda n: job.progress(n * (1 + beside))))
             self.evidence.append(cache.evidence())
         self.scores = TokenScores.join(scores)
-
-
-def _scheme(data: dict[str, Any] | None) -> Scheme | None:
-    if data is None:
-        return None
-    problems: list[str] = []
-    scheme = parse(data, lambda at, text: problems.append(f"{'.'.join(map(str, at))}: {text}"))
-    if scheme is None:
-        raise ConfigError(problems)
-    return scheme
 
 
 def _proof(run: _Pass, scheme: Scheme, head_dim: int, layers: int, dtype: str) -> dict[str, Any]:

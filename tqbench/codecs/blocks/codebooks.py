@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 # Lloyd–Max for N(0, 1), converged (MSE 0.36338, 0.117482, 0.034548, 0.009501).
 GAUSSIAN = {
     1: (0.79788,),
@@ -32,4 +34,4 @@ def levels(name: str, bits: int) -> list[float]:
 def boundaries(name: str, bits: int) -> list[float]:
     """The midpoints between neighbouring levels."""
     table = levels(name, bits)
-    return [(a + b) / 2 for a, b in zip(table, table[1:], strict=False)]
+    return [(a + b) / 2 for a, b in pairwise(table)]

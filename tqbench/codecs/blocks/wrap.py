@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tqbench.core.codec import Codec, Layout, Packed, Part, Tags
+from tqbench.core.codec import Codec, Layout, Order, Packed, Part, Tags
 from tqbench.core.errors import Unsupported
 from tqbench.core.lazy import Tensor, torch
 
 # How llama.cpp orders the two channels of a RoPE pair in its cache, by Hugging Face model type. Hugging Face itself keeps them half-split.
-LLAMACPP_ORDER = {
+LLAMACPP_ORDER: dict[str, Order] = {
     **dict.fromkeys(("llama", "mistral", "mixtral", "granite"), "interleaved"),
     **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2"), "half_split"),
 }
 
 
-def resolve_order(order: str, architecture: str) -> str:
+def resolve_order(order: Order, architecture: str) -> Order:
     """`half_split` or `interleaved` for this architecture. Hugging Face's own order, `native`, is half-split."""
     if order == "native":
         return "half_split"

@@ -1,0 +1,27 @@
+# setup · demo · test · check: the only commands to remember. pip's own settings (index, proxy, wheels) are honoured.
+PYTHON ?= python3
+BIN := .venv/bin
+MODEL := smollm2-135m-instruct-q4_1
+NATIVE := CMakeLists.txt $(wildcard tqbench/kernels/*/native*.cpp)
+
+.PHONY: setup demo test check
+
+setup: .venv/.installed
+
+# torch first, so that its pinned version decides before anything else asks for a range.
+.venv/.installed: pyproject.toml constraints.txt $(NATIVE)
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: setup
+	$(BIN)/tqbench models fetch $(MODEL)
+	$(BIN)/tqbench run suites/quickstart.yaml
+
+test: setup
+	$(BIN)/tqbench models fetch $(MODEL)
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/python -m pytest tests/architecture

@@ -1,0 +1,25 @@
+"""Our store inside an mlx-lm model, on the CPU or on Apple's GPU."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from tqbench.core.errors import Unsupported
+from tqbench.core.session import LocalModel, Session
+
+
+def open_session(model: LocalModel, device: str = "cpu", dtype: str = "float32") -> Session:
+    """Load the model and open a session on it."""
+    missing = [package for package in ("mlx", "mlx-lm") if not _installed(package)]
+    if missing:
+        raise Unsupported(f'the mlx backend needs {" and ".join(missing)}; install with: pip install "tqbench[mlx]"')
+    from backends.mlx.session import load
+
+    return load(model, device, dtype)
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False

@@ -1,0 +1,36 @@
+"""What a store needs from MLX arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+
+class MlxArrays:
+    """MLX arrays on the device of the session's stream."""
+
+    platform = "mlx"
+
+    def __init__(self, device: str = "cpu"):
+        self.device = device
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> mx.array:
+        return mx.zeros(shape, dtype=getattr(mx, dtype))
+
+    def write(self, buffer: mx.array, start: int, rows: mx.array) -> mx.array:
+        buffer[:, :, start : start + rows.shape[2]] = rows
+        return buffer
+
+    def concat(self, parts: list[mx.array]) -> mx.array:
+        # A lone part may be a slice, which would keep the array that it was cut from alive; `contiguous` copies then.
+        return mx.concatenate(parts, axis=2) if len(parts) > 1 else mx.contiguous(parts[0])
+
+    def squares(self, x: mx.array, y: mx.array) -> tuple[float, float]:
+        wide = _float64(x)
+        return float(np.square(wide - _float64(y)).sum()), float(np.square(wide).sum())
+
+
+def _float64(x: mx.array) -> Any:
+    return np.asarray(x.astype(mx.float32)).astype(np.float64)  # NumPy has no bfloat16, MLX no float64 on GPUs

@@ -1,0 +1,60 @@
+"""Our attention in place of the engine's, in the modules where a model looks it up, while a session is open on it.
+
+A call whose `cache` holds a store is answered by the store; anything else goes to the engine's own function unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from backends.mlx.cache import StoreLayer
+from tqbench.core.errors import Unsupported
+
+NAME = "scaled_dot_product_attention"
+Names = dict[str, Any]  # the globals of a module
+
+
+class Routed:
+    """The engine's function with the calls that belong to a store taken out. It counts the sessions that need it."""
+
+    def __init__(self, own: Callable[..., mx.array]):
+        self.own, self.sessions = own, 0
+
+    def __call__(self, queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any, **options: Any) -> mx.array:
+        if not isinstance(cache, StoreLayer) or cache.store.through_engine:
+            return self.own(queries, keys, values, cache=cache, scale=scale, mask=mask, **options)
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            raise Unsupported(f"this model's attention uses {', '.join(given)}, which schemes do not support yet")
+        causal = mask == "causal" if isinstance(mask, str) else mask is None and queries.shape[2] == 1
+        if not causal:
+            raise Unsupported("this model attends with a mask of its own; schemes support causal attention only")
+        return cache.store.attend(queries, scale)
+
+
+def lookups(model: Any) -> list[Names]:
+    """The globals in which this model's classes look the engine's function up."""
+    classes = {cls for module in model.modules() for cls in type(module).__mro__}
+    found = {id(names): names for cls in classes for f in vars(cls).values() if NAME in (names := getattr(f, "__globals__", {}))}
+    return list(found.values())
+
+
+def replace(where: list[Names]) -> None:
+    """Put our function in, once, however many sessions ask."""
+    for names in where:
+        if not isinstance(names[NAME], Routed):
+            names[NAME] = Routed(names[NAME])
+        names[NAME].sessions += 1
+
+
+def restore(where: list[Names]) -> None:
+    """Put the engine's function back when the last session that needed ours closes."""
+    for names in where:
+        routed = names[NAME]
+        if isinstance(routed, Routed):  # else someone wrapped ours meanwhile: leave theirs, ours only passes calls on
+            routed.sessions -= 1
+            if not routed.sessions:
+                names[NAME] = routed.own

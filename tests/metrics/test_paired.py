@@ -1,0 +1,58 @@
+"""The statistics: known cases, coverage of the interval on made data, and the blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tqbench.core.session import TokenScores
+from tqbench.metrics import paired
+
+
+def test_blocks_stay_inside_their_window() -> None:
+    windows = np.repeat([0, 1], [100, 70])
+    block = paired.blocks(windows)
+    assert block.max() + 1 == 4  # 64 + 36, 64 + 6
+    assert all(len(np.unique(windows[block == b])) == 1 for b in range(4))
+    assert np.bincount(block).tolist() == [64, 36, 64, 6]
+
+
+def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    windows = np.repeat(np.arange(40), 64)
+    held = 0
+    for _ in range(200):
+        shared = np.repeat(rng.normal(0, 0.3, 40), 64)  # tokens of a window move together
+        values = 0.1 + shared + rng.normal(0, 1, len(windows))
+        estimate = paired.Bootstrap(paired.blocks(windows)).estimate(values)
+        assert estimate.low is not None
+        assert estimate.high is not None
+        held += estimate.low <= 0.1 <= estimate.high
+    assert 180 <= held <= 199  # 95 % of 200, give or take the chance of 200 draws
+
+
+def test_quality_of_a_shift_is_the_shift() -> None:
+    rng = np.random.default_rng(2)
+    base = rng.gamma(2, 1, 640)
+    scores = TokenScores(base + 0.5, base, np.full(640, 0.25), np.tile([0, 1, 7, 0], 160))
+    found = paired.quality(scores, np.repeat(np.arange(10), 64))
+    assert np.isclose(found["ln_ratio"].value, 0.5)
+    assert np.isclose(found["dppl"].value, found["ppl"].value - found["base_ppl"].value)
+    assert found["ln_ratio"].low is not None
+    assert np.isclose(found["ln_ratio"].low, 0.5)  # the same shift on every token leaves nothing to doubt
+    assert (found["top1"].value, found["top5"].value, found["kld"].value) == (0.5, 0.75, 0.25)
+
+
+def test_a_measurement_that_repeats_itself_has_no_floor() -> None:
+    base = np.random.default_rng(3).gamma(2, 1, 640)
+    windows = np.repeat(np.arange(10), 64)
+    assert paired.floor(base, base, windows) == 0.0
+    moved = base + np.random.default_rng(4).normal(0, 0.01, 640)
+    assert 0 < paired.floor(base, moved, windows) < 0.01 * np.exp(base.mean())
+
+
+def test_positions_fall_into_octaves() -> None:
+    n = 256
+    scores = TokenScores(np.ones(n), np.zeros(n), np.ones(n), np.zeros(n, np.int64))
+    rows = paired.by_position(scores, np.arange(n))
+    assert [(row["from"], row["to"]) for row in rows][:3] == [(0, 1), (2, 3), (4, 7)]
+    assert sum(row["tokens"] for row in rows) == n

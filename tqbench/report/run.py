@@ -1,0 +1,206 @@
+"""A run as it lies on disk: what was planned, what came of it, and where."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tqbench.core.codec import ITEMSIZE
+from tqbench.core.errors import ConfigError, TqbenchError
+from tqbench.core.record import Cell, Estimate, Record
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SCHEMA = "tqbench.plan/1"
+NOT_RUN = "not run"  # a planned cell without a record
+METRICS = (
+    *("ppl", "base_ppl", "dppl", "ln_ratio"),
+    *("kld", "kld_median", "kld_p90", "kld_p99", "kld_p999", "kld_max"),
+    *("rms_dp", "top1", "top5"),
+)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A limit on a metric of every scheme whose label matches."""
+
+    schemes: tuple[str, ...]
+    metric: str
+    limit: float
+    sided: Literal["one", "two"] = "two"
+    expect: Literal["pass", "fail"] = "pass"
+    required: bool = True
+
+    @staticmethod
+    def of(data: dict[str, Any]) -> Gate:
+        """From plan.json, where `schemes` is one pattern or several."""
+        schemes = data["schemes"]
+        return Gate(**{**data, "schemes": (schemes,) if isinstance(schemes, str) else tuple(schemes)})
+
+    def matches(self, cell: Cell) -> bool:
+        """Whether the gate judges this cell. `*` and `?` are wildcards; brackets are not, because labels such as turbo4[identity] have them."""
+        return cell.scheme is not None and any(fnmatchcase(cell.label, pattern.replace("[", "[[]")) for pattern in self.schemes)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its plan, and the records that exist, in the order of the plan."""
+
+    folder: Path
+    suite: str
+    name: str
+    command: str
+    cells: tuple[Cell, ...]
+    records: tuple[Record, ...]
+    gates: tuple[Gate, ...]
+    environment: dict[str, Any]
+
+    def record(self, cell: Cell) -> Record | None:
+        """What came of a cell."""
+        return next((record for record in self.records if record.cell == cell), None)
+
+    def outcome(self, cell: Cell) -> str:
+        """Its outcome, or that it has none."""
+        record = self.record(cell)
+        return record.outcome if record else NOT_RUN
+
+    def settings(self) -> dict[str, list[Cell]]:
+        """The cells that are compared with each other, in the order of the plan."""
+        found: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(cell.setting, []).append(cell)
+        return found
+
+    def baseline(self, cell: Cell) -> Record | None:
+        """The record of the model's own cache in the same setting, if it has numbers."""
+        return next((r for r in self.records if r.cell.scheme is None and r.cell.setting == cell.setting and r.outcome == "ok"), None)
+
+    def floor(self, record: Record) -> float | None:
+        """The difference in ppl below which nothing is seen: the larger of the instrument's and the scheme's own."""
+        base = self.baseline(record.cell)
+        known = [record.floors.get("scheme"), record.floors.get("instrument"), base.floors.get("instrument") if base else None]
+        return max((floor for floor in known if floor is not None), default=None)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every planned cell as one flat row; figures are None unless the cell is ok."""
+        return [self._row(cell) for cell in self.cells]
+
+    def frame(self) -> DataFrame:
+        """The rows as a pandas table."""
+        import pandas as pd
+
+        frame = pd.DataFrame(self.rows())
+        return frame.astype(dict.fromkeys((name for name in _figures(None, None) if name in frame), float))
+
+    def _row(self, cell: Cell) -> dict[str, Any]:
+        record = self.record(cell)
+        ok = record if record and record.outcome == "ok" else None
+        return {
+            "model": cell.model,
+            "backend": cell.backend,
+            "device": cell.device,
+            "dtype": cell.dtype,
+            "scheme": cell.label,
+            "kernel": cell.kernel,
+            "task": cell.task,
+            "corpus": cell.corpus.get("name"),
+            "recipe": cell.params.get("recipe"),
+            "context": cell.params.get("context"),
+            "outcome": self.outcome(cell),
+            "reason": record.reason if record else None,
+            **_figures(ok, self.floor(ok) if ok else None),
+            "attend": ok.kernels.get("attend") if ok else None,
+            "cell": cell.key,
+            "fingerprint": ok.fingerprint if ok else None,
+        }
+
+
+def _figures(record: Record | None, floor: float | None) -> dict[str, float | None]:
+    """The columns that hold numbers."""
+    bits = bits_of(record) if record else {}
+    found: dict[str, float | None] = {
+        "scored": record.text.get("scored") if record else None,
+        **{name: bits.get(name) for name in ("bits", "bits_k", "bits_v")},
+        "bytes_per_token": record.ledger.get("bytes_per_token") if record else None,
+        "coverage": record.coverage if record else None,
+    }
+    for name in METRICS:
+        estimate = record.metrics.get(name) if record else None
+        found[name] = estimate.value if estimate else None
+        found[f"{name}_low"] = estimate.low if estimate else None
+        found[f"{name}_high"] = estimate.high if estimate else None
+    return {**found, "floor": floor}
+
+
+def bits_of(record: Record) -> dict[str, float]:
+    """Bits per value of K, of V and in the mean; the baseline's are those of the model's dtype."""
+    if record.cell.scheme is not None:
+        return {name: record.ledger[name] for name in ("bits", "bits_k", "bits_v") if name in record.ledger}
+    size = ITEMSIZE.get(record.model.get("dtype", record.cell.dtype))
+    return dict.fromkeys(("bits", "bits_k", "bits_v"), 8.0 * size) if size else {}
+
+
+def ends(estimate: Estimate) -> tuple[float, float]:
+    """The interval; a figure without one is a point."""
+    low, high = estimate.low, estimate.high
+    return (estimate.value if low is None else low), (estimate.value if high is None else high)
+
+
+def load(folder: Path) -> Run:
+    """Read a run folder."""
+    plan = _read(folder / "plan.json")
+    if plan.get("schema") != SCHEMA:
+        raise TqbenchError(f"{folder / 'plan.json'}: this is not a {SCHEMA} file")
+    try:
+        cells = tuple(Cell(**data) for data in plan["cells"])
+        gates = tuple(Gate.of(data) for data in plan["gates"])
+        suite, name, command = (str(plan[key]) for key in ("suite", "run", "command"))
+    except (KeyError, TypeError) as error:
+        raise TqbenchError(f"{folder / 'plan.json'}: {error}") from error
+    machine = folder / "environment.json"
+    environment = _read(machine) if machine.exists() else {}
+    records = tuple(record for cell in cells if (record := _record(folder, cell)))
+    return Run(folder, suite, name, command, cells, records, gates, environment)
+
+
+def _record(folder: Path, cell: Cell) -> Record | None:
+    path = folder / "cells" / cell.key / "record.json"
+    if not path.exists():
+        return None
+    record = Record.read(path)
+    if record.cell != cell:
+        raise TqbenchError(f"{path}: this record belongs to another cell than the plan's")
+    return record
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise TqbenchError(f"{path}: not readable: {error}") from error
+    if not isinstance(data, dict):
+        raise TqbenchError(f"{path}: not a JSON object")
+    return data
+
+
+def find(ref: str, results: Path = Path("results")) -> Path:
+    """The run folder meant by a folder, a record, or a suite's name (its latest run)."""
+    for path in (Path(ref), results / ref):
+        for folder in (path, *path.parents[:3]):  # a record lies three levels inside its run
+            if path.exists() and (folder / "plan.json").is_file():
+                return folder
+        if runs := _runs(path):
+            return runs[-1]
+    known = sorted(folder.name for folder in results.iterdir() if _runs(folder)) if results.is_dir() else []
+    exists = f"it has: {', '.join(known)}" if known else "it has no runs yet"
+    raise ConfigError(f"no run is called {ref!r}: give a run's folder, a record.json, or a suite with runs in {results} ({exists})")
+
+
+def _runs(folder: Path) -> list[Path]:
+    """The runs of a suite's folder, oldest first."""
+    plans = sorted(folder.glob("*/plan.json"), key=lambda plan: (plan.stat().st_mtime_ns, plan.parent.name))
+    return [plan.parent for plan in plans]

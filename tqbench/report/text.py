@@ -1,0 +1,101 @@
+"""How figures are written for people: as many digits as their interval supports."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tqbench.core.record import Estimate
+from tqbench.report.run import ends
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a metric is called and written."""
+
+    title: str
+    signed: bool = False
+    scale: float = 1.0
+    unit: str = ""
+
+
+STYLES = {
+    "ppl": Style("ppl"),
+    "base_ppl": Style("baseline ppl"),
+    "dppl": Style("Δppl", signed=True),
+    "ln_ratio": Style("ln ratio", signed=True),
+    "kld": Style("KLD"),
+    "kld_median": Style("median KLD"),
+    "kld_p90": Style("90 % KLD"),
+    "kld_p99": Style("99 % KLD"),
+    "kld_p999": Style("99.9 % KLD"),
+    "kld_max": Style("max KLD"),
+    "rms_dp": Style("RMS Δp", scale=100, unit=" %"),
+    "top1": Style("same top-1", scale=100, unit=" %"),
+    "top5": Style("same top-5", scale=100, unit=" %"),
+}
+
+
+def title(metric: str) -> str:
+    """The metric's name in tables."""
+    return STYLES[metric].title if metric in STYLES else metric
+
+
+def value(estimate: Estimate, metric: str) -> str:
+    """The figure alone, without its unit."""
+    return _written(estimate, metric)[0]
+
+
+def interval(estimate: Estimate, metric: str) -> str:
+    """The figure with its 95 % interval and unit."""
+    style = STYLES.get(metric, Style(metric))
+    middle, *limits = _written(estimate, metric)
+    return f"{middle}{f' [{limits[0]}, {limits[1]}]' if limits else ''}{style.unit}"
+
+
+def bounds(estimate: Estimate, metric: str) -> str:
+    """The interval alone; empty if there is none."""
+    _, *limits = _written(estimate, metric)
+    return f"[{limits[0]}, {limits[1]}]" if limits else ""
+
+
+def exact(estimate: Estimate) -> bool:
+    """Whether every token agreed, so that nothing is estimated."""
+    return ends(estimate) == (0, 0) and estimate.value == 0
+
+
+def number(x: float, digits: int = 3) -> str:
+    """A figure without an interval."""
+    return _fixed(x, _decimals(abs(x), digits))
+
+
+def size(count: float) -> str:
+    """Bytes."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def _written(estimate: Estimate, metric: str) -> list[str]:
+    style = STYLES.get(metric, Style(metric))
+    low, high = (style.scale * end for end in ends(estimate))
+    middle = style.scale * estimate.value
+    if low == high:
+        return [_fixed(middle, _decimals(abs(middle), 3), style.signed and middle != 0)]
+    decimals = _decimals((high - low) / 2, 2)
+    return [_fixed(x, decimals, style.signed) for x in (middle, low, high)]
+
+
+def _decimals(x: float, digits: int) -> int:
+    """How many decimals show that many digits of x."""
+    return max(0, digits - 1 - math.floor(math.log10(x))) if x and math.isfinite(x) else 0
+
+
+def _fixed(x: float, decimals: int, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    text = f"{x:{sign},.{decimals}f}" if decimals <= 6 else f"{x:{sign}.2e}"
+    return text.replace("-", "−")

@@ -1,0 +1,1 @@
+"""Cells to records: a worker process per model, typed outcomes, atomic records, resume."""

@@ -1,0 +1,82 @@
+"""One run's folder, `results/<suite>/<run>/`: plan.json, environment.json, cells/<key>/record.json; locked while a run works in it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqbench.suite.plan import Plan
+
+from tqbench.core.errors import LockedError, TqbenchError
+from tqbench.core.files import write_json
+from tqbench.core.record import FINAL, Cell, Record
+from tqbench.measure import environment
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where a run keeps its files."""
+
+    path: Path
+
+    @staticmethod
+    def of(plan: Plan, output: Path, *, fresh: bool) -> Folder:
+        """The folder that this plan continues, or with `fresh` a new one beside it."""
+        base = output / plan.suite
+        name = plan.identity()
+        number = 1
+        while (base / _numbered(name, number + (0 if fresh else 1))).exists():
+            number += 1
+        return Folder(base / _numbered(name, number))
+
+    def cell(self, cell: Cell) -> Path:
+        """The folder of a cell."""
+        return self.path / "cells" / cell.key
+
+    def finished(self, cell: Cell) -> Record | None:
+        """The cell's record if it need not be measured again. A damaged or foreign record counts as none."""
+        try:
+            record = Record.read(self.cell(cell) / "record.json")
+        except TqbenchError:
+            return None
+        return record if record.outcome in FINAL and record.cell == cell else None
+
+    def describe(self, plan: Plan, command: str) -> None:
+        """Write what is about to be done, and where."""
+        data = {
+            "schema": "tqbench.plan/1",
+            "suite": plan.suite,
+            "run": self.path.name,
+            "command": command,
+            "cells": [dataclasses.asdict(cell) for cell in plan.cells],
+            "gates": [dataclasses.asdict(gate) for gate in plan.gates],
+        }
+        write_json(self.path / "plan.json", data)
+        write_json(self.path / "environment.json", {"schema": "tqbench.environment/1", **environment.describe()})
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder. The system lets go of the lock when this process ends, however it ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise LockedError(
+                    f"another run (process {holder}) works in {self.path}; wait for it, or start your own with --fresh"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"

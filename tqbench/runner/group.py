@@ -1,0 +1,136 @@
+"""Cells of one model through worker processes. A worker that dies costs the cell it was measuring; the next one measures the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tqbench.suite.plan import Plan
+
+from tqbench.core.record import Cell, Outcome, Record
+from tqbench.measure import clock, memory
+from tqbench.measure.environment import threads
+from tqbench.runner.folder import Folder
+from tqbench.runner.progress import Progress
+
+
+def measure(plan: Plan, cells: list[Cell], folder: Folder, progress: Progress) -> None:
+    """Measure the cells of one group; each ends with a record."""
+    pending = list(cells)
+    while pending:
+        with _Process(plan, pending, folder) as process:
+            ended = _follow(plan, process, pending, folder, progress)
+        if not ended:  # the worker died while loading: every cell would meet the same end
+            for cell in pending:
+                _record(folder, cell, process.fate("while loading the model"), progress, plan)
+            return
+        pending = [cell for cell in pending if cell.key not in ended]
+
+
+def _follow(plan: Plan, process: _Process, cells: list[Cell], folder: Folder, progress: Progress) -> set[str]:
+    """Follow one worker to its end; the keys of the cells that have a record now."""
+    by_key = {cell.key: cell for cell in cells}
+    ended: set[str] = set()
+    current: Cell | None = None
+    for event in process.events():
+        kind = event["event"]
+        if kind == "loading":
+            progress.note(f"loading {event['model']}")
+        elif kind == "start":
+            current = by_key[event["key"]]
+            process.deadline = clock.seconds() + plan.timeout
+            progress.start(current.label)
+        elif kind == "tokens":
+            progress.advance(event["n"])
+        elif kind == "done" and current is not None:
+            progress.finish(event["outcome"], plan.tokens(current))
+            ended.add(current.key)
+            current, process.deadline = None, None
+    if current is not None:
+        _record(folder, current, process.fate("while measuring"), progress, plan)
+        ended.add(current.key)
+    return ended
+
+
+def _record(folder: Folder, cell: Cell, fate: tuple[Outcome, str], progress: Progress, plan: Plan) -> None:
+    Record(cell, fate[0], fate[1], started=clock.stamp()).write(folder.cell(cell))
+    progress.finish(fate[0], plan.tokens(cell))
+
+
+@dataclass
+class _Process:
+    """A worker process and its event channel."""
+
+    plan: Plan
+    cells: list[Cell]
+    folder: Folder
+    deadline: float | None = None
+    timed_out: bool = False
+
+    def __enter__(self) -> _Process:
+        self.kills = memory.out_of_memory_kills()
+        quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "tqbench.runner.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**quiet, **os.environ, "OMP_NUM_THREADS": threads()},
+        )
+        job = {
+            "root": str(self.plan.root),
+            "folder": str(self.folder.path),
+            "trust_remote_code": self.plan.trust_remote_code,
+            "cells": [dataclasses.asdict(cell) for cell in self.cells],
+        }
+        assert self.child.stdin  # noqa: S101 - for the type checker: it is a pipe
+        try:
+            self.child.stdin.write((json.dumps(job) + "\n").encode())
+            self.child.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died at birth; its end of the event channel says so
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.child.poll() is None:
+            self.child.kill()
+        self.child.wait()
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Events until the worker ends or the deadline of its cell has passed."""
+        assert self.child.stdout  # noqa: S101 - for the type checker: it is a pipe
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.child.stdout, selectors.EVENT_READ)
+            os.set_blocking(self.child.stdout.fileno(), False)
+            rest = b""
+            while True:
+                if self.deadline is not None and clock.seconds() > self.deadline:
+                    self.timed_out = True
+                    self.child.kill()
+                    break
+                if not selector.select(timeout=1.0):
+                    continue
+                data = os.read(self.child.stdout.fileno(), 1 << 16)
+                if not data:
+                    break
+                *lines, rest = (rest + data).split(b"\n")
+                yield from (json.loads(line) for line in lines)
+        self.child.wait()
+
+    def fate(self, when: str) -> tuple[Outcome, str]:
+        """How the worker ended."""
+        if self.timed_out:
+            return "timeout", f"the cell took longer than {self.plan.timeout} s"
+        code = self.child.returncode
+        if code >= 0:
+            return "crashed", f"the worker ended with exit code {code} {when}; see its log"
+        if self.kills is not None and (memory.out_of_memory_kills() or 0) > self.kills:
+            return "oom", f"the worker was killed {when}, and the system's out-of-memory killer struck"
+        return "crashed", f"the worker was killed by {signal.Signals(-code).name} {when}"

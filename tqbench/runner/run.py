@@ -1,0 +1,47 @@
+"""A plan, measured: continue what is there, measure the rest, write results and report, and say it in an exit code."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqbench.report.run import Run
+from tqbench.report.run import load as load_run
+from tqbench.report.write import write, write_results
+from tqbench.suite.plan import Plan
+
+from tqbench.report import gate
+from tqbench.runner import group
+from tqbench.runner.folder import Folder
+from tqbench.runner.progress import Progress
+
+RESULTS = Path("results")
+REPORTS = Path("reports")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has ended: its records, verdicts, page, and the code to exit with."""
+
+    run: Run
+    verdicts: list[gate.Verdict]
+    page: Path
+    exit_code: int
+    measured: int  # cells measured now; the others were there
+
+
+def run_plan(plan: Plan, results: Path = RESULTS, reports: Path = REPORTS, *, fresh: bool = False, command: str = "") -> Finished:
+    """Measure what is missing of a plan and render the whole."""
+    folder = Folder.of(plan, results, fresh=fresh)
+    with folder.lock():
+        folder.describe(plan, command)
+        pending = [cell for cell in plan.cells if folder.finished(cell) is None]
+        with Progress(len(pending), sum(plan.tokens(cell) for cell in pending)) as progress:
+            for _, cells in itertools.groupby(pending, key=lambda cell: cell.group):
+                group.measure(plan, list(cells), folder, progress)
+        run = load_run(folder.path)
+        verdicts = gate.judge(run)
+        write_results(run, verdicts)
+        page = write(run, verdicts, reports)
+    return Finished(run, verdicts, page, gate.exit_code(run, verdicts), len(pending))

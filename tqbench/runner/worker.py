@@ -1,0 +1,179 @@
+"""The worker: a child process that loads one model and measures its cells. Started as `python -m tqbench.runner.worker`.
+
+It reads one line of JSON, its job, and reports events as lines of JSON on the standard output it was born with. Everything that
+libraries print goes to the log of the cell. It ends when its parent does: then its standard input ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tqbench import corpora, tasks
+from tqbench.codecs.blocks.wrap import resolve_order
+from tqbench.core import registry
+from tqbench.core.errors import TqbenchError, Unsupported
+from tqbench.core.files import write_atomic
+from tqbench.core.record import Cell, Outcome, Record
+from tqbench.core.scheme import Scheme, read
+from tqbench.core.session import Session
+from tqbench.measure import clock, memory
+from tqbench.measure.environment import versions
+from tqbench.models import resolve
+
+EXIT_AFTER_OOM = 75
+
+
+def main() -> None:
+    """Serve one job."""
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    Worker(job, lambda **event: print(json.dumps(event), file=events)).run()
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+class Worker:
+    """Measures the cells of one group, one after another, and writes each record as it ends."""
+
+    def __init__(self, job: dict[str, Any], emit: Any):
+        self.emit = emit
+        self.root, self.folder = Path(job["root"]), Path(job["folder"])
+        self.trust_remote_code = bool(job["trust_remote_code"])
+        self.cells = [Cell(**cell) for cell in job["cells"]]
+        self.records = self._earlier()
+
+    def run(self) -> None:
+        """Load, measure, write."""
+        _log_to(self.folder / "worker.log")
+        first = self.cells[0]
+        self.emit(event="loading", model=first.model)
+        session, problem = self._load(first)
+        for cell in self.cells:
+            self.emit(event="start", key=cell.key)
+            record = problem(cell) if problem else self._measure(session, cell)
+            record.write(self.folder / "cells" / cell.key)
+            self.records.append(record)
+            self.emit(event="done", key=cell.key, outcome=record.outcome)
+            if record.outcome == "oom":
+                sys.exit(EXIT_AFTER_OOM)  # a fresh process measures the rest
+
+    def _load(self, cell: Cell) -> tuple[Any, Any]:
+        try:
+            model = resolve.resolve(cell.model, self.root, trust_remote_code=self.trust_remote_code)
+            return registry.backend(cell.backend)(model, cell.device, cell.dtype), None
+        except Exception as error:  # noqa: BLE001 - whatever it is becomes the outcome of every cell
+            traceback.print_exc()
+            outcome, reason = outcome_of(error)
+            return None, lambda cell: Record(cell, outcome, f"while loading the model: {reason}", started=clock.stamp())
+
+    def _measure(self, session: Session, cell: Cell) -> Record:
+        folder = self.folder / "cells" / cell.key
+        _log_to(folder / "log.txt")
+        memory.reset_peak()
+        started, begin = clock.stamp(), clock.seconds()
+        common: dict[str, Any] = {"started": started, "tqbench": versions()["tqbench"]}
+        try:
+            text = corpora.load(cell.corpus, self.root)
+            result = tasks.run(tasks.Job(session, cell, text, lambda n: self.emit(event="tokens", n=n)))
+        except Exception as error:  # noqa: BLE001 - whatever it is becomes the outcome of this cell
+            traceback.print_exc()
+            outcome, reason = outcome_of(error)
+            return Record(cell, outcome, reason, clock.seconds() - begin, **common)
+        record = Record(cell, "ok", None, clock.seconds() - begin, **result.fields, **common, peak_bytes=memory.peak())
+        for name, array in result.arrays.items():
+            _write_array(folder / f"{name}.npy", array)
+        return judge(record, self.records)
+
+    def _earlier(self) -> list[Record]:
+        found = []
+        for path in sorted(self.folder.glob("cells/*/record.json")):
+            with contextlib.suppress(TqbenchError):
+                found.append(Record.read(path))
+        return found
+
+
+def outcome_of(error: Exception) -> tuple[Outcome, str]:
+    """The typed outcome of an exception."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, Unsupported):
+        return "unsupported", str(error)
+    if isinstance(error, TqbenchError):
+        return "failed", str(error)
+    if isinstance(error, MemoryError) or any(
+        words in text for words in ("out of memory", "can't allocate memory", "OutOfMemory", "Cannot allocate")
+    ):
+        return "oom", text.splitlines()[0][:500]
+    return "failed", text[:2000]
+
+
+def judge(record: Record, others: list[Record]) -> Record:
+    """Add the audits that need the other cells of the same setting; a cell that fails an audit is inactive and keeps no numbers."""
+    if record.cell.scheme is None:
+        return record
+    audits = list(record.audits)
+    peers = [other for other in others if other.outcome == "ok" and other.cell.setting == record.cell.setting and other.cell != record.cell]
+    base = next((other for other in peers if other.cell.scheme is None), None)
+    floors = record.floors
+    if base is not None:
+        floors = {**floors, "instrument": base.floors.get("instrument")}
+        if base.text["ids_sha256"] != record.text["ids_sha256"]:
+            audits.append("the tokens differ from the baseline's: another tokenizer or another text")
+        drift = abs(record.metrics["base_ppl"].value - base.metrics["ppl"].value)
+        if drift > max(base.floors.get("instrument") or 0.0, 1e-6 * base.metrics["ppl"].value):
+            audits.append(f"the baseline beside this cell is {drift:.3g} ppl away from the baseline cell: another model or build")
+    own = _definition(record)
+    twins = [other for other in peers if own and other.fingerprint == record.fingerprint and _definition(other) not in (None, own)]
+    audits += [f"every score equals that of {twin.cell.label!r} bit for bit, though the two schemes differ" for twin in twins]
+    if audits:
+        return dataclasses.replace(record, outcome="inactive", reason=audits[0], audits=audits, metrics={}, positions=[], floors={})
+    return dataclasses.replace(record, floors=floors)
+
+
+def _definition(record: Record) -> str | None:
+    """What a lossy scheme does on this model, its channel order resolved; None for the baseline and for lossless schemes."""
+    scheme = read(record.cell.scheme) if record.cell.scheme else None
+    if scheme is None or scheme.lossless_in(record.cell.dtype):
+        return None
+    return _resolved(scheme, record.model["architecture"]).definition()
+
+
+def _resolved(scheme: Scheme, architecture: str) -> Scheme:
+    k, v = (dataclasses.replace(side, order=resolve_order(side.order, architecture)) for side in (scheme.k, scheme.v))
+    return dataclasses.replace(scheme, k=k, v=v)
+
+
+def _log_to(path: Path) -> None:
+    """Send standard output and error, also of compiled code, to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def _write_array(path: Path, array: Any) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_atomic(path, buffer.getvalue())
+
+
+if __name__ == "__main__":
+    main()

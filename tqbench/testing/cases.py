@@ -1,0 +1,96 @@
+"""Which checks meet which subjects. The checks are imported when cases are asked for, so that importing tqbench.testing stays cheap."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tqbench.core.codec import Codec
+from tqbench.core.errors import ConfigError
+from tqbench.core.scheme import Scheme, parse, preset, presets
+from tqbench.testing.backend_checks import Backend
+
+Wanted = str | Mapping[str, Any] | Scheme  # a preset's name, a mapping as in a suite, or a scheme
+
+
+@dataclass(frozen=True)
+class Case:
+    """One check on one subject; its text is the test's id."""
+
+    check: Callable[[Any], None]
+    subject: Any
+    label: str
+
+    def run(self) -> None:
+        """Return if the fact holds; raise AssertionError if not."""
+        self.check(self.subject)
+
+    def __str__(self) -> str:
+        return f"{self.label}-{self.check.__name__.removeprefix('check_')}"
+
+
+def cases(schemes: Iterable[Wanted] | None = None) -> list[Case]:
+    """All checks of these schemes, of their codecs and of the kernels that run them; without an argument, of every preset."""
+    chosen = _schemes(schemes)
+    return [*scheme_cases(chosen), *codec_cases(chosen), *kernel_cases(chosen)]
+
+
+def scheme_cases(schemes: Iterable[Wanted] | None = None) -> list[Case]:
+    """The checks of schemes: their text, their policy, and a real store under them."""
+    from tqbench.testing.scheme_checks import checks_for
+
+    return [Case(check, scheme, scheme.label) for scheme in _schemes(schemes) for check in checks_for(scheme)]
+
+
+def codec_cases(schemes: Iterable[Wanted] | None = None) -> list[Case]:
+    """The checks of every codec that these schemes use, each codec once."""
+    from tqbench.testing.codec_checks import checks_for
+
+    return [Case(check, codec, _label(codec)) for codec in _codecs(_schemes(schemes)) for check in checks_for(codec)]
+
+
+def kernel_cases(schemes: Iterable[Wanted] | None = None) -> list[Case]:
+    """The checks of every fast form of every operation, as these schemes would use it."""
+    from tqbench.testing.kernel_checks import checks_for, forms
+
+    return [Case(check, form, str(form)) for scheme in _schemes(schemes) for form in forms(scheme) for check in checks_for(form)]
+
+
+def backend_cases(backend: Backend) -> list[Case]:
+    """The checks of a backend."""
+    from tqbench.testing.backend_checks import checks_for
+
+    return [Case(check, backend, backend.name) for check in checks_for(backend)]
+
+
+def _schemes(wanted: Iterable[Wanted] | None) -> list[Scheme]:
+    return [_scheme(one) for one in (presets() if wanted is None else wanted)]
+
+
+def _scheme(wanted: Wanted) -> Scheme:
+    if isinstance(wanted, Scheme):
+        return wanted
+    if isinstance(wanted, str):
+        return preset(wanted)
+    problems: list[str] = []
+    scheme = parse(wanted, lambda at, text: problems.append(f"{'.'.join(map(str, at))}: {text}"))
+    if scheme is None:
+        raise ConfigError(problems)
+    return scheme
+
+
+def _codecs(schemes: Iterable[Scheme]) -> list[Codec]:
+    found: dict[Codec, None] = {}
+    for scheme in schemes:
+        found |= dict.fromkeys((scheme.k.codec, scheme.v.codec))
+        if scheme.protect:
+            found |= dict.fromkeys(_codecs([scheme.protect.scheme]))
+    return list(found)
+
+
+def _label(codec: Codec) -> str:
+    """The codec's name and the parameters that are not the default."""
+    params = ((f.name, getattr(codec, f.name), f.default) for f in dataclasses.fields(codec))
+    return " ".join([codec.name, *(f"{name}={value}" for name, value, default in params if value != default)])

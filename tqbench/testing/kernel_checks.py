@@ -1,0 +1,192 @@
+"""What every fast form of an operation owes its reference. Forms are compared on equal inputs, those that a scheme's store would give them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tqbench.core.codec import Codec
+from tqbench.core.errors import Unsupported
+from tqbench.core.op import Impl, Op, Place
+from tqbench.core.scheme import Scheme
+from tqbench.kernels import attend, decode, encode
+from tqbench.kernels.attend import View
+from tqbench.testing import scheme_checks
+from tqbench.testing.samples import gaussian, strided
+
+PLACE = Place()
+Arguments = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of an operation, as a scheme would use it."""
+
+    op: Op
+    impl: Impl
+    scheme: Scheme
+
+    def __str__(self) -> str:
+        return f"{self.op.name}/{self.impl.name} for {self.scheme.label}"
+
+    @property
+    def reference(self) -> Callable[..., Any]:
+        """The readable form that all others are held to."""
+        return [impl for impl in self.op.impls if impl.platform == PLACE.platform][-1].load()
+
+    def codecs(self) -> list[Codec]:
+        """The codecs that a store would run this operation on."""
+        store = scheme_checks.open_store(self.scheme, PLACE.dtype)
+        return [store.k.codec] if self.op is attend.OP else list(dict.fromkeys((store.k.codec, store.v.codec)))
+
+    def served(self) -> list[Codec]:
+        """Those of them that the form does not refuse."""
+        return [codec for codec in self.codecs() if self.impl.refuses(codec, PLACE) is None]
+
+    def arguments(self, dtype: torch.dtype = torch.float32) -> list[Arguments]:
+        """What the operation is called with: one tuple per codec that the form serves."""
+        return [ARGUMENTS[self.op.name](self.scheme, codec, dtype) for codec in self.served()]
+
+
+Check = Callable[[Form], None]
+
+
+def forms(scheme: Scheme) -> list[Form]:
+    """Every form but the reference, of every operation."""
+    ops = (encode.OP, decode.OP, attend.OP)
+    return [Form(op, impl, scheme) for op in ops for impl in op.impls if impl.platform == PLACE.platform and impl.name != "reference"]
+
+
+def checks_for(form: Form) -> Iterator[Check]:
+    """The checks that apply: what a form refuses is refused with a reason, what it serves equals the reference."""
+    yield check_choice
+    if form.served():
+        yield from SERVED
+
+
+def _for_encode(scheme: Scheme, codec: Codec, dtype: torch.dtype) -> Arguments:
+    head_dim = scheme_checks.head_dims(scheme)[0]
+    return codec, gaussian(1, 3, codec.unit * (2048 // codec.unit), head_dim).to(dtype)  # long enough for several threads
+
+
+def _for_decode(scheme: Scheme, codec: Codec, dtype: torch.dtype) -> Arguments:
+    _, x = _for_encode(scheme, codec, torch.float32)
+    return codec, codec.encode(x), x.shape[-1], x[:, :, :0].to(dtype)
+
+
+def _for_attend(scheme: Scheme, codec: Codec, dtype: torch.dtype) -> Arguments:  # noqa: ARG001 - a store brings its own
+    """The last queries of a sequence, so that every boundary of the policy has been crossed."""
+    store, tokens = scheme_checks.open_store(scheme, "float32"), scheme_checks.span(scheme)
+    q, k, v = scheme_checks.samples(store, tokens)
+    start = tokens // 2
+    store.append(k[:, :, :start], v[:, :, :start])
+    store.attend(q[:, :, :start], 1.0)
+    store.append(k[:, :, start:], v[:, :, start:])
+    views = (_each(side.view(), lambda x: x.to(dtype)) for side in (store.k, store.v))
+    return q[:, :, start:].to(dtype), *views, start, 0.25
+
+
+ARGUMENTS: dict[str, Callable[[Scheme, Codec, torch.dtype], Arguments]] = {"encode": _for_encode, "decode": _for_decode, "attend": _for_attend}
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same structure with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {name: _each(item, change) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_each(item, change) for item in value)
+    if isinstance(value, View):
+        return dataclasses.replace(value, sinks=_each(value.sinks, change), tail=change(value.tail), packed=lambda: change(value.packed()))
+    return value
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    _each(value, lambda x: (found.append(x), x)[1])
+    return found
+
+
+def _same(a: Any, b: Any) -> bool:
+    pairs = zip(_tensors(a), _tensors(b), strict=True)
+    return all(x.dtype == y.dtype and torch.equal(x.contiguous().view(torch.uint8), y.contiguous().view(torch.uint8)) for x, y in pairs)
+
+
+def check_choice(form: Form) -> None:
+    """Asked for by name, the form runs or says why not; `auto` passes it over with the same reason."""
+    for codec in form.codecs():
+        reason = form.impl.refuses(codec, PLACE)
+        if reason is None:
+            chosen = form.op.resolve(codec, form.impl.name, PLACE)
+            assert chosen.impl == form.impl.name, f"{form}: asked for by name, {chosen.impl} was chosen"
+            continue
+        assert reason.strip(), f"{form}: refuses {codec} without a reason"
+        try:
+            form.op.resolve(codec, form.impl.name, PLACE)
+        except Unsupported as refusal:
+            assert reason in str(refusal), f"{form}: the error hides the reason: {refusal}"
+        else:
+            raise AssertionError(f"{form}: refuses {codec}, but is chosen when asked for by name")
+        passed = form.op.resolve(codec, "auto", PLACE).refused
+        assert passed.get(form.impl.name, reason) == reason, f"{form}: auto records another reason: {passed}"
+
+
+def check_reference(form: Form) -> None:
+    """The result is the reference's, up to twice the rounding error that the reference itself has in this dtype."""
+    for narrow, wide in zip(form.arguments(), form.arguments(torch.float64), strict=True):
+        expected, got, exact = (_tensors(fn(*given)) for fn, given in ((form.reference, narrow), (form.impl.load(), narrow), (form.reference, wide)))
+        for mine, theirs, truth in zip(got, expected, exact, strict=True):
+            assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape), f"{form}: {mine.dtype} {list(mine.shape)}, the reference gives {theirs.dtype}"
+            if mine.is_floating_point():
+                error, allowed = ((x.double() - truth.double()).norm() for x in (mine, theirs))
+                assert error <= 2 * allowed, f"{form}: implementation error {error:.2g}, the reference in plain torch has {allowed:.2g}"
+            else:
+                off = (mine != theirs).double().mean()  # a value on a boundary may fall either way
+                assert off <= 1e-3, f"{form}: {off:.2%} of the codes differ from the reference's"
+
+
+def check_repeatable(form: Form) -> None:
+    """Two runs give the same bits."""
+    for given in form.arguments():
+        run = form.impl.load()
+        assert _same(run(*given), run(*given)), f"{form}: two runs differ"
+
+
+def check_inputs_untouched(form: Form) -> None:
+    """It writes to none of its inputs."""
+    for given in form.arguments():
+        before = _each(given, lambda x: x.clone())
+        form.impl.load()(*given)
+        assert _same(given, before), f"{form}: an input was changed"
+
+
+def check_everything_written(form: Form) -> None:
+    """No element of the result is left as the memory was: fresh memory is filled with NaN for this check."""
+    for given in form.arguments():
+        expected = form.impl.load()(*given)
+        before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        try:
+            poisoned = form.impl.load()(*given)
+        finally:
+            torch.use_deterministic_algorithms(before[0])
+            torch.utils.deterministic.fill_uninitialized_memory = before[1]
+        assert _same(poisoned, expected), f"{form}: the result depends on what fresh memory holds"
+
+
+def check_views(form: Form) -> None:
+    """Strided views are worth their values: a store hands over slices of its buffers."""
+    for given in form.arguments():
+        expected, got = form.impl.load()(*given), form.impl.load()(*_each(given, strided))
+        close = all(torch.allclose(x.double(), y.double(), rtol=0, atol=1e-5) for x, y in zip(_tensors(got), _tensors(expected), strict=True))
+        assert close, f"{form}: strided inputs give another result"
+
+
+SERVED: tuple[Check, ...] = (check_reference, check_repeatable, check_inputs_untouched, check_everything_written, check_views)
