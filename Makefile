@@ -1,10 +1,10 @@
-# setup · demo · test · check: the only commands to remember. pip's own settings (index, proxy, wheels) are honoured.
+# setup · demo · test · test-all · check: the only commands to remember. pip's own settings (index, proxy, wheels) are honoured.
 PYTHON ?= python3
 BIN := .venv/bin
 MODEL := smollm2-135m-instruct-q4_1
 NATIVE := CMakeLists.txt $(wildcard tqbench/kernels/*/native*.cpp)
 
-.PHONY: setup demo test check
+.PHONY: setup demo test test-all check
 
 setup: .venv/.installed
 
@@ -22,6 +22,10 @@ demo: setup
 test: setup
 	$(BIN)/tqbench models fetch $(MODEL)
 	$(BIN)/python -m pytest
+
+test-all: setup
+	$(BIN)/tqbench models fetch $(MODEL)
+	$(BIN)/python -m pytest -m "slow or not slow"
 
 check: setup
 	$(BIN)/python -m pytest tests/architecture

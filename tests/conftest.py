@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,19 @@ def tiny_model(packaged_model: LocalModel, tmp_path_factory: pytest.TempPathFact
     for file in weights.directory(packaged_model).glob("token*"):
         shutil.copy(file, folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tiny tensors in one thread: a second one would only wait, and on a busy machine for long. The packaged model takes all there are."""
+    torch = sys.modules.get("torch")
+    if torch is None or "model" in request.keywords:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session", autouse=True)

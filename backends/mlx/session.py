@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import load_model
 from transformers import AutoConfig, AutoTokenizer
 
 from backends import weights
 from backends.mlx import attention
 from backends.mlx.cache import BaselineCache, StoreCache, kv_layers
+from backends.mlx.loading import load_weights
 from tqbench.core.errors import Unsupported
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Floats, Ids, LocalModel, ModelInfo, TokenScores
@@ -36,7 +35,7 @@ def load(model: LocalModel, device: str, dtype: str) -> MlxSession:
     config = AutoConfig.from_pretrained(folder, **options)
     tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     with mx.stream(DEVICES[device]):
-        loaded = _weights(folder, dtype, model.trust_remote_code)
+        loaded = load_weights(folder, dtype, trust_remote_code=model.trust_remote_code)
     described = f"{weights.describe(model)}, computed in {dtype}"
     return MlxSession(loaded, tokenizer, _info(model.name, loaded, config, tokenizer, (device, dtype, described)))
 
@@ -136,16 +135,6 @@ def _sums(x: mx.array) -> Floats:
 
 def _column(x: mx.array, index: mx.array) -> Floats:
     return np.array(mx.take_along_axis(x, index, axis=1)[:, 0], dtype=np.float64)
-
-
-def _weights(folder: Path, dtype: str, trust_remote_code: bool) -> Any:
-    try:
-        model, _ = load_model(folder, lazy=True, trust_remote_code=trust_remote_code)
-    except ValueError as error:
-        raise Unsupported(f"mlx-lm cannot load this model: {error}") from error
-    model.set_dtype(getattr(mx, dtype))
-    mx.eval(model.parameters())
-    return model
 
 
 def _info(name: str, model: Any, config: Any, tokenizer: Any, computed: tuple[str, str, str]) -> ModelInfo:

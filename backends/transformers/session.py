@@ -161,6 +161,7 @@ class _Exact:
     def restore(self) -> None:
         for norm in self.norms:
             del norm.forward
+        self.norms = []
 
 
 def _rms_norm(self: Any, hidden_states: Tensor) -> Tensor:

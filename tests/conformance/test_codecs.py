@@ -7,9 +7,21 @@ from tqbench.core.scheme import presets
 from tqbench.testing import codec_cases
 
 MORE = [
-    {"name": "affine", "k": {"codec": "affine", "bits": 8, "group_size": 64, "axis": "channel"}, "v": {"codec": "affine", "bits": 4, "group_size": 16}},
-    {"name": "plain", "k": {"codec": "codebook", "bits": 1, "rotation": "hadamard"}, "v": {"codec": "codebook", "bits": 4, "rotation": "none", "scale": "raw"}},
-    {"name": "wide", "k": {"codec": "codebook", "bits": 3, "scale": "raw"}, "v": {"codec": "codebook", "bits": 2, "pad": 128, "reserved": 2}},
+    {
+        "name": "affine",
+        "k": {"codec": "affine", "bits": 8, "group_size": 64, "axis": "channel"},
+        "v": {"codec": "affine", "bits": 4, "group_size": 16},
+    },
+    {
+        "name": "plain",
+        "k": {"codec": "codebook", "bits": 1, "rotation": "hadamard"},
+        "v": {"codec": "codebook", "bits": 4, "rotation": "none", "scale": "raw"},
+    },
+    {
+        "name": "wide",
+        "k": {"codec": "codebook", "bits": 3, "scale": "raw"},
+        "v": {"codec": "codebook", "bits": 2, "pad": 128, "reserved": 2},
+    },
 ]
 CASES = codec_cases([*presets(), *MORE])
 

@@ -28,7 +28,10 @@ def nll(session: Session, scheme: Scheme | None, chunk: int, tokens: int = 300) 
     return session.score(x, session.new_cache(scheme), y, chunk=chunk).nll
 
 
-@pytest.mark.parametrize("name", ["baseline", *presets()])
+QUICK = ("baseline", "q8_0", "q4_0", "turbo3", "turbo4", "kivi2", "destructive")  # the others with `make test-all`
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in ("baseline", *presets())])
 def test_in_float64_the_cut_does_not_matter(open_packaged: Open, name: str) -> None:
     session = open_packaged("float64")
     scheme = None if name == "baseline" else preset(name)

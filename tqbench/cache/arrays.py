@@ -21,7 +21,7 @@ class Arrays(Protocol):
         """The buffer with rows at [:, :, start:]; in place where the framework can."""
 
     def concat(self, parts: list[Any]) -> Any:
-        """Parts one after another along n, in memory of their own."""
+        """Parts one after another along n, in memory of their own and in the dtype of the last."""
 
     def squares(self, x: Any, y: Any) -> tuple[float, float]:
         """(Σ (x − y)², Σ x²), summed in float64."""
@@ -43,7 +43,7 @@ class TorchArrays:
         return buffer
 
     def concat(self, parts: list[Tensor]) -> Tensor:
-        return torch.cat(parts, dim=2)
+        return torch.cat([part.to(parts[-1].dtype) for part in parts], dim=2)
 
     def squares(self, x: Tensor, y: Tensor) -> tuple[float, float]:
         wide = x.double()

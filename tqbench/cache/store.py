@@ -183,7 +183,8 @@ class _SideStore:
 
     def view(self) -> View:
         """What the queries of the last chunk see."""
-        bounds = [self.side.packed(t, self.sinks) for t in range(self.first_query, self.tokens)]
+        sinks = min(self.sinks, self.tokens)  # a query among them sees them in the one form that there is
+        bounds = [max(sinks, self.side.packed(t, self.sinks)) for t in range(self.first_query, self.tokens)]
         return View(self.exact_sinks, self._decoded, self.packed_end, self.tail, self.tail_start, bounds)
 
     def everything(self) -> Any:
@@ -207,13 +208,13 @@ class _SideStore:
     def evidence(self, side: str, layer: int, attention: str) -> SideEvidence:
         """Counts and bytes, from the arrays that exist."""
         layout = self.codec.layout(self.shape.head_dim)
-        heads = self.tail.shape[0] * self.tail.shape[1]
+        exact = [array for array in (self.exact_sinks, self.tail) if array is not None]  # none before the first token
+        heads = exact[0].shape[0] * exact[0].shape[1] if exact else 0
         packed = self._packed()
         sizes = {
             role: sum(int(packed[p.name].nbytes) for p in layout.parts if p.name in packed and p.role == role)
             for role in ("payload", "metadata")
         }
-        exact = int(self.tail.nbytes) + (int(self.exact_sinks.nbytes) if self.exact_sinks is not None else 0)
         return SideEvidence(
             layer=layer,
             side=side,
@@ -225,8 +226,9 @@ class _SideStore:
             bytes_payload=sizes["payload"],
             bytes_metadata=sizes["metadata"],
             bytes_declared=layout.nbytes * self.units * heads,
-            bytes_exact=exact,
+            bytes_exact=sum(int(array.nbytes) for array in exact),
             bytes_slack=sum(int(buffer.nbytes) for buffer in self.buffers.values()) - sum(sizes.values()),
+            lossless=self.shape.dtype in self.codec.tags.lossless_in,
             attended=self.seen,
             attended_packed=self.seen_packed,
             error=self.error[0] / self.error[1] if self.error[1] else None,

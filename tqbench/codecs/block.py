@@ -41,7 +41,8 @@ class Block(Codec):
         inverse = torch.where(scale == 0, 0.0, 1 / scale)
         if self.bits == 8:
             scaled = blocks * inverse
-            codes = (scaled.sign() * (scaled.abs() + 0.5).floor()).to(torch.int8).flatten(-2)
+            up = scaled.frac().abs() >= 0.5  # not floor(|x| + 0.5): in float32 that sum rounds the largest value below a half up
+            codes = (scaled.trunc() + torch.where(up, scaled.sign(), 0.0)).to(torch.int8).flatten(-2)
         else:
             nibbles = (blocks.double() * inverse.double() + 8.5).trunc().clamp(0, 15).to(torch.uint8)
             codes = (nibbles[..., : BLOCK // 2] | nibbles[..., BLOCK // 2 :] << 4).flatten(-2)

@@ -123,7 +123,11 @@ class Codec(ABC):
             raise Unsupported(f"codec {self.name!r} encodes {self.unit} tokens together, got {x.shape[-2]}")
         if not bool(torch.isfinite(x).all()):
             raise Unsupported(f"codec {self.name!r}: keys or values contain NaN or infinity")
-        return self.quantize(self.transform(x.to(compute_dtype(x.dtype))))
+        packed = self.quantize(self.transform(x.to(compute_dtype(x.dtype))))
+        for name, array in packed.items():
+            if array.is_floating_point() and not bool(torch.isfinite(array).all()):
+                raise Unsupported(f"codec {self.name!r}: values up to {float(x.abs().max()):.3g} overflow its {array.dtype} {name}")
+        return packed
 
     def decode(self, packed: Packed, head_dim: int, dtype: torch.dtype) -> Tensor:
         """Unpack to [batch, kv_heads, tokens, head_dim]."""

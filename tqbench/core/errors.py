@@ -43,3 +43,12 @@ def unknown(what: str, name: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unknown {what} {name!r}{hint} (known: {', '.join(names)})"
+
+
+PRECEDENCE = (70, 2, 4, 3, 1, 5, 0)  # internal · usage · audit · incomplete · gate · inconclusive · passed
+
+
+def worst(codes: Iterable[int]) -> int:
+    """The exit code of several: the worst wins."""
+    found = set(codes)
+    return next((code for code in PRECEDENCE if code in found), 0)

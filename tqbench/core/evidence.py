@@ -22,6 +22,7 @@ class SideEvidence:
     bytes_declared: int
     bytes_exact: int
     bytes_slack: int
+    lossless: bool  # the codec is declared to keep the model's dtype bit for bit
     attended: int  # Σ over queries of the positions they saw
     attended_packed: int  # of these, in packed form
     error: float | None  # relative squared error of what was packed; None if nothing was
@@ -50,7 +51,7 @@ def audit(evidence: Sequence[SideEvidence], layers: int, *, lossless: bool, iden
             found.append(f"{where}: {e.tokens_packed} tokens are packed, the policy declares {e.tokens_declared}")
         if e.bytes_payload + e.bytes_metadata != e.bytes_declared:
             found.append(f"{where}: {e.bytes_payload + e.bytes_metadata} bytes are resident, the layout declares {e.bytes_declared}")
-        if not lossless and e.tokens_packed and not e.error:
+        if not e.lossless and e.tokens_packed and not e.error:
             found.append(f"{where}: the codec error is zero, so nothing was quantized")
     if identical and not lossless:
         found.append("every score equals the baseline's bit for bit, so the scheme had no effect")

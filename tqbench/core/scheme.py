@@ -253,7 +253,7 @@ def _side(data: Any, window: int, problem: Problem, at: tuple[str | int, ...]) -
 
 def _codec(data: Mapping[str, Any], problem: Problem, at: tuple[str | int, ...]) -> Codec | None:
     known = registry.codecs()
-    if data.get("codec") not in known:
+    if not isinstance(data.get("codec"), str) or data["codec"] not in known:
         problem((*at, "codec"), unknown("codec", str(data.get("codec")), known))
         return None
     cls = known[data["codec"]]

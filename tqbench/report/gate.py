@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from tqbench.core.errors import worst
 from tqbench.core.record import Cell, Estimate, Record
 from tqbench.metrics.paired import FEW_BLOCKS
 from tqbench.report.run import Gate, Run, ends
-from tqbench.report.text import interval, title
+from tqbench.report.text import bare, exact, interval, title
 
 Status = Literal["pass", "fail", "inconclusive", "skipped"]
 HIGH_IS_GOOD = ("top1", "top5")  # their limit is a lower bound
@@ -34,6 +36,13 @@ class Verdict:
     estimate: Estimate | None = None
     tokens: int | None = None
 
+    @property
+    def who(self) -> str:
+        """The scheme it is about, or the patterns that found none."""
+        if self.cell is None:
+            return " ".join(self.gate.schemes)
+        return self.cell.label if self.cell.kernel == "auto" else f"{self.cell.label} ({self.cell.kernel})"
+
 
 def judge(run: Run) -> list[Verdict]:
     """Every gate on every cell that it matches."""
@@ -41,16 +50,19 @@ def judge(run: Run) -> list[Verdict]:
 
 
 def exit_code(run: Run, verdicts: list[Verdict]) -> int:
-    """The worst of what happened: 4, then 3, 1, 5, 0."""
+    """The worst of what happened."""
+    return worst(_codes(run, verdicts))
+
+
+def _codes(run: Run, verdicts: list[Verdict]) -> Iterator[int]:
     needed = [v.cell for v in verdicts if v.cell and v.gate.required]
     if any(r.outcome == "inactive" or r.audits for r in run.records):
-        return 4
-    if any(run.outcome(cell) not in ("ok", "unsupported") or (run.outcome(cell) != "ok" and cell in needed) for cell in run.cells):
-        return 3
-    if any(v.status == "fail" for v in verdicts):
-        return 1
-    measured = any(r.outcome == "ok" and r.cell.scheme is not None for r in run.records)
-    return 5 if any(v.status == "inconclusive" for v in verdicts) or not measured else 0
+        yield 4
+    if any(run.outcome(cell) not in ("ok", "inactive") and (run.outcome(cell) != "unsupported" or cell in needed) for cell in run.cells):
+        yield 3
+    yield from ({"fail": 1, "inconclusive": 5}.get(v.status, 0) for v in verdicts)
+    if not any(r.outcome == "ok" and r.cell.scheme is not None for r in run.records):
+        yield 5
 
 
 def _verdicts(run: Run, gate: Gate) -> list[Verdict]:
@@ -87,7 +99,9 @@ def _insane(run: Run, record: Record) -> str | None:
         return "there is no baseline perplexity to compare with"
     for ppl in found:
         if not LOWEST_PPL < ppl < highest:  # also true of NaN
-            return f"the baseline's ppl {ppl:.4g} is not a working model's: it must lie between {LOWEST_PPL} and {highest:.4g}, a tenth of the vocabulary"
+            return (
+                f"the baseline's ppl is {ppl:.4g}; a working model's lies between {LOWEST_PPL} and {highest:.4g}, a tenth of the vocabulary"
+            )
     return None
 
 
@@ -103,21 +117,26 @@ def allowed(gate: Gate) -> tuple[float, float]:
 
 
 def _measured(gate: Gate, record: Record, estimate: Estimate) -> Verdict:
-    (least, most), (low, high) = allowed(gate), ends(estimate)
-    shown = f"{title(gate.metric)} {interval(estimate, gate.metric)}"
-    exact = low == high == estimate.value == 0
-    blocks, scored = record.text.get("blocks"), record.text.get("scored", 0)
-    if blocks is not None and blocks < FEW_BLOCKS and not exact:
-        tokens = _round_up(scored * max(FEW_BLOCKS / blocks, _factor(estimate, least, most) or 1))
-        return Verdict(gate, record.cell, "inconclusive", f"{shown} rests on {blocks} blocks of tokens, an interval needs {FEW_BLOCKS}; about {tokens:,} scored tokens would decide", estimate, tokens)  # fmt: skip
+    (least, most), (low, high), (kept, broken) = allowed(gate), ends(estimate), _spell(gate)
+    blocks, scored = record.text.get("blocks", FEW_BLOCKS), record.text.get("scored", 0)
+
+    def verdict(status: Status, says: str, tokens: int | None = None) -> Verdict:
+        return Verdict(gate, record.cell, status, f"{title(gate.metric)} {interval(estimate, gate.metric)} {says}", estimate, tokens)
+
+    if blocks < FEW_BLOCKS and not exact(estimate):
+        tokens = _round_up(scored * FEW_BLOCKS / blocks)
+        return verdict(
+            "inconclusive", f"rests on {blocks} blocks of tokens, an interval needs {FEW_BLOCKS}: score {tokens:,} tokens", tokens
+        )
     if least <= low and high <= most:
-        return Verdict(gate, record.cell, "pass", f"{shown} is within {_spell(gate)}", estimate)
+        return verdict("pass", f"is {kept}")
     if low > most or high < least:
-        return Verdict(gate, record.cell, "fail", f"{shown} is outside {_spell(gate)}", estimate)
+        return verdict("fail", f"is {broken}")
     factor = _factor(estimate, least, most)
-    tokens = _round_up(scored * factor) if factor and scored else None
-    decides = f"about {tokens:,} scored tokens would decide" if tokens else "the value lies on the limit, so no number of tokens would decide"
-    return Verdict(gate, record.cell, "inconclusive", f"{shown} reaches across {_spell(gate)}; {decides}", estimate, tokens)
+    if factor is None or not scored:
+        return verdict("inconclusive", "lies on the limit: no number of tokens would decide")
+    tokens = _round_up(scored * factor)
+    return verdict("inconclusive", f"may or may not be {kept}; about {tokens:,} scored tokens would decide", tokens)
 
 
 def _factor(estimate: Estimate, least: float, most: float) -> float | None:
@@ -135,14 +154,16 @@ def _factor(estimate: Estimate, least: float, most: float) -> float | None:
 
 def _round_up(tokens: float) -> int:
     """Two digits are more than an estimate of an estimate deserves."""
-    step = 10 ** max(0, math.floor(math.log10(max(tokens, 1))) - 1)
+    step: int = 10 ** max(0, math.floor(math.log10(max(tokens, 1))) - 1)
     return math.ceil(tokens / step) * step
 
 
-def _spell(gate: Gate) -> str:
+def _spell(gate: Gate) -> tuple[str, str]:
+    """The limit, kept and broken."""
+    limit = bare(gate.limit, gate.metric)
     if gate.metric in HIGH_IS_GOOD:
-        return f"≥ {gate.limit:g}"
-    return f"±{gate.limit:g}" if gate.sided == "two" else f"≤ {gate.limit:g}"
+        return f"at least {limit}", f"below {limit}"
+    return (f"within ±{limit}", f"outside ±{limit}") if gate.sided == "two" else (f"at most {limit}", f"above {limit}")
 
 
 def _expected(verdict: Verdict) -> Verdict:
@@ -150,5 +171,5 @@ def _expected(verdict: Verdict) -> Verdict:
     if verdict.gate.expect == "pass" or verdict.status == "inconclusive":
         return verdict
     if verdict.status == "fail":
-        return Verdict(verdict.gate, verdict.cell, "pass", f"{verdict.reason}, as this control must be", verdict.estimate)
-    return Verdict(verdict.gate, verdict.cell, "fail", f"{verdict.reason}, but this control must fail: the instrument is blind", verdict.estimate)
+        return replace(verdict, status="pass", reason=f"{verdict.reason}, as this control must be")
+    return replace(verdict, status="fail", reason=f"{verdict.reason}, but this control must fail: the instrument is blind")

@@ -42,7 +42,7 @@ class Gate:
         return Gate(**{**data, "schemes": (schemes,) if isinstance(schemes, str) else tuple(schemes)})
 
     def matches(self, cell: Cell) -> bool:
-        """Whether the gate judges this cell. `*` and `?` are wildcards; brackets are not, because labels such as turbo4[identity] have them."""
+        """Whether the gate judges this cell. `*` and `?` are wildcards; brackets stand for themselves, as in turbo4[identity]."""
         return cell.scheme is not None and any(fnmatchcase(cell.label, pattern.replace("[", "[[]")) for pattern in self.schemes)
 
 

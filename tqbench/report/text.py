@@ -61,6 +61,19 @@ def bounds(estimate: Estimate, metric: str) -> str:
     return f"[{limits[0]}, {limits[1]}]" if limits else ""
 
 
+def half(estimate: Estimate, metric: str) -> str:
+    """Half the width of the interval; empty if there is none."""
+    scale, (low, high) = STYLES.get(metric, Style(metric)).scale, ends(estimate)
+    width = scale * (high - low) / 2
+    return f"±{_fixed(width, _decimals(width, 2))}" if width else ""
+
+
+def bare(x: float, metric: str) -> str:
+    """A figure that a person wrote, with the metric's unit."""
+    style = STYLES.get(metric, Style(metric))
+    return f"{style.scale * x:.6g}{style.unit}"
+
+
 def exact(estimate: Estimate) -> bool:
     """Whether every token agreed, so that nothing is estimated."""
     return ends(estimate) == (0, 0) and estimate.value == 0
@@ -69,6 +82,11 @@ def exact(estimate: Estimate) -> bool:
 def number(x: float, digits: int = 3) -> str:
     """A figure without an interval."""
     return _fixed(x, _decimals(abs(x), digits))
+
+
+def plain(text: str) -> str:
+    """Text of unknown origin on one line, without control characters."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def size(count: float) -> str:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from tqbench.report.run import Run, find
 from tqbench.report.run import load as load_run
-from tqbench.suite.load import load as load_suites
-from tqbench.suite.plan import plan
-
 from tqbench.runner.run import RESULTS, run_plan
+from tqbench.suite import load as suites
+from tqbench.suite.plan import plan
+from tqbench.suite.schema import Overrides
 
 
-def run(suite: str | Path, *, results: str | Path = RESULTS, fresh: bool = False, **overrides: Any) -> Run:
+def run(suite: str | Path, *, results: str | Path = RESULTS, fresh: bool = False, **overrides: str) -> Run:
     """Run a suite file, or continue it, and return its records; `overrides` are those of the command line (model=…, bypass=…)."""
-    (loaded,) = load_suites([Path(suite)])
-    return run_plan(plan(loaded, **overrides), Path(results), fresh=fresh, command=f"tqbench run {suite}").run
+    (loaded,) = suites.load([suite], Overrides(**overrides))
+    return run_plan(plan(loaded), Path(results), fresh=fresh, command=f"tqbench run {suite}").run
 
 
 def load(run: str | Path, results: str | Path = RESULTS) -> Run:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tqbench.core.codec import Codec
-from tqbench.core.errors import ConfigError
-from tqbench.core.scheme import Scheme, parse, preset, presets
+from tqbench.core.scheme import Scheme, presets, read
 from tqbench.testing.backend_checks import Backend
 
-Wanted = str | Mapping[str, Any] | Scheme  # a preset's name, a mapping as in a suite, or a scheme
+Wanted = str | Mapping[str, Any] | Scheme  # a preset's name, a mapping as it stands in a suite, or a scheme
 
 
 @dataclass(frozen=True)
@@ -70,15 +69,7 @@ def _schemes(wanted: Iterable[Wanted] | None) -> list[Scheme]:
 
 
 def _scheme(wanted: Wanted) -> Scheme:
-    if isinstance(wanted, Scheme):
-        return wanted
-    if isinstance(wanted, str):
-        return preset(wanted)
-    problems: list[str] = []
-    scheme = parse(wanted, lambda at, text: problems.append(f"{'.'.join(map(str, at))}: {text}"))
-    if scheme is None:
-        raise ConfigError(problems)
-    return scheme
+    return wanted if isinstance(wanted, Scheme) else read(wanted)
 
 
 def _codecs(schemes: Iterable[Scheme]) -> list[Codec]:

@@ -13,9 +13,9 @@ from torch import Tensor
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.store import Shape, Store
 from tqbench.core.codec import ITEMSIZE
-from tqbench.core.errors import Unsupported
-from tqbench.core.evidence import audit, coverage
+from tqbench.core.evidence import SideEvidence, audit, coverage
 from tqbench.core.scheme import Scheme, Side, parse
+from tqbench.testing.refusal import refusal
 from tqbench.testing.samples import HEAD_DIMS, gaussian, relative
 
 Check = Callable[[Scheme], None]
@@ -40,15 +40,7 @@ def layers(scheme: Scheme) -> list[Scheme]:
 
 def head_dims(scheme: Scheme) -> list[int]:
     """The head_dims among the usual ones that the scheme takes."""
-    return [head_dim for head_dim in HEAD_DIMS if _refusal(scheme, head_dim) is None]
-
-
-def _refusal(scheme: Scheme, head_dim: int) -> str | None:
-    try:
-        scheme.check(head_dim)
-    except Unsupported as refusal:
-        return str(refusal)
-    return None
+    return [head_dim for head_dim in HEAD_DIMS if refusal(scheme.check, head_dim) is None]
 
 
 def span(scheme: Scheme) -> int:
@@ -114,12 +106,13 @@ def check_yaml_round_trip(scheme: Scheme) -> None:
 def check_head_dims(scheme: Scheme) -> None:
     """A store opens for every head_dim that the scheme takes; any other is refused with a sentence that names it."""
     for head_dim in HEAD_DIMS:
-        refusal = _refusal(scheme, head_dim)
-        if refusal is None:
-            for layer in layers(scheme):
-                open_store(layer, head_dim=head_dim)
-        else:
-            assert str(head_dim) in refusal, f"{scheme.label} refuses head_dim {head_dim} without naming it: {refusal!r}"
+        reason = refusal(scheme.check, head_dim)
+        if reason is not None:
+            assert str(head_dim) in reason, f"{scheme.label} refuses head_dim {head_dim} without naming it: {reason!r}"
+            continue
+        for layer in layers(scheme):
+            late = refusal(open_store, layer, head_dim=head_dim)
+            assert late is None, f"{scheme.label} takes head_dim {head_dim}, but its store does not: {late}"
     assert head_dims(scheme), f"{scheme.label} takes none of the head_dims {HEAD_DIMS}"
 
 
@@ -137,7 +130,8 @@ def check_boundary(scheme: Scheme) -> None:
                 sinks = min(layer.sinks, t + 1)
                 newest = max(sinks, t + 1 - side.window)
                 assert sinks <= end <= newest, f"{where}: at position {t} the packed region ends at {end}, allowed is {sinks} to {newest}"
-                assert (end - sinks) % side.codec.unit == 0, f"{where}: at position {t} {end - sinks} tokens are packed, the unit is {side.codec.unit}"
+                packed, unit = end - sinks, side.codec.unit
+                assert packed % unit == 0, f"{where}: at position {t} {packed} tokens are packed, the unit is {unit}"
 
 
 def check_chunks(scheme: Scheme) -> None:
@@ -185,8 +179,8 @@ def check_ledger(scheme: Scheme) -> None:
                     "bytes_exact": counted.bytes_exact,
                 }
                 assert found == expected, f"{layer.label} {counted.side} in {dtype}: the ledger says {found}, the policy {expected}"
-                slack = counted.bytes_slack
-                assert 0 <= slack <= found["packed bytes"], f"{layer.label} {counted.side}: {slack} bytes of slack are more than doubling leaves"
+                slack, most = counted.bytes_slack, found["packed bytes"]
+                assert 0 <= slack <= most, f"{layer.label} {counted.side}: {slack} bytes of slack, doubling leaves at most {most}"
 
 
 def _packed_tokens(side: Side, sinks: int, tokens: int) -> int:
@@ -196,7 +190,7 @@ def _packed_tokens(side: Side, sinks: int, tokens: int) -> int:
 
 def check_evidence(scheme: Scheme) -> None:
     """A run of the store leaves evidence that the audit accepts, with coverage above zero."""
-    found = []
+    found: list[SideEvidence] = []
     for index, layer in enumerate(layers(scheme)):
         store = open_store(layer, "float32")
         store.index = index

@@ -78,6 +78,12 @@ class Interleaved(_Wrapper):
     def inverse(self, y: Tensor, head_dim: int) -> Tensor:
         return self.inner.inverse(y, head_dim).unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
 
+    def to_blocks(self, packed: Packed) -> Tensor:
+        return self.inner.to_blocks(packed)
+
+    def from_blocks(self, blocks: Tensor, head_dim: int) -> Packed:
+        return self.inner.from_blocks(blocks, head_dim)
+
 
 @dataclass(frozen=True)
 class Bridge(_Wrapper):

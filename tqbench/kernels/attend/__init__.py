@@ -24,7 +24,7 @@ class View:
     packed_end: int
     tail: Any  # exact, from tail_start to the last query
     tail_start: int
-    bounds: Sequence[int]  # per query: where its packed region ends
+    bounds: Sequence[int]  # per query: where its packed region ends; never below the sinks
 
 
 def _torch() -> Any:

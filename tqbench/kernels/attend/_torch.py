@@ -48,7 +48,7 @@ class _Forms:
         """Positions [low, high): below low every query of the block sees packed, from high on every query sees exact."""
         if self.windowless:
             return stop, stop
-        return self.ends[first], self.ends[last - 1]
+        return min(stop, self.ends[first]), min(stop, self.ends[last - 1])
 
     def sees_exact(self, first: int, last: int, low: int, high: int, rows: int) -> Tensor:
         """[rows, high − low]: whether a query sees a position of the band in exact form."""

@@ -1,0 +1,499 @@
+"""The mlx backend on tiny random models, beside transformers on the same weights."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+import transformers
+from mlx_lm.models import base as engine
+from mlx_lm.models import llama
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+import backends.mlx
+import backends.transformers
+from backends.mlx.arrays import MlxArrays
+from backends.mlx.attention import Routed
+from backends.mlx.cache import StoreCache, StoreLayer
+from backends.mlx.session import _reduce
+from tqbench.codecs.cast import Cast
+from tqbench.core.errors import EvidenceError, Unsupported
+from tqbench.core.evidence import audit, coverage
+from tqbench.core.scheme import Scheme, parse, preset, presets
+from tqbench.core.session import LocalModel, TokenScores
+from tqbench.kernels import _host
+from tqbench.kernels.attend import View
+from tqbench.kernels.attend._mlx import attend
+from tqbench.kernels.attend._torch import attend as attend_torch
+from tqbench.kernels.attend.reference import attend as attend_reference
+from tqbench.models.resolve import resolve
+
+VOCAB, TOKENS = 97, 170  # KIVI flushes after 128
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 256,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.05,  # attention far from uniform, and still tame enough that one flipped code stays a small change
+    "rope_parameters": {"rope_type": "default", "rope_theta": 700.0},  # not the 10000 that mlx-lm falls back to
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 700.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+HYBRID = {
+    "head_dim": 64,
+    "num_hidden_layers": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+}
+MODELS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: transformers.LlamaConfig(**SIZES),
+    "llama3-rope": lambda: transformers.LlamaConfig(**{**SIZES, "rope_parameters": LLAMA3}),
+    "qwen2-bias": lambda: transformers.Qwen2Config(**SIZES),
+    "partial-rope": lambda: transformers.StableLmConfig(
+        **{**SIZES, "rope_parameters": {**SIZES["rope_parameters"], "partial_rotary_factor": 0.5}}
+    ),
+    "hybrid": lambda: transformers.Qwen3NextConfig(**{**SIZES, **HYBRID}),
+    "sliding": lambda: transformers.Gemma3TextConfig(
+        **{**SIZES, "head_dim": 64, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"], "rope_parameters": None}
+    ),
+    "own-attention": lambda: transformers.Gemma2Config(**{**SIZES, "head_dim": 64}),
+    "latent": lambda: transformers.DeepseekV3Config(
+        vocab_size=VOCAB,
+        hidden_size=64,
+        intermediate_size=96,
+        moe_intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        q_lora_rank=None,
+        first_k_dense_replace=2,
+        kv_lora_rank=64,
+    ),
+}
+
+COMPOSED = {
+    "name": "sinks, windows, protected layer",
+    "k": {"codec": "affine", "bits": 4, "axis": "channel", "window": 20},
+    "v": {"codec": "block", "bits": 8, "window": 50},
+    "sinks": 5,
+    "protect": {"first": 1, "last": 0, "scheme": "f16"},
+}
+
+
+def _composed() -> Scheme:
+    scheme = parse(COMPOSED, lambda at, text: pytest.fail(f"{at}: {text}"))
+    assert scheme is not None
+    return scheme
+
+
+SCHEMES = {**{name: preset(name) for name in presets()}, "composed": _composed()}
+
+
+@pytest.fixture(scope="module")
+def models_at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LocalModel]:
+    """Tiny models by name, each written once as a Hugging Face directory."""
+    root = tmp_path_factory.mktemp("models")
+
+    def make(name: str) -> LocalModel:
+        if not (root / name).exists():
+            _write(root / name, MODELS[name]())
+        return LocalModel(name, str(root / name))
+
+    return make
+
+
+def _write(folder: Path, config: Any) -> None:
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(folder)
+
+
+@pytest.fixture
+def tiny(models_at: Callable[[str], LocalModel]) -> LocalModel:
+    return models_at("llama")
+
+
+@pytest.fixture
+def session(tiny: LocalModel) -> Iterator[Any]:
+    with backends.mlx.open_session(tiny) as opened:
+        yield opened
+
+
+IDS = np.random.default_rng(0).integers(0, VOCAB, TOKENS)
+
+
+def scores(session: Any, scheme: Scheme | None, chunk: int = TOKENS) -> TokenScores:
+    targets = np.append(IDS[1:], -1)
+    return session.score(IDS, session.new_cache(scheme), targets, session.new_cache(None), chunk=chunk)
+
+
+def same(a: TokenScores, b: TokenScores) -> bool:
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("nll", "base_nll", "kld", "rank"))
+
+
+# --- the model
+
+
+@pytest.mark.parametrize("name", ["llama", "llama3-rope", "qwen2-bias", "partial-rope", "hybrid"])
+def test_both_backends_run_the_same_model(name, models_at):
+    """Rotary settings included, which mlx-lm does not find under the names that transformers writes."""
+    model = models_at(name)
+    ours, theirs = backends.mlx.open_session(model), backends.transformers.open_session(model)
+    with ours, theirs:
+        assert asdict(ours.info) == asdict(theirs.info)
+        assert np.array_equal(ours.tokenize("w3 w96 w0"), theirs.tokenize("w3 w96 w0"))
+        # float32, hundreds of products per sum in another order: measured up to 7e-6 on these models.
+        assert scores(ours, None).nll == pytest.approx(scores(theirs, None).nll, abs=1e-4)
+
+
+def test_rotary_settings_in_the_older_form_win(models_at):
+    from backends.mlx.loading import legacy_rope
+
+    assert legacy_rope({"rope_theta": 5.0, "rope_parameters": {"rope_theta": 7.0}}) == {}
+    assert legacy_rope({"rope_parameters": {"full_attention": {"rope_theta": 7.0}}}) == {}
+    linear = {"rope_type": "linear", "factor": 4.0}
+    assert legacy_rope({"rope_parameters": {"rope_theta": 7.0, **linear}}) == {"rope_theta": 7.0, "rope_scaling": {**linear, "type": "linear"}}
+
+
+# --- schemes
+
+
+@pytest.mark.parametrize("chunk", [1, 7, TOKENS])
+@pytest.mark.parametrize("name", ["f16", "kivi2", "turbo3_pad128", "composed"])
+def test_identity_equals_the_baseline_bit_for_bit(name, chunk, session):
+    found = scores(session, replace(SCHEMES[name], bypass="identity"), chunk)
+    assert np.array_equal(found.nll, found.base_nll)
+    assert not found.kld.any()
+    assert not found.rank.any()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_identity_equals_the_baseline_in_half_precision(dtype, tiny):
+    with backends.mlx.open_session(tiny, dtype=dtype) as session:
+        found = scores(session, replace(SCHEMES["composed"], bypass="identity"), 50)
+    assert np.array_equal(found.nll, found.base_nll)
+    assert not found.kld.any()
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_chunks_agree(name, session):
+    """Float32: the order of sums may depend on the chunk, and then a value on the edge of a cell takes another code. Lossless schemes have no cells."""
+    whole = scores(session, SCHEMES[name])
+    tolerance = 1e-6 if SCHEMES[name].lossless_in("float32") else 1e-4
+    for chunk in (1, 7):
+        assert scores(session, SCHEMES[name], chunk).nll.mean() == pytest.approx(whole.nll.mean(), abs=tolerance)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_schemes_agree_with_transformers(name, tiny, session):
+    """The same codecs on keys and values that differ by float32 rounding: codes flip at the edges of cells."""
+    with backends.transformers.open_session(tiny) as other:
+        ours, theirs = scores(session, SCHEMES[name]), scores(other, SCHEMES[name])
+    assert ours.nll.mean() == pytest.approx(theirs.nll.mean(), abs=1e-4)
+    assert ours.kld.mean() == pytest.approx(theirs.kld.mean(), rel=0.02, abs=1e-7)
+
+
+def test_the_bridge_control_costs_rounding_only(session):
+    found = scores(session, replace(SCHEMES["turbo3_pad128"], bypass="bridge"))
+    assert found.kld.max() < 1e-5
+    assert not np.array_equal(found.nll, found.base_nll)
+
+
+@pytest.mark.parametrize("name", ["q8_0", "turbo3", "kivi2", "composed"])
+def test_evidence_passes_the_audit(name, session):
+    cache = session.new_cache(SCHEMES[name])
+    session.forward(IDS[:100], cache)
+    session.forward(IDS[100:], cache)
+    evidence = cache.evidence()
+    assert audit(evidence, session.info.kv_layers, lossless=False, identical=False) == []
+    assert 0 < coverage(evidence) <= 1
+    assert {(e.encode, e.decode, e.attend) for e in evidence} == {("reference (host)", "reference (host)", "mlx")}
+    assert sum(layer.nbytes for layer in cache) == sum(e.bytes_payload + e.bytes_metadata + e.bytes_exact + e.bytes_slack for e in evidence)
+
+
+def test_the_layers_speak_mlx_lm_and_never_look_quantized(session):
+    cache = session.new_cache(SCHEMES["kivi2"])
+    assert all(layer.empty() and layer.nbytes == 0 and not hasattr(layer, "bits") for layer in cache)
+    session.forward(IDS[:9], cache)
+    assert all(layer.offset == layer.size() == 9 and not layer.empty() and not layer.is_trimmable() for layer in cache)
+
+
+# --- the attention function is replaced while a session is open
+
+
+def test_attention_is_restored_by_the_last_close(tiny):
+    own = engine.scaled_dot_product_attention
+    first = backends.mlx.open_session(tiny)
+    second = backends.mlx.open_session(tiny)
+    assert isinstance(llama.scaled_dot_product_attention, Routed)
+    assert engine.scaled_dot_product_attention is own  # only where the model looks it up
+    first.close()
+    first.close()
+    assert isinstance(llama.scaled_dot_product_attention, Routed)
+    second.close()
+    assert llama.scaled_dot_product_attention is own
+
+
+def test_attention_is_restored_after_an_exception_and_when_dropped(tiny):
+    own = engine.scaled_dot_product_attention
+    with pytest.raises(ValueError, match="on purpose"), backends.mlx.open_session(tiny):
+        raise ValueError("on purpose")
+    assert llama.scaled_dot_product_attention is own
+    backends.mlx.open_session(tiny)
+    gc.collect()
+    assert llama.scaled_dot_product_attention is own
+
+
+def test_another_wrapper_around_ours_is_left_alone(tiny):
+    own = engine.scaled_dot_product_attention
+    session = backends.mlx.open_session(tiny)
+    ours = llama.scaled_dot_product_attention
+    try:
+        llama.scaled_dot_product_attention = lambda *args, **kwargs: ours(*args, **kwargs)
+        theirs = llama.scaled_dot_product_attention
+        session.close()
+        assert llama.scaled_dot_product_attention is theirs
+    finally:
+        llama.scaled_dot_product_attention = own
+
+
+def test_open_sessions_do_not_disturb_each_other(tiny, models_at):
+    alone = {}
+    for name in ("llama", "llama3-rope"):
+        with backends.mlx.open_session(models_at(name)) as session:
+            alone[name] = scores(session, SCHEMES["turbo3"], 60)
+    with backends.mlx.open_session(tiny) as one, backends.mlx.open_session(models_at("llama3-rope")) as two:
+        caches = [one.new_cache(SCHEMES["turbo3"]), two.new_cache(SCHEMES["turbo3"])]
+        for piece in np.split(IDS[:160], 4):  # two sequences in turn
+            logits = [session.forward(piece, cache) for session, cache in zip((one, two), caches, strict=True)]
+        assert not np.array_equal(np.array(logits[0]), np.array(logits[1]))
+        assert same(scores(one, SCHEMES["turbo3"], 60), alone["llama"])
+        two.close()
+        assert same(scores(one, SCHEMES["turbo3"], 60), alone["llama"])
+    assert not same(alone["llama"], alone["llama3-rope"])
+
+
+def test_queries_that_miss_the_store_are_an_error(tiny):
+    session = backends.mlx.open_session(tiny)
+    cache = session.new_cache(SCHEMES["q8_0"])
+    session.close()
+    with pytest.raises(EvidenceError, match="layer 0: 5 of 5 tokens stored, 0 attended"):
+        session.forward(IDS[:5], cache)
+
+
+# --- refusals
+
+
+def test_what_is_not_installed_is_named_with_the_command():
+    backends.mlx.require("mlx", "mlx-lm")
+    with pytest.raises(Unsupported, match=r'needs no-such-package; install with: pip install "tqbench\[mlx\]"'):
+        backends.mlx.require("mlx", "no-such-package")
+
+
+@pytest.mark.parametrize(("option", "reason"), [({"dtype": "float64"}, "float32 at most"), ({"device": "cuda"}, "no device 'cuda'")])
+def test_what_mlx_cannot_run_is_refused(option, reason, tiny):
+    with pytest.raises(Unsupported, match=reason):
+        backends.mlx.open_session(tiny, **option)
+
+
+def test_a_model_unknown_to_mlx_lm_is_refused(models_at, tmp_path):
+    _write(tmp_path, transformers.OPTConfig(vocab_size=VOCAB, hidden_size=64, ffn_dim=64, num_hidden_layers=1, num_attention_heads=1))
+    with pytest.raises(Unsupported, match="mlx-lm cannot load this model"):
+        backends.mlx.open_session(LocalModel("opt", str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("sliding", "RotatingKVCache"), ("own-attention", "gemma2.*does not call"), ("latent", "mask array")],
+)
+def test_models_that_schemes_cannot_serve_are_refused(name, reason, models_at):
+    with backends.mlx.open_session(models_at(name)) as session, pytest.raises(Unsupported, match=reason):
+        session.forward(IDS[:8], session.new_cache(SCHEMES["q8_0"]))
+
+
+def test_a_kernel_without_an_mlx_form_is_refused(session):
+    with pytest.raises(Unsupported, match="no mlx form called 'native'"):
+        session.new_cache(SCHEMES["q8_0"], "native")
+
+
+@pytest.mark.parametrize(
+    ("mask", "options", "reason"),
+    [
+        ("causal", {"sinks": mx.zeros(4)}, "sinks"),
+        (mx.zeros((3, 3)), {}, "mask of its own"),
+        (None, {}, "mask of its own"),  # three queries without a mask: not causal
+    ],
+)
+def test_attention_that_a_store_cannot_answer_is_refused(mask, options, reason, session):
+    layer = session.new_cache(SCHEMES["q8_0"])[0]
+    q = mx.zeros((1, 4, 3, 64))
+    keys, values = layer.update_and_fetch(mx.zeros((1, 2, 3, 64)), mx.zeros((1, 2, 3, 64)))
+    with pytest.raises(Unsupported, match=reason):
+        llama.scaled_dot_product_attention(q, keys, values, cache=layer, scale=1.0, mask=mask, **options)
+
+
+def test_keys_and_values_of_other_sizes_are_refused(session):
+    layer = session.new_cache(SCHEMES["q8_0"])[0]
+    assert isinstance(layer, StoreLayer)
+    with pytest.raises(Unsupported, match="64 and 32"):
+        layer.update_and_fetch(mx.zeros((1, 2, 3, 64)), mx.zeros((1, 2, 3, 32)))
+    with pytest.raises(Unsupported, match="sliding window"):
+        layer.make_mask(3, window_size=2)
+
+
+# --- the parts
+
+
+def _views(bounds: list[int], sinks: int, tail_start: int, make: Callable[[torch.Tensor], Any], rng: torch.Generator) -> tuple[View, int]:
+    """A random side of a store with the last query at the end of `bounds`, as arrays of one framework."""
+    packed_end, stop = max(bounds), tail_start + 330
+    shown = {name: torch.randn(1, 2, n, 64, generator=rng) for name, n in (("sinks", sinks), ("packed", packed_end - sinks), ("tail", stop - tail_start))}
+    view = View(make(shown["sinks"]) if sinks else None, lambda: make(shown["packed"]), packed_end, make(shown["tail"]), tail_start, bounds)
+    return view, stop
+
+
+@pytest.mark.parametrize(
+    ("sinks", "window", "flush"),
+    [(0, 0, 1), (0, 0, 32), (4, 0, 1), (0, 40, 1), (4, 40, 32), (0, 400, 1), (3, 0, 128)],
+)
+def test_attend_equals_the_reference(sinks, window, flush):
+    """300 queries, so blocks meet; K and V under the same policy with other values. At most twice plain torch's error, and a floor of 16 ulp."""
+    start, queries = 30, 300
+    bounds = [min(sinks, t + 1) + max(0, t + 1 - sinks - window) // flush * flush for t in range(start, start + queries)]
+    tail_start = min(min(sinks, start) + max(0, start - sinks - window) // flush * flush, start)
+    results = {}
+    for form, make, fn in (
+        ("reference", torch.Tensor.double, attend_reference),
+        ("torch", torch.Tensor.float, attend_torch),
+        ("mlx", _host.to_mlx, attend),
+    ):
+        rng = torch.Generator().manual_seed(0)
+        q = torch.randn(1, 4, queries, 64, generator=rng)
+        k, _ = _views(bounds, sinks, tail_start, make, rng)
+        v, _ = _views(bounds, sinks, tail_start, make, rng)
+        out = fn(make(q), k, v, start, 0.125)
+        results[form] = np.array(out, dtype=np.float64)
+    errors = {form: np.abs(results[form] - results["reference"]).max() for form in ("torch", "mlx")}
+    assert errors["mlx"] <= max(2 * errors["torch"], 16 * np.finfo(np.float32).eps)
+
+
+def test_attend_never_touches_keys_beyond_the_block():
+    """Poison after the block's last query, in both forms: nothing of it may arrive, not even as 0 · NaN."""
+    queries, dim = 300, 64
+    rng = torch.Generator().manual_seed(0)
+    q, values = (_host.to_mlx(torch.randn(1, 1, queries, dim, generator=rng)) for _ in range(2))
+    poisoned = values * 1
+    poisoned[:, :, 256:] = mx.nan
+    clean, dirty = (View(None, lambda x=x: x, queries, x[:, :, queries:], queries, list(range(1, queries + 1))) for x in (values, poisoned))
+    found = np.array(attend(q, dirty, dirty, 0, 0.125))
+    assert np.array_equal(found[:, :, :256], np.array(attend(q, clean, clean, 0, 0.125))[:, :, :256])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int8])
+def test_arrays_cross_the_bridge_bit_for_bit(dtype):
+    for tensor in (torch.arange(-24, 24).reshape(1, 2, 4, 6), torch.empty(1, 2, 0, 6), torch.arange(96).reshape(1, 4, 4, 6)[:, ::2].transpose(1, 2)):
+        there = _host.to_mlx(tensor.to(dtype))
+        back = _host.to_torch(there)
+        assert str(there.dtype).endswith(str(dtype).removeprefix("torch."))
+        assert back.dtype == dtype
+        assert back.is_contiguous()
+        assert torch.equal(back, tensor.to(dtype))
+        sliced = _host.to_torch(there.transpose(0, 2, 1, 3)[:, 1:])
+        assert sliced.is_contiguous()
+        assert torch.equal(sliced, tensor.to(dtype).transpose(1, 2)[:, 1:])
+
+
+def test_the_bridge_gives_memory_of_its_own():
+    there = mx.zeros((1, 1, 2, 2))
+    _host.to_torch(there).fill_(7)
+    assert not np.array(there).any()
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32])
+def test_decode_on_the_host_computes_in_float32_as_the_reference_does(dtype):
+    like = mx.zeros((1, 2, 0, 64), dtype=dtype)
+    packed = _host.encode(Cast("float16"), mx.ones((1, 2, 3, 64), dtype=dtype))
+    assert packed["values"].dtype == mx.float16
+    assert _host.decode(Cast("float16"), packed, 64, like).dtype == mx.float32
+
+
+def test_arrays_grow_in_place_and_keep_nothing_alive():
+    arrays = MlxArrays()
+    buffer = arrays.write(arrays.empty((1, 1, 4, 2), "float32"), 1, mx.ones((1, 1, 2, 2)))
+    assert np.array(buffer)[0, 0, :, 0].tolist() == [0, 1, 1, 0]
+    assert arrays.concat([buffer[:, :, :0], buffer]).shape == (1, 1, 4, 2)
+    assert arrays.squares(mx.ones((1, 1, 2, 2), dtype=mx.bfloat16), mx.zeros((1, 1, 2, 2))) == (4.0, 4.0)
+    large = mx.ones((1, 1, 100_000, 4))
+    mx.eval(large)
+    held = mx.get_active_memory()
+    kept = arrays.concat([large[:, :, 99_990:]])
+    mx.eval(kept)
+    del large
+    assert mx.get_active_memory() < held - 1_000_000
+
+
+def test_reduction_equals_the_plain_formula():
+    """Float32 products, float64 sums: errors of a few 1e-7, also in the KLD."""
+    rng = np.random.default_rng(0)
+    base = (rng.normal(size=(70, 5000)) * 3).astype(np.float32)
+    logits = (base + rng.normal(size=base.shape) * 0.01).astype(np.float32)
+    targets = rng.integers(0, 5000, 70)
+    targets[3] = -1
+    rows = np.flatnonzero(targets >= 0)
+    found = _reduce(mx.array(logits), mx.array(base), targets, rows)
+    log_p, log_b = (x - np.log(np.exp(x).sum(1, keepdims=True)) for x in (logits[rows].astype(float), base[rows].astype(float)))
+    at = np.arange(len(rows)), targets[rows]
+    assert found.nll == pytest.approx(-log_p[at], abs=1e-6)
+    assert found.base_nll == pytest.approx(-log_b[at], abs=1e-6)
+    assert found.kld == pytest.approx((np.exp(log_b) * (log_b - log_p)).sum(1), abs=2e-6)
+    assert np.array_equal(found.rank, (log_p > log_p[np.arange(len(rows)), log_b.argmax(1)][:, None]).sum(1))
+    assert not _reduce(mx.array(base), mx.array(base), targets, rows).kld.any()
+    assert not len(_reduce(mx.array(base), None, targets, rows).kld)
+
+
+# --- the packaged model
+
+
+@pytest.mark.model
+def test_the_packaged_model_scores_as_in_transformers():
+    """A wrong rotary base or channel order shows here. 24 tokens, because MLX on Linux multiplies matrices slowly."""
+    model = resolve("smollm2-135m-instruct-q4_1")
+    with backends.mlx.open_session(model) as ours, backends.transformers.open_session(model) as theirs:
+        ids = theirs.tokenize("The tower is 324 metres tall, about the same height as an 81-storey building, and the tallest structure in Paris.")[:24]
+        assert np.array_equal(ours.tokenize("The tower is 324 metres"), theirs.tokenize("The tower is 324 metres"))
+        targets = np.append(ids[1:], -1)
+        found = [s.score(ids, s.new_cache(preset("q8_0")), targets, s.new_cache(None)) for s in (ours, theirs)]
+        assert found[0].base_nll == pytest.approx(found[1].base_nll, abs=1e-3)  # float32 through 30 layers; measured 4e-5
+        assert found[0].nll.mean() == pytest.approx(found[1].nll.mean(), abs=0.02)  # codes flip; measured 1e-3
+        assert isinstance(ours.new_cache(preset("q8_0")), StoreCache)

@@ -1,0 +1,204 @@
+"""The store against its policy written out token by token."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tqbench.cache.arrays import TorchArrays
+from tqbench.cache.store import Kernels, Shape, Store
+from tqbench.core.codec import nbytes
+from tqbench.core.errors import ConfigError, EvidenceError, Unsupported
+from tqbench.core.evidence import coverage
+from tqbench.core.op import Choice
+from tqbench.core.scheme import preset, read
+
+HEAD_DIM, TOKENS = 64, 90
+POLICIES = [(0, 0, 1), (0, 8, 1), (3, 0, 1), (5, 7, 4), (2, 0, 32), (4, 16, 32), (100, 0, 1), (0, 200, 1)]
+K = torch.randn(1, 2, TOKENS, HEAD_DIM, generator=torch.Generator().manual_seed(0))
+V = torch.randn(1, 2, TOKENS, HEAD_DIM, generator=torch.Generator().manual_seed(1))
+Q = torch.randn(1, 4, TOKENS, HEAD_DIM, generator=torch.Generator().manual_seed(2))
+
+
+def scheme(sinks=0, window=0, flush=1, codec="block"):
+    side = {"codec": codec, "window": window, "flush": flush}
+    return read({"name": "test", "k": side, "v": side, "sinks": sinks})
+
+
+def open_store(wanted, kernel="auto", architecture="llama", dtype="float32"):
+    return Store(wanted, Shape(architecture, HEAD_DIM, dtype), TorchArrays(), kernel)
+
+
+def feed(store, chunk, tokens=TOKENS):
+    for first in range(store.tokens, tokens, chunk):
+        new = slice(first, min(first + chunk, tokens))
+        store.append(K[:, :, new], V[:, :, new])
+        store.attend(Q[:, :, new], 0.125)
+
+
+def forms(t, sinks, window, flush):
+    """What the query at position t sees: for each position up to t, whether it is packed. One token after another."""
+    packed = []
+    waiting: list[int] = []  # left the window, not flushed yet
+    for now in range(t + 1):
+        leaving = now - window
+        if leaving >= sinks:
+            waiting.append(leaving)
+        if len(waiting) == flush:
+            packed, waiting = packed + waiting, []
+    return [position in packed for position in range(t + 1)]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+@pytest.mark.parametrize("chunk", [1, 7, TOKENS])
+def test_what_is_packed_and_attended_follows_the_policy(policy, chunk):
+    store = open_store(scheme(*policy))
+    feed(store, chunk)
+    seen = [forms(t, *policy) for t in range(TOKENS)]
+    for side in store.evidence():
+        assert side.tokens == TOKENS
+        assert side.tokens_packed == side.tokens_declared == sum(seen[-1])
+        assert side.attended == sum(map(len, seen))
+        assert side.attended_packed == sum(map(sum, seen))
+        assert side.bytes_exact == (TOKENS - sum(seen[-1])) * HEAD_DIM * 2 * 4
+    assert coverage(store.evidence()) == sum(map(sum, seen)) / sum(map(len, seen))
+
+
+@pytest.mark.parametrize("policy", [policy for policy in POLICIES if policy[2] % 32 == 0 or policy[2] == 1], ids=str)
+def test_the_boundary_is_the_policy(policy):
+    sinks, window, flush = policy
+    for t in range(TOKENS):
+        packed = forms(t, *policy)
+        end = scheme(*policy).k.packed(t, sinks)
+        assert packed == [sinks <= position < end for position in range(t + 1)]
+
+
+def test_what_the_engine_would_read_is_exact_outside_the_packed_region():
+    wanted = scheme(sinks=3, window=10, flush=4)
+    store = open_store(wanted)
+    store.append(K, V)
+    keys, _ = store.visible()
+    end = wanted.k.packed(TOKENS - 1, 3)
+    codec = wanted.k.codec
+    packed = codec.decode(codec.encode(K[:, :, 3:end]), HEAD_DIM, torch.float32)
+    assert torch.equal(keys, torch.cat([K[:, :, :3], packed, K[:, :, end:]], 2))
+    assert not torch.equal(packed, K[:, :, 3:end])
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 32, TOKENS])
+def test_each_token_is_encoded_once_and_in_order(chunk):
+    wanted = scheme(sinks=2, window=5, flush=4)
+    store = open_store(wanted)
+    handed: list[torch.Tensor] = []
+
+    def encode(codec, x):
+        handed.append(x.clone())
+        return codec.encode(x)
+
+    store.k.kernels = Kernels(Choice("encode", "counted", encode), store.k.kernels.decode)
+    feed(store, chunk)
+    assert torch.equal(torch.cat(handed, 2), K[:, :, 2 : wanted.k.packed(TOKENS - 1, 2)])
+    assert all(x.shape[2] % 4 == 0 for x in handed)
+    assert store.k.kernels.encode.calls == len(handed)
+
+
+def test_buffers_grow_by_doubling_and_keep_what_they_hold():
+    store = open_store(scheme())
+    sizes = set()
+    for end in range(1, TOKENS + 1):
+        feed(store, 1, end)
+        assert store.k.units == end <= store.k.capacity
+        sizes.add(store.k.capacity)
+    assert sorted(sizes) == [1, 2, 4, 8, 16, 32, 64, 128]
+    whole = store.k.codec.encode(K)
+    for name, buffer in store.k.buffers.items():
+        assert torch.equal(buffer[:, :, :TOKENS], whole[name])
+    evidence = store.evidence()[0]
+    assert evidence.bytes_payload + evidence.bytes_metadata == nbytes(whole)
+    assert evidence.bytes_slack == nbytes(whole) * (128 - TOKENS) // TOKENS
+
+
+def test_payload_and_metadata_are_told_apart():
+    store = open_store(scheme())
+    feed(store, TOKENS)
+    evidence = store.evidence()[0]
+    assert evidence.bytes_payload == TOKENS * 2 * HEAD_DIM
+    assert evidence.bytes_metadata == TOKENS * 2 * 2 * (HEAD_DIM // 32)
+
+
+def test_exact_tokens_are_dropped_from_memory_once_packed():
+    store = open_store(scheme())
+    feed(store, TOKENS)
+    assert store.k.tail.shape[2] == 0
+    assert store.k.tail.untyped_storage().nbytes() == 0
+
+
+def test_tokens_that_no_query_attended_are_an_error():
+    store = open_store(scheme())
+    store.append(K[:, :, :4], V[:, :, :4])
+    with pytest.raises(EvidenceError, match="4 tokens were appended and never attended"):
+        store.append(K[:, :, 4:5], V[:, :, 4:5])
+
+
+def test_queries_must_belong_to_the_new_tokens():
+    store = open_store(scheme())
+    store.append(K[:, :, :4], V[:, :, :4])
+    with pytest.raises(EvidenceError, match="3 queries for 4 new tokens"):
+        store.attend(Q[:, :, :3], 0.125)
+
+
+def test_a_store_that_saw_nothing_has_evidence_of_nothing():
+    for side in open_store(scheme(sinks=2)).evidence():
+        assert (side.tokens, side.tokens_packed, side.attended, side.bytes_exact, side.error) == (0, 0, 0, 0, None)
+
+
+def test_the_error_is_that_of_the_codec():
+    store = open_store(scheme())
+    feed(store, 8)
+    codec = store.k.codec
+    back = codec.decode(codec.encode(K), HEAD_DIM, torch.float32)
+    assert store.evidence()[0].error == pytest.approx(float((back - K).double().square().sum() / K.double().square().sum()))
+
+
+def test_channel_order_is_looked_up_by_architecture():
+    wanted = preset("q8_0")
+    assert [side.order for side in open_store(wanted).evidence()] == ["interleaved", "half_split"]
+    assert [side.order for side in open_store(wanted, architecture="qwen2").evidence()] == ["half_split", "half_split"]
+    with pytest.raises(Unsupported, match="'mamba' in llama.cpp is not known here"):
+        open_store(wanted, architecture="mamba")
+
+
+def test_a_head_dim_that_does_not_fit_is_refused():
+    with pytest.raises(Unsupported, match="head_dim 80"):
+        Store(preset("q8_0"), Shape("llama", 80, "float32"), TorchArrays())
+
+
+@pytest.mark.parametrize("bypass", ["identity", "bridge"])
+def test_a_control_takes_the_room_of_the_model_dtype(bypass):
+    store = open_store(replace(preset("turbo3_pad128"), bypass=bypass))
+    feed(store, TOKENS)
+    values = {"identity": HEAD_DIM, "bridge": 128}[bypass]
+    assert store.evidence()[0].bytes_payload == TOKENS * 2 * values * 4
+
+
+def test_kernels_are_asked_for_by_name():
+    evidence = open_store(preset("turbo4"), "reference").evidence()[0]
+    assert (evidence.encode, evidence.decode, evidence.attend) == ("reference", "reference", "reference")
+    evidence = open_store(preset("turbo4"), "attend=reference").evidence()[0]
+    assert evidence.attend == "reference"
+
+
+def test_a_name_must_be_taken_by_some_operation():
+    with pytest.raises(Unsupported, match="no torch form called 'warp'"):
+        open_store(preset("turbo4"), "warp")
+    with pytest.raises(Unsupported, match="decode: the native form cannot run: "):
+        open_store(preset("turbo4"), "decode=native")
+    with pytest.raises(ConfigError, match="op one of encode, decode, attend"):
+        open_store(preset("turbo4"), "pack=native")
+
+
+def test_identity_goes_through_the_engine():
+    store = open_store(replace(preset("turbo4"), bypass="identity"))
+    assert store.through_engine
+    assert {side.attend for side in store.evidence()} == {"engine"}
+    assert not open_store(preset("turbo4")).through_engine

@@ -1,0 +1,76 @@
+"""What an audit finds, one contradiction at a time."""
+
+from dataclasses import replace
+
+import pytest
+
+from tqbench.core.evidence import SideEvidence, audit, coverage
+
+HONEST = SideEvidence(
+    layer=0,
+    side="k",
+    codec="block",
+    order="half_split",
+    tokens=10,
+    tokens_packed=8,
+    tokens_declared=8,
+    bytes_payload=80,
+    bytes_metadata=16,
+    bytes_declared=96,
+    bytes_exact=20,
+    bytes_slack=0,
+    lossless=False,
+    attended=55,
+    attended_packed=44,
+    error=0.01,
+    encode="reference",
+    decode="native",
+    attend="torch",
+    passed_over={},
+)
+PAIR = [HONEST, replace(HONEST, side="v")]
+
+
+def audited(changed, layers=1, lossless=False, identical=False):
+    return audit([HONEST, replace(HONEST, side="v", **changed)], layers, lossless=lossless, identical=identical)
+
+
+def test_an_honest_run_has_nothing_to_answer_for():
+    assert audited({}) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "finding"),
+    [
+        ({"tokens_packed": 7}, "layer 0 v: 7 tokens are packed, the policy declares 8"),
+        ({"bytes_payload": 81}, "layer 0 v: 97 bytes are resident, the layout declares 96"),
+        ({"error": 0.0}, "layer 0 v: the codec error is zero, so nothing was quantized"),
+        ({"error": None}, "layer 0 v: the codec error is zero, so nothing was quantized"),
+    ],
+)
+def test_each_contradiction_is_found_with_its_place(changed, finding):
+    assert audited(changed) == [finding]
+
+
+def test_a_layer_that_went_past_the_store_is_found():
+    assert audited({}, layers=2) == ["1 layers went through the store, the model has 2 that hold K and V"]
+
+
+def test_scores_equal_to_the_baseline_are_found():
+    assert audited({}, identical=True) == ["every score equals the baseline's bit for bit, so the scheme had no effect"]
+    assert audited({"lossless": True, "error": 0.0}, lossless=True, identical=True) == []
+
+
+def test_a_run_that_packed_nothing_is_found():
+    idle = replace(HONEST, tokens_packed=0, tokens_declared=0, attended_packed=0, error=None)
+    assert audit([idle], 1, lossless=False, identical=False) == ["no attended key or value was packed"]
+
+
+def test_a_lossless_side_beside_a_lossy_one_may_have_no_error():
+    assert audited({"lossless": True, "error": 0.0}) == []
+
+
+def test_coverage_is_the_packed_share_of_what_was_attended():
+    assert coverage(PAIR) == 44 / 55
+    assert coverage([HONEST, replace(HONEST, attended_packed=0)]) == 22 / 55
+    assert coverage([]) == 0

@@ -1,0 +1,167 @@
+"""Runs that are interrupted, starved, locked and repeated, through the real command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+SCHEMES = ("q8_0", "turbo4", "kivi2")
+
+
+def start(folder: Path, *args: str, **options: Any) -> subprocess.Popen[bytes]:
+    """A run in a process group of its own."""
+    command = [sys.executable, "-m", "tqbench", *args]
+    return subprocess.Popen(command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
+
+
+def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if "tqbench.runner.worker" in child.cmdline()]
+
+
+def follow(process: subprocess.Popen[bytes], words: bytes) -> None:
+    """Read the progress log until a line holds these words."""
+    assert process.stderr
+    for line in process.stderr:
+        if words in line:
+            return
+    pytest.fail(f"the run ended before it said {words!r}")
+
+
+def records(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {path.parent.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.glob("results/small/*/cells/*/record.json")}
+
+
+def summary(folder: Path) -> bytes:
+    (path,) = folder.glob("results/small/*/summary.csv")
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, suite_text: Callable[..., str]) -> bytes:
+    """The summary of a run that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "small.yaml").write_text(suite_text(*SCHEMES))
+    assert (
+        subprocess.run([sys.executable, "-m", "tqbench", "run", "small.yaml"], cwd=folder, capture_output=True, check=False).returncode == 0
+    )
+    return summary(folder)
+
+
+@pytest.mark.parametrize("victim", ["parent", "worker", "group"])
+@pytest.mark.parametrize("moment", [b"loading", b"[2/4]"])
+def test_a_kill_costs_no_finished_cell(
+    victim: str, moment: bytes, expected: bytes, tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path
+) -> None:
+    process = start(tmp_path, "run", small_suite(*SCHEMES))
+    follow(process, moment)
+    children = workers(process)
+    assert children
+    if victim == "worker":
+        children[0].kill()
+    elif victim == "parent":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == (3 if victim == "worker" else -signal.SIGKILL)
+    assert psutil.wait_procs(children, timeout=30)[1] == [], "an orphan worker lives on"
+
+    before = {key: value for key, value in records(tmp_path).items() if json.loads(value[0])["outcome"] == "ok"}
+    again = tqbench("run", "small.yaml")
+    assert again.returncode == 0, again.stderr
+    after = records(tmp_path)
+    assert len(after) == 1 + len(SCHEMES)
+    assert before.items() <= after.items(), "a finished cell was measured again"
+    assert summary(tmp_path) == expected
+
+
+def test_a_repeated_run_measures_nothing(tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path) -> None:
+    suite = small_suite("q8_0")
+    assert tqbench("run", suite).returncode == 0
+    before = records(tmp_path)
+    again = tqbench("run", suite)
+    assert again.returncode == 0
+    assert records(tmp_path) == before
+    fresh = tqbench("run", suite, "--fresh")
+    assert fresh.returncode == 0
+    assert len(records(tmp_path)) == 2 * len(before)
+
+
+def test_a_damaged_record_is_measured_again(tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path) -> None:
+    suite = small_suite("q8_0")
+    assert tqbench("run", suite).returncode == 0
+    (path,) = tmp_path.glob("results/small/*/cells/q8_0-*/record.json")
+    whole = json.loads(path.read_text())
+    path.write_text(path.read_text()[:200])
+    assert tqbench("run", suite).returncode == 0
+    assert json.loads(path.read_text())["metrics"] == whole["metrics"]
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path) -> None:
+    suite = small_suite(*SCHEMES)
+    process = start(tmp_path, "run", suite)
+    follow(process, b"loading")
+    second = tqbench("run", suite)
+    assert second.returncode == 2
+    assert f"another run (process {process.pid}) works in" in second.stderr
+    process.communicate()
+    assert process.returncode == 0
+
+
+def test_a_cell_that_needs_too_much_memory_is_the_only_loss(tqbench: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    """The address space is limited so that logits of 64 rows fit and those of 4096 do not."""
+    tasks = "  - perplexity: {context: 64, tokens: 128}\n  - perplexity: {context: 4096, tokens: 4096, chunk: 4096}\n"
+    (tmp_path / "small.yaml").write_text(f"model: {tiny_model}\ncorpus: python-docs\nschemes: [q8_0]\ntasks:\n{tasks}")
+    limit = 4 << 30
+
+    def starve() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    done = tqbench("run", "small.yaml", preexec_fn=starve)
+    assert done.returncode == 3, done.stdout + done.stderr
+    outcomes = {key: json.loads(value[0])["outcome"] for key, value in records(tmp_path).items()}
+    assert sorted(outcomes.values()) == ["ok", "ok", "oom", "oom"], outcomes
+    assert all(("c4096" in key) == (outcome == "oom") for key, outcome in outcomes.items())
+
+
+def test_an_interrupt_says_how_to_go_on(small_suite: Callable[..., str], tmp_path: Path) -> None:
+    process = start(tmp_path, "run", small_suite(*SCHEMES))
+    follow(process, b"loading")
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate()
+    assert process.returncode == 130
+    assert b"again" in rest
+    assert b"Traceback" not in rest
+
+
+def test_unsupported_is_not_a_failure(tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path) -> None:
+    done = tqbench("run", small_suite("q8_0", "turbo4"), "--kernel", "native")
+    assert done.returncode == 0, done.stdout + done.stderr
+    outcomes = {key.split("-")[0]: json.loads(value[0]) for key, value in records(tmp_path).items()}
+    assert outcomes["q8_0"]["outcome"] == "ok"
+    assert outcomes["q8_0"]["kernels"]["decode"] == "native"
+    assert outcomes["turbo4"]["outcome"] == "unsupported"
+    assert "has no native decode" in outcomes["turbo4"]["reason"]
+
+
+def test_python_runs_and_loads_the_same(small_suite: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tqbench
+
+    suite = small_suite("turbo4")
+    monkeypatch.chdir(tmp_path)
+    run = tqbench.run(suite)
+    frame = tqbench.load("small").frame()
+    assert list(frame["scheme"]) == ["baseline", "turbo4"]
+    assert frame.equals(run.frame())
+    assert frame["kld"].iloc[1] > 0
+    assert frame["bits"].iloc[1] == 4.25

@@ -1,0 +1,88 @@
+"""The native decode of 8-bit blocks against the reference, on every scale there is."""
+
+import pytest
+import torch
+
+from tqbench.codecs.block import BLOCK, Block
+from tqbench.codecs.blocks.wrap import Interleaved
+from tqbench.codecs.codebook import Codebook
+from tqbench.core.errors import EvidenceError, Unsupported
+from tqbench.core.op import Place
+from tqbench.kernels import decode, native
+from tqbench.kernels.decode import reference
+
+CODEC = Block(8)
+built = pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
+
+
+def packed(blocks):
+    """Every half-precision scale in turn, and codes that use all of a byte."""
+    scales = torch.arange(blocks, dtype=torch.int32).to(torch.int16).view(torch.float16)
+    codes = (torch.arange(blocks * BLOCK) * 37 % 256).to(torch.uint8).view(torch.int8)
+    return {"codes": codes.view(1, 1, -1, BLOCK), "scales": scales.view(1, 1, -1, 1)}
+
+
+def bits(x):
+    return x.nan_to_num(nan=12345.0).view(torch.int32)  # which of the many NaNs it is does not matter
+
+
+@built
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_scale_times_every_code(threads):
+    given, before = packed(1 << 16), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        choice = decode.OP.resolve(CODEC, "native")
+        got = choice(CODEC, given, BLOCK, torch.empty(0))
+    finally:
+        torch.set_num_threads(before)
+    assert choice.impl == "native"
+    assert torch.equal(bits(got), bits(reference.decode(CODEC, given, BLOCK, torch.empty(0))))
+
+
+@built
+@pytest.mark.parametrize("codec", [CODEC, Interleaved(CODEC)], ids=["block", "interleaved"])
+@pytest.mark.parametrize("tokens", [0, 1, 3, 1000])
+def test_any_length_and_channel_order(codec, tokens):
+    x = torch.randn(2, 3, tokens, 96, generator=torch.Generator().manual_seed(0))
+    given = codec.encode(x)
+    got = decode.OP.resolve(codec, "native")(codec, given, 96, x)
+    assert torch.equal(got, reference.decode(codec, given, 96, x))
+
+
+@built
+def test_arrays_that_do_not_belong_together_are_refused():
+    given = packed(4)
+    with pytest.raises(EvidenceError, match="128 codes do not match 3 scales"):
+        decode.OP.resolve(CODEC, "native")(CODEC, given | {"scales": given["scales"][:, :, :3]}, BLOCK, torch.empty(0))
+
+
+@built
+def test_the_library_checks_its_arguments():
+    assert native.library().tqbench_decode_block8(None, None, None, 1) == 1
+    assert native.library().tqbench_decode_block8(None, None, None, -1) == 1
+    assert native.library().tqbench_decode_block8(None, None, None, 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("codec", "place", "reason"),
+    [
+        (CODEC, Place(device="cuda:0"), "runs on the CPU in float32, not on cuda:0"),
+        (CODEC, Place(dtype="float64"), "in float64"),
+        pytest.param(Block(4), Place(), "only 8-bit blocks have", marks=built),
+        pytest.param(Codebook(), Place(), "codec 'codebook' has no native decode yet", marks=built),
+    ],
+    ids=["device", "dtype", "bits", "codec"],
+)
+def test_what_native_cannot_do_is_said(codec, place, reason):
+    with pytest.raises(Unsupported, match=reason):
+        decode.OP.resolve(codec, "native", place)
+    choice = decode.OP.resolve(codec, "auto", place)
+    assert choice.impl == "reference"
+    assert reason in choice.refused["native"]
+
+
+@pytest.mark.parametrize(("dtype", "computed"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)])
+def test_the_reference_computes_in_float32_and_in_float64_for_the_oracle(dtype, computed):
+    x = torch.ones(1, 1, 1, 64, dtype=dtype)
+    assert reference.decode(CODEC, CODEC.encode(x), 64, x).dtype == computed

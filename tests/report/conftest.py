@@ -1,0 +1,153 @@
+"""Runs made of records, without a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tqbench.core.record import Cell, Estimate, Outcome, Record
+from tqbench.report.run import Run, load
+
+MODEL = {
+    "name": "tiny",
+    "architecture": "llama",
+    "layers": 4,
+    "kv_layers": 4,
+    "heads": 4,
+    "kv_heads": 2,
+    "head_dim": 64,
+    "vocab": 50000,
+    "max_positions": 4096,
+    "dtype": "float32",
+    "device": "cpu",
+    "weights": "random",
+    "bos_token": None,
+}
+TEXT = {
+    "corpus": "python-docs",
+    "origin": "a test",
+    "sha256": "5e" * 32,
+    "ids_sha256": "1d" * 32,
+    "recipe": "stream",
+    "protocol": "strict",
+    "windows": 8,
+    "scored": 4000,
+    "blocks": 64,
+}
+
+
+class Factory:
+    """Cells and records that look like measured ones."""
+
+    @staticmethod
+    def cell(scheme: str | dict[str, Any] | None = "q8_0", context: int = 512, **other: Any) -> Cell:
+        data = {"name": scheme, "k": {"codec": "block"}, "v": {"codec": "block"}} if isinstance(scheme, str) else scheme
+        params = {"recipe": "stream", "context": context, "tokens": 4096, "warmup": 64, "chunk": 256}
+        plain = {"model": "tiny", "backend": "transformers", "device": "cpu", "dtype": "float32", "kernel": "auto", "task": "perplexity"}
+        return Cell(**{**plain, "scheme": data, "params": params, "corpus": {"name": "python-docs"}, **other})
+
+    @staticmethod
+    def baseline(context: int = 512, ppl: float = 20.0, **other: Any) -> Record:
+        metrics = {"ppl": Estimate(ppl, 0.9 * ppl, 1.1 * ppl)}
+        floors = {"instrument": 0.001}
+        return Record(Factory.cell(None, context, **other), "ok", seconds=1.5, model=MODEL, text=TEXT, metrics=metrics, floors=floors)
+
+    @staticmethod
+    def record(
+        cell: Cell, bits: tuple[float, float] = (8.5, 8.5), coverage: float = 1.0, text: dict[str, Any] = TEXT, **metrics: Estimate
+    ) -> Record:
+        """A measured scheme; metrics in the keywords replace the usual ones."""
+        usual = {
+            "ppl": Estimate(20.123456, 18.0, 22.0),
+            "base_ppl": Estimate(20.0, 18.0, 22.0),
+            "dppl": Estimate(0.123456, 0.101, 0.147),
+            "ln_ratio": Estimate(0.006154, 0.005, 0.007),
+            "kld": Estimate(0.01234, 0.0119, 0.0128),
+            "kld_p99": Estimate(0.0987, 0.08, 0.12),
+            "kld_max": Estimate(0.777),
+            "top1": Estimate(0.9512, 0.945, 0.957),
+            "top5": Estimate(0.9912, 0.985, 0.997),
+        }
+        packed = 16384
+        evidence = [
+            {"layer": layer, "side": side, "codec": "block", "order": "native", "tokens": 512, "tokens_packed": 512, "tokens_declared": 512}
+            | {"bytes_payload": packed // 10, "bytes_metadata": packed // 90, "bytes_declared": packed // 10 + packed // 90}
+            | {"bytes_exact": 0, "bytes_slack": 0, "attended": 1000, "attended_packed": int(1000 * coverage), "error": 0.00042}
+            | {"encode": "reference", "decode": "native", "attend": "torch", "passed_over": {}}
+            for layer in range(4)
+            for side in "kv"
+        ]
+        ledger = {"payload": packed, "metadata": 1024, "declared": packed + 1024, "exact": 256, "slack": 512, "tokens": 512}
+        ledger |= {"bytes_per_token": 34.5, "bits_k": bits[0], "bits_v": bits[1], "bits": sum(bits) / 2}
+        return Record(
+            cell,
+            "ok",
+            seconds=3.25,
+            model=MODEL,
+            text=text,
+            metrics={**usual, **metrics},
+            positions=[{"from": 64, "to": 127, "tokens": 512, "dnll": 0.00321, "kld": 0.0111}],
+            floors={"scheme": 0.01, "instrument": 0.001},
+            coverage=coverage,
+            ledger=ledger,
+            kernels={"encode": "reference", "decode": "native", "attend": "torch", "passed_over": {}},
+            evidence=evidence,
+            fingerprint="f1" * 32,
+            peak_bytes=123456789,
+            tqbench="0.1.0",
+        )
+
+    @staticmethod
+    def broken(cell: Cell, outcome: Outcome = "oom", reason: str = "it did not fit") -> Record:
+        return Record(cell, outcome, reason, seconds=9.75)
+
+    @staticmethod
+    def gate(schemes: str, metric: str = "dppl", limit: float = 0.2, **other: Any) -> dict[str, Any]:
+        return {"schemes": [schemes], "metric": metric, "limit": limit, **other}
+
+
+@pytest.fixture
+def make() -> Factory:
+    return Factory()
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a run folder: the cells of the records, then `unrun` cells that have none."""
+
+    def write(
+        records: Sequence[Record],
+        gates: Sequence[dict[str, Any]] = (),
+        unrun: Sequence[Cell] = (),
+        suite: str = "suite",
+        run: str = "run",
+    ) -> Path:
+        folder = tmp_path / "results" / suite / run
+        for record in records:
+            record.write(folder / "cells" / record.cell.key)
+        cells = [dataclasses.asdict(cell) for cell in (*(record.cell for record in records), *unrun)]
+        plan = {
+            "schema": "tqbench.plan/1",
+            "suite": suite,
+            "run": run,
+            "command": "tqbench run suite.yaml",
+            "cells": cells,
+            "gates": list(gates),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "plan.json").write_text(json.dumps(plan))
+        (folder / "environment.json").write_text(json.dumps({"schema": "tqbench.environment/1", "cpu": "a cpu", "memory_bytes": 2**30}))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def run_of(write_run: Callable[..., Path]) -> Callable[..., Run]:
+    """The same, loaded."""
+    return lambda *args, **kwargs: load(write_run(*args, **kwargs))

@@ -1,0 +1,155 @@
+"""Limits to verdicts to exit codes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tqbench.core.record import Estimate
+from tqbench.report.gate import exit_code, judge
+
+INSIDE, ACROSS, ABOVE = Estimate(0.05, 0.03, 0.07), Estimate(0.19, 0.15, 0.23), Estimate(0.5, 0.4, 0.6)
+BELOW = Estimate(-0.5, -0.6, -0.4)
+
+
+def verdict(make, run_of, dppl, **gate):
+    cell = make.cell("q8_0")
+    run = run_of([make.baseline(), make.record(cell, dppl=dppl)], [make.gate("q8_0", **gate)])
+    (found,) = judge(run)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("dppl", "sided", "expect", "status"),
+    [
+        (INSIDE, "two", "pass", "pass"),
+        (INSIDE, "one", "pass", "pass"),
+        (ABOVE, "two", "pass", "fail"),
+        (ABOVE, "one", "pass", "fail"),
+        (BELOW, "two", "pass", "fail"),  # a perplexity that improves beyond the limit is a fault too
+        (BELOW, "one", "pass", "pass"),
+        (ACROSS, "two", "pass", "inconclusive"),
+        (ACROSS, "one", "pass", "inconclusive"),
+        (INSIDE, "two", "fail", "fail"),  # a control that passes: the instrument is blind
+        (ABOVE, "two", "fail", "pass"),
+        (ACROSS, "two", "fail", "inconclusive"),
+        (Estimate(0.0, 0.0, 0.0), "two", "pass", "pass"),
+        (Estimate(0.2, 0.2, 0.2), "two", "pass", "pass"),  # the limit itself is allowed
+        (Estimate(0.1), "two", "pass", "pass"),  # without an interval, the value decides
+        (Estimate(0.3), "two", "pass", "fail"),
+    ],
+)
+def test_only_a_whole_interval_decides(make, run_of, dppl, sided, expect, status):
+    assert verdict(make, run_of, dppl, sided=sided, expect=expect).status == status
+
+
+@pytest.mark.parametrize(
+    ("top1", "status"),
+    [(Estimate(0.97, 0.96, 0.98), "pass"), (Estimate(0.9, 0.89, 0.91), "fail"), (Estimate(0.95, 0.94, 0.96), "inconclusive")],
+)
+def test_where_high_is_good_the_limit_is_a_lower_bound(make, run_of, top1, status):
+    run = run_of([make.baseline(), make.record(make.cell(), top1=top1)], [make.gate("q8_0", "top1", 0.951)])
+    assert judge(run)[0].status == status
+
+
+def test_exactly_zero_passes_a_limit_of_zero(make, run_of):
+    assert verdict(make, run_of, Estimate(0.0, 0.0, 0.0), limit=0.0).status == "pass"
+
+
+def test_inconclusive_says_how_many_tokens_would_decide(make, run_of):
+    found = verdict(make, run_of, Estimate(0.18, 0.14, 0.22))  # half-width 0.04, room 0.02: four times the 4000 tokens
+    assert found.tokens == 16000
+    assert "16,000" in found.reason
+
+
+def test_a_value_on_the_limit_is_never_decided(make, run_of):
+    found = verdict(make, run_of, Estimate(0.2, 0.1, 0.3))
+    assert (found.status, found.tokens) == ("inconclusive", None)
+    assert "no number of tokens" in found.reason
+
+
+def test_few_blocks_decide_nothing(make, run_of):
+    short = make.record(make.cell(), dppl=INSIDE, text={"scored": 640, "blocks": 10})
+    (found,) = judge(run_of([make.baseline(), short], [make.gate("q8_0")]))
+    assert (found.status, found.tokens) == ("inconclusive", 1920 + 80)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_fails(make, run_of, value):
+    run = run_of([make.baseline(), make.record(make.cell())], [make.gate("q8_0")])
+    object.__setattr__(run, "records", (run.records[0], make.record(make.cell(), dppl=Estimate(value, value, value))))
+    assert (judge(run)[0].status, exit_code(run, judge(run))) == ("fail", 1)
+
+
+def test_a_missing_metric_fails_also_where_failing_is_expected(make, run_of):
+    run = run_of([make.baseline(), make.record(make.cell())], [make.gate("q8_0", "needles", expect="fail")])
+    assert judge(run)[0].status == "fail"
+    assert "needles" in judge(run)[0].reason
+
+
+def test_a_gate_that_matches_nothing_fails_unless_it_is_optional(make, run_of):
+    gates = [make.gate("turbo9*"), make.gate("turbo9*", required=False)]
+    run = run_of([make.baseline(), make.record(make.cell())], gates)
+    assert [v.status for v in judge(run)] == ["fail", "skipped"]
+    assert exit_code(run, judge(run)) == 1
+
+
+def test_a_cell_without_numbers_fails_a_gate_with_its_reason(make, run_of):
+    cells = [make.cell("a"), make.cell("b"), make.cell("c")]
+    run = run_of(
+        [make.baseline(), make.broken(cells[0]), make.broken(cells[1], "unsupported", "no such head_dim")], [make.gate("?")], cells[2:]
+    )
+    assert [v.status for v in judge(run)] == ["fail"] * 3
+    assert ["it did not fit" in judge(run)[0].reason, "no such head_dim" in judge(run)[1].reason, "not run" in judge(run)[2].reason] == [
+        True
+    ] * 3
+
+
+@pytest.mark.parametrize("ppl", [1.2, 30000.0])
+def test_a_baseline_that_cannot_be_fails_every_gate_of_its_setting_only(make, run_of, ppl):
+    base = {"base_ppl": Estimate(ppl)}
+    records = [make.baseline(512, ppl), make.record(make.cell(context=512), dppl=INSIDE, **base)]
+    records += [make.baseline(1024), make.record(make.cell(context=1024), dppl=INSIDE)]
+    assert [v.status for v in judge(run_of(records, [make.gate("*")]))] == ["fail", "pass"]
+
+
+def test_brackets_in_patterns_are_literal_and_the_baseline_is_never_judged(make, run_of):
+    identity = make.cell({"name": "turbo4", "bypass": "identity", "k": {}, "v": {}})
+    records = [make.baseline(), make.record(identity), make.record(make.cell("turbo4i")), make.record(make.cell("q8_0"))]
+    run = run_of(records, [make.gate("turbo4[identity]"), make.gate("*[identity]"), make.gate("*")])
+    judged = [[v.who for v in judge(run) if v.gate is gate] for gate in run.gates]
+    assert judged == [["turbo4[identity]"], ["turbo4[identity]"], ["turbo4[identity]", "turbo4i", "q8_0"]]
+
+
+def test_exit_codes_the_worst_wins(make, run_of):
+    good, bad, unclear = (make.record(make.cell(name), dppl=dppl) for name, dppl in (("good", INSIDE), ("bad", ABOVE), ("unclear", ACROSS)))
+    lost, idle = make.broken(make.cell("lost")), make.broken(make.cell("idle"), "inactive", "nothing was packed")
+    foreign, base = make.broken(make.cell("foreign"), "unsupported"), make.baseline()
+
+    def code(*records, gates=("good", "bad", "unclear")):
+        names = {record.cell.label for record in records}
+        run = run_of([base, *records], [make.gate(name) for name in gates if name in names], run="-".join(names) or "none")
+        return exit_code(run, judge(run))
+
+    assert code(good) == 0
+    assert code() == 5  # nothing was measured
+    assert code(good, unclear) == 5
+    assert code(good, unclear, bad) == 1
+    assert code(good, unclear, bad, lost) == 3
+    assert code(good, unclear, bad, lost, idle) == 4
+    assert code(good, foreign) == 0
+    assert code(good, foreign, gates=("foreign",)) == 3  # a required gate needs it
+    assert code(foreign) == 5
+
+
+def test_an_audit_counts_even_if_the_record_claims_to_be_ok(make, run_of):
+    import dataclasses
+
+    run = run_of([make.baseline(), dataclasses.replace(make.record(make.cell()), audits=["2 layers of 4"])])
+    assert exit_code(run, judge(run)) == 4
+
+
+def test_a_planned_cell_without_a_record_is_incomplete(make, run_of):
+    run = run_of([make.baseline(), make.record(make.cell())], unrun=[make.cell("later")])
+    assert exit_code(run, []) == 3

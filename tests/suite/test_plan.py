@@ -1,0 +1,180 @@
+"""A plan holds every point of the grid once, in the order in which it is measured; its name changes with whatever changes digits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tqbench.core.errors import ConfigError
+from tqbench.suite.load import load
+from tqbench.suite.plan import Plan, plan, select
+from tqbench.suite.schema import Overrides
+
+SUITES = Path(__file__).parents[2] / "suites"
+TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 1000,
+    "max_position_embeddings": 256,
+}
+
+
+@pytest.fixture
+def planned(tmp_path: Path):
+    """Plans a suite of the given schemes, with more keys if wanted, on a model that is only a configuration."""
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_text(json.dumps(TINY))
+
+    def make(schemes: str, more: str = "", task: str = "context: 64, tokens: 128", **overrides: str) -> Plan:
+        path = tmp_path / "suite.yaml"
+        path.write_text(f"model: tiny\ncorpus: python-docs\nschemes: [{schemes}]\ntasks: [perplexity: {{{task}}}]\n{more}")
+        (found,) = load([path], Overrides(**overrides))
+        return plan(found)
+
+    return make
+
+
+def labels(found: Plan) -> list[str]:
+    return [cell.label for cell in found.cells]
+
+
+def test_the_baseline_comes_first_for_every_context(planned) -> None:
+    found = planned("f16, turbo4_pad128", task="context: [32, 64], tokens: 128, warmup: 4")
+    assert [(cell.label, cell.params["context"]) for cell in found.cells] == [
+        *(("baseline", 32), ("f16", 32), ("turbo4_pad128", 32)),
+        *(("baseline", 64), ("f16", 64), ("turbo4_pad128", 64)),
+    ]
+    assert found.cells[0].params == {"recipe": "stream", "context": 32, "tokens": 128, "warmup": 4, "chunk": 32}
+    assert len({cell.key for cell in found.cells}) == 6
+
+
+def test_defaults_are_resolved(planned) -> None:
+    cell, _ = planned("f16", task="context: 16").cells
+    assert cell.params == {"recipe": "stream", "context": 16, "tokens": 4096, "warmup": 0, "chunk": 16}
+    assert (cell.backend, cell.device, cell.dtype, cell.kernel, cell.corpus) == ("transformers", "cpu", "float32", "auto", {"name": "python-docs"})
+
+
+def test_the_kernel_is_for_schemes_only(planned) -> None:
+    assert [cell.kernel for cell in planned("f16", kernel="reference").cells] == ["auto", "reference"]
+
+
+def test_the_same_scheme_again_is_a_control_with_a_number(planned) -> None:
+    found = planned("f16, f16, {scheme: f16, bypass: bridge}, {scheme: f16, bypass: bridge}, f16")
+    assert labels(found) == ["baseline", "f16", "f16#2", "f16[bridge]", "f16#2[bridge]", "f16#3"]
+
+
+def test_bypass_goes_on_every_scheme_and_leaves_the_gates_out(planned) -> None:
+    gates = "gates: [{schemes: '*', metric: dppl, limit: 0}]\n"
+    found = planned("q8_0, {scheme: q8_0, bypass: identity}, turbo4_pad128", gates, bypass="identity")
+    assert labels(found) == ["baseline", "q8_0[identity]", "turbo4_pad128[identity]"]
+    assert found.gates == ()
+
+
+def test_k_keeps_the_baselines_and_gates_that_are_needed(planned) -> None:
+    gates = "gates: [{schemes: f16, metric: dppl, limit: 0}, {schemes: 'turbo*', metric: dppl, limit: 1}]\n"
+    whole = planned("f16, turbo4_pad128, turbo3_pad128", gates, task="context: [32, 64], tokens: 128")
+    (some,) = select([whole], "turbo*")
+    assert labels(some) == ["baseline", "turbo4_pad128", "turbo3_pad128"] * 2
+    assert [gate.schemes for gate in some.gates] == [("turbo*",)]
+    assert len(some.costs) == len(some.cells)
+    assert some.identity() == whole.identity()  # the rest can follow in the same run
+    (one,) = select([whole], "*-c64-*")
+    assert {cell.params["context"] for cell in one.cells} == {64}
+    (exact,) = select([whole], "f16,turbo3_pad128")
+    assert labels(exact) == ["baseline", "f16", "turbo3_pad128"] * 2
+
+
+def test_brackets_in_labels_are_no_wildcards(planned) -> None:
+    (found,) = select([planned("f16, {scheme: f16, bypass: bridge}")], "f16[bridge]")
+    assert labels(found) == ["baseline", "f16[bridge]"]
+
+
+@pytest.mark.parametrize("only", ["q9", "f16,q9", "", " , "])
+def test_k_that_selects_nothing_is_an_error(planned, only: str) -> None:
+    with pytest.raises(ConfigError, match="-k: .* selects nothing; .*labels: baseline, f16"):
+        select([planned("f16")], only)
+
+
+def test_k_may_select_in_one_suite_of_several(planned) -> None:
+    (found,) = select([planned("f16"), planned("bf16")], "bf16")
+    assert labels(found) == ["baseline", "bf16"]
+
+
+def test_the_name_of_a_run_is_stable_and_changes_with_what_changes_digits(planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = planned("f16").identity()
+    assert planned("f16", "timeout: 5\n").identity() == first
+    others = [
+        planned("bf16").identity(),
+        planned("f16", "dtype: float64\n").identity(),
+        planned("f16", task="context: 64, tokens: 128, chunk: 32").identity(),
+    ]
+    (tmp_path / "tiny" / "config.json").write_text(json.dumps({**TINY, "rope_theta": 1}))
+    others.append(planned("f16").identity())
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    others.append(planned("f16").identity())
+    assert len({first, *others}) == 6
+
+
+def test_a_text_file_is_known_by_its_content(planned, tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("one")
+    first = planned("f16", corpus=str(text)).identity()
+    text.write_text("two")
+    assert planned("f16", corpus=str(text)).identity() != first
+
+
+def test_costs_count_every_pass(planned) -> None:
+    found = planned("f16", task="context: 64, tokens: 200")  # three whole windows
+    assert [cost.tokens for cost in found.costs] == [2 * 192, 3 * 192]
+    assert [found.tokens(cell) for cell in found.cells] == [2 * 192, 3 * 192]
+    base, scheme = found.costs
+    assert base.seconds
+    assert scheme.seconds == pytest.approx(base.seconds * 3.5 / 2)
+    assert scheme.peak_bytes > base.peak_bytes
+
+
+def test_a_scheme_that_cannot_store_the_models_vectors_says_so(planned) -> None:
+    base, scheme = planned("q8_0").costs
+    assert base.unsupported is None
+    assert scheme.unsupported == "blocks of 32 channels do not fit head_dim 16"
+
+
+def test_what_cannot_be_known_is_not_guessed(planned) -> None:
+    assert {cost.seconds for cost in planned("f16", device="cuda").costs} == {None}
+    hub = planned("f16", model="some-org/some-model")
+    assert {(cost.seconds, cost.peak_bytes) for cost in hub.costs} == {(None, None)}
+
+
+@pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_suite_plans(path: Path) -> None:
+    (suite,) = load([path])
+    found = plan(suite)
+    assert found.cells[0].scheme is None
+    assert all(cost.seconds and not cost.unsupported for cost in found.costs)
+    assert found.root == path.parent
+
+
+def test_the_quickstart_fits_its_promise() -> None:
+    (suite,) = load([SUITES / "quickstart.yaml"])
+    found = plan(suite)
+    assert labels(found) == ["baseline", "turbo4[identity]", "q8_0", "turbo4", "turbo3", "q8_0/turbo3", "kivi2"]
+    assert found.cells[0].params == {"recipe": "stream", "context": 512, "tokens": 2048, "warmup": 64, "chunk": 512}
+
+
+def test_the_llamacpp_suite_shows_both_channel_orders() -> None:
+    (suite,) = load([SUITES / "llamacpp.yaml"])
+    orders = {scheme.name: scheme.k.order for scheme in suite.schemes}
+    assert orders == {"f16": "native", "q8_0": "llamacpp", "q4_0": "llamacpp", "q4_0_half_split": "native"}
+    half, whole = (next(s for s in suite.schemes if s.name == name) for name in ("q4_0_half_split", "q4_0"))
+    assert (half.k.codec, half.v) == (whole.k.codec, whole.v)
+
+
+def test_the_long_suite_reaches_8k() -> None:
+    (suite,) = load([SUITES / "long_ctx.yaml"])
+    assert [task.context for _, task in suite.tasks] == [(512, 1024, 2048, 4096, 8192)]

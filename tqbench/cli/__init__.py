@@ -1,0 +1,46 @@
+"""The command line: one file per command, which parses, calls one function, and prints.
+
+Commands import what they need when they are called, so that `tqbench --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tqbench.cli import doctor, models, plan, run, runs, schemes
+
+app = typer.Typer(
+    help="Benchmark and quality validation for KV-cache quantization.",
+    epilog="Exit codes: 0 passed · 1 a gate failed · 2 usage or suite · 3 a cell did not complete · 4 an audit failed · "
+    "5 inconclusive or nothing measured · 70 internal error · 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from tqbench import __version__
+
+        typer.echo(f"tqbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)] = False,
+) -> None:
+    pass
+
+
+app.command("run")(run.run)
+app.command("plan")(plan.plan)
+app.command("runs")(runs.runs)
+app.command("schemes")(schemes.schemes)
+app.add_typer(models.app, name="models")
+app.command("doctor")(doctor.doctor)

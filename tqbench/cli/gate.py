@@ -1,0 +1,27 @@
+"""`tqbench gate`: the verdicts of runs, and the exit code that says them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tqbench.cli import table
+
+
+def gate(
+    refs: Annotated[list[str], typer.Argument(help="Runs: folders, record.json files, or suites' names (the latest run).", metavar="RUN")],
+    results: Annotated[Path, typer.Option("--results", metavar="FOLDER", help="Where runs are.")] = Path("results"),
+) -> None:
+    """Judge runs by their suites' gates. Measures nothing."""
+    from tqbench.core.errors import worst
+    from tqbench.report import gate, terminal
+    from tqbench.report.run import find, load
+
+    out, codes = table.console(), []
+    for run in [load(find(ref, results)) for ref in refs]:  # all are found before any is judged
+        verdicts = gate.judge(run)
+        codes.append(gate.exit_code(run, verdicts))
+        out.print(terminal.verdicts(run, verdicts))
+    raise typer.Exit(worst(codes))

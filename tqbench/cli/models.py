@@ -1,0 +1,37 @@
+"""`tqbench models`: the models that need no hub, and `tqbench models fetch NAME`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tqbench.cli import table
+
+app = typer.Typer(help="List the packaged models, or fetch one.", invoke_without_command=True)
+
+
+@app.callback()
+def models(context: typer.Context) -> None:
+    """List the packaged models, or fetch one. Suites also take directories, .gguf files and hub ids."""
+    if context.invoked_subcommand is not None:
+        return
+    from tqbench.models.packaged import PACKAGED
+    from tqbench.report.text import size
+
+    rows = []
+    for name, model in PACKAGED.items():
+        here = model.path.is_file()
+        rows.append((name, size(model.path.stat().st_size) if here else "not fetched", model.package, str(model.path)))
+    table.show("", ("model", "cached>", "package", "path"), rows)
+
+
+@app.command()
+def fetch(name: Annotated[str, typer.Argument(help="A model of the list.", show_default=False)]) -> None:
+    """Download a packaged model into the cache, checked by its hash. Does nothing if it is there."""
+    from tqbench.core.errors import ConfigError, unknown
+    from tqbench.models import packaged
+
+    if name not in packaged.PACKAGED:
+        raise ConfigError(unknown("model", name, packaged.PACKAGED))
+    typer.echo(packaged.fetch(name))

@@ -1,0 +1,100 @@
+"""`tqbench plan`: what a run would measure, and a first guess of what it costs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from tqbench.cli import options, table
+
+if TYPE_CHECKING:
+    from tqbench.core.record import Cell
+    from tqbench.suite.cost import Cost
+    from tqbench.suite.plan import Plan
+    from tqbench.suite.schema import Overrides
+
+UNKNOWN = "?"  # the model's configuration, or the device's speed, is not known before it is loaded
+
+
+def plan(  # noqa: PLR0913 - one parameter per option
+    suites: options.Suites,
+    only: options.Only = None,
+    model: options.Model = None,
+    corpus: options.Corpus = None,
+    backend: options.Backend = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    kernel: options.Kernel = None,
+    bypass: options.Bypass = None,
+) -> None:
+    """Show what a run would measure, and about what it costs."""
+    from tqbench.suite.schema import Overrides
+
+    show(read(suites, only, Overrides(model, corpus, backend, device, dtype, kernel, bypass)))
+
+
+def read(suites: Sequence[str], only: str | None, overrides: Overrides) -> list[Plan]:
+    """The plans of some suite files under the options of the command line."""
+    from tqbench.suite.load import load
+    from tqbench.suite.plan import plan, select
+
+    return select([plan(suite) for suite in load(suites, overrides)], only)
+
+
+def show(plans: Sequence[Plan]) -> None:
+    """Print plans, one table for cells that differ in scheme and context only."""
+    for planned in plans:
+        pairs = zip(planned.cells, planned.costs, strict=True)
+        for heading, members in itertools.groupby(pairs, key=lambda pair: _heading(pair[0])):
+            table.show(f"{planned.suite} · {heading}", COLUMNS, [_row(cell, cost) for cell, cost in members])
+            typer.echo()
+        typer.echo(_total(planned))
+
+
+def _heading(cell: Cell) -> str:
+    return " · ".join((*cell.group, " ".join(map(str, cell.corpus.values())), f"{cell.task} {cell.params['recipe']}"))
+
+
+COLUMNS = ("scheme", "kernel", "context>", "tokens run>", "about>", "memory>", "note")
+
+
+def _row(cell: Cell, cost: Cost) -> tuple[str, ...]:
+    from tqbench.report.text import size
+
+    return (
+        cell.label,
+        cell.kernel,
+        str(cell.params["context"]),
+        f"{cost.tokens:,}",
+        UNKNOWN if cost.seconds is None else duration(cost.seconds),
+        UNKNOWN if cost.peak_bytes is None else size(cost.peak_bytes),
+        f"unsupported: {cost.unsupported}" if cost.unsupported else "",
+    )
+
+
+def _total(planned: Plan) -> str:
+    from tqbench.measure.environment import describe
+    from tqbench.report.text import size
+
+    seconds = [cost.seconds for cost in planned.costs]
+    needed = [cost.peak_bytes for cost in planned.costs if cost.peak_bytes is not None]
+    here = describe()["memory_bytes"]
+    parts = [
+        f"{len(planned.cells)} cells",
+        f"{sum(cost.tokens for cost in planned.costs):,} tokens",
+        *([f"about {duration(sum(s for s in seconds if s is not None))}"] if None not in seconds else ["time not known"]),
+        *([f"up to {size(max(needed))} of the {size(here)} of memory here"] if needed else []),
+        f"run {planned.identity()}",
+    ]
+    too_much = "\nThis needs more memory than this machine has." if needed and max(needed) > here else ""
+    return f"{planned.suite}: {' · '.join(parts)}{too_much}"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

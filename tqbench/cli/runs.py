@@ -1,0 +1,36 @@
+"""`tqbench runs`: what has been measured here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tqbench.cli import table
+
+
+def runs(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where results are.")] = Path("results"),
+) -> None:
+    """List the runs in the results folder, the latest last."""
+    from tqbench.core.errors import ConfigError
+
+    if not output.is_dir():
+        raise ConfigError(f"-o: there is no folder {str(output)!r}; results appear there with `tqbench run`")
+    rows = sorted((_row(plan.parent) for plan in output.glob("*/*/plan.json")), key=lambda row: row[2])
+    table.show("", ("suite", "run", "when", "cells"), rows)
+
+
+def _row(folder: Path) -> tuple[str, str, str, str]:
+    from tqbench.core.errors import TqbenchError
+    from tqbench.report.run import load
+
+    try:
+        run = load(folder)
+    except TqbenchError as error:
+        return folder.parent.name, folder.name, "", f"unreadable: {error}"
+    counts = Counter(run.outcome(cell) for cell in run.cells)
+    when = max((record.started for record in run.records if record.started), default="")
+    return run.suite, run.name, when, ", ".join(f"{count} {outcome}" for outcome, count in counts.items())

@@ -1,0 +1,156 @@
+"""What lies behind a row of the result table, as data: memory, positions in the window, and the evidence that the scheme ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+
+from tqbench.core.codec import ITEMSIZE
+from tqbench.core.record import Cell, Record
+from tqbench.report.run import Run
+from tqbench.report.table import Figure, label
+from tqbench.report.text import NONE, number, plain, size
+
+RANGES = 6  # layers are shown in at most this many ranges
+SIDES = {"k": "K", "v": "V"}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A small table: its title and caption, what its rows are, column titles, and rows that begin with their own title."""
+
+    title: str
+    caption: str
+    corner: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Figure, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The proof of one cell: facts in words, and the codec error by layer."""
+
+    label: str
+    outcome: str
+    facts: tuple[tuple[str, str], ...]
+    errors: Grid | None
+
+
+def measured(run: Run, cells: Iterable[Cell]) -> list[Record]:
+    """The records of schemes that have numbers."""
+    found = (run.record(cell) for cell in cells if cell.scheme is not None)
+    return [record for record in found if record and record.outcome == "ok"]
+
+
+def ledger(run: Run, cells: list[Cell]) -> Grid | None:
+    """Resident bytes at the end of the last window, per scheme."""
+    records = [record for record in measured(run, cells) if record.ledger]
+    if not records:
+        return None
+    head = ("payload", "metadata", "exact", "slack", "bytes per token", "smaller than the baseline")
+    caption = (
+        f"of the cache at {records[0].ledger['tokens']:,} tokens, counted over the arrays that exist. Exact: what the policy keeps in the "
+        "model's dtype, as windows and sinks. Slack: reserved, not yet filled, and not counted in the bytes per token."
+    )
+    return Grid("Memory", caption, "scheme", head, tuple((label(run, record.cell), _bytes(record)) for record in records))
+
+
+def _bytes(record: Record) -> tuple[Figure, ...]:
+    held, model = record.ledger, record.model
+    parts = [Figure(size(held[name]), order=held[name]) for name in ("payload", "metadata", "exact", "slack")]
+    per_token = held["bytes_per_token"]
+    times = 2 * model["kv_layers"] * model["kv_heads"] * model["head_dim"] * ITEMSIZE.get(model["dtype"], 0) / per_token
+    return (*parts, Figure(f"{per_token:,.0f}", order=per_token), Figure(f"{times:.2f}×", order=times) if times else Figure(NONE))
+
+
+def positions(run: Run, cells: list[Cell]) -> Grid | None:
+    """KLD and ΔNLL by position in the window."""
+    records = [record for record in measured(run, cells) if record.positions]
+    if not records:
+        return None
+    head = tuple(f"{row['from']:.0f}–{row['to']:.0f}" for row in records[0].positions)
+    caption = "in the window: mean KLD, below it the mean ΔNLL, in nats per token. What breaks at depth shows to the right."
+    rows = tuple((label(run, record.cell), tuple(map(_position, record.positions))) for record in records)
+    return Grid("Position", caption, "scheme", head, rows)
+
+
+def _position(row: dict[str, float]) -> Figure:
+    dnll = number(row["dnll"], 2)
+    return Figure(number(row["kld"], 2), dnll if row["dnll"] <= 0 else f"+{dnll}", row["kld"])
+
+
+def evidence(run: Run, cells: list[Cell]) -> list[Evidence]:
+    """Per scheme of a setting, what proves that it ran; without numbers, why there is no proof."""
+    found = [_evidence(label(run, cell), record) for cell in cells if cell.scheme is not None and (record := run.record(cell))]
+    return [item for item in found if item.facts]
+
+
+def _evidence(title: str, record: Record) -> Evidence:
+    if record.outcome != "ok":
+        reason = [("reason", plain(record.reason))] if record.reason and record.reason not in record.audits else []
+        return Evidence(title, record.outcome, (*reason, *(("audit", plain(text)) for text in record.audits)), None)
+    facts = {**_ran(record), **_resident(record), **_forms(record)}
+    return Evidence(title, "ok", tuple((name, plain(text)) for name, text in facts.items() if text), _errors(record))
+
+
+def _ran(record: Record) -> dict[str, str]:
+    layers = len({e["layer"] for e in record.evidence})
+    return {
+        "read in packed form": "; ".join(text for side in SIDES if (text := _share(record, side))),
+        "layers": f"{layers} of {record.model.get('kv_layers', NONE)} that hold K and V" if layers else "",
+        "audits": "passed: coverage and bytes are as declared, and the scores differ from the baseline's unless the scheme is lossless",
+    }
+
+
+def _share(record: Record, side: str) -> str:
+    own = [e for e in record.evidence if e["side"] == side]
+    seen = sum(e["attended"] for e in own)
+    if not seen:
+        return ""
+    share = 100 * sum(e["attended_packed"] for e in own) / seen
+    packed, held = (sum(e[name] for e in own) // len(own) for name in ("tokens_packed", "tokens"))
+    return f"{SIDES[side]} {share:.1f} % of what was attended ({packed:,} of {held:,} tokens at the end)"
+
+
+def _resident(record: Record) -> dict[str, str]:
+    held = record.ledger
+    if not held:
+        return {}
+    packed = held["payload"] + held["metadata"]
+    equal = "equal to the byte" if packed == held["declared"] else "NOT equal"
+    return {"bytes": f"{held['declared']:,} declared, {packed:,} resident: {equal}"}
+
+
+def _forms(record: Record) -> dict[str, str]:
+    ran = record.kernels
+    return {
+        "codec": _by_side(record, "codec"),
+        "channel order": _by_side(record, "order"),
+        "kernels": ", ".join(f"{op}: {ran[op]}" for op in ("encode", "decode", "attend") if op in ran),
+        "faster forms passed over": "; ".join(f"{name}: {why}" for name, why in ran.get("passed_over", {}).items()),
+        "peak of the process": size(record.peak_bytes) if record.peak_bytes else "",
+        "hash of the scores": record.fingerprint or "",
+    }
+
+
+def _by_side(record: Record, field: str) -> str:
+    found = {name: sorted({e[field] for e in record.evidence if e["side"] == side}) for side, name in SIDES.items()}
+    return ", ".join(f"{name}: {' and '.join(values)}" for name, values in found.items() if values)
+
+
+def _errors(record: Record) -> Grid | None:
+    layers = sorted({e["layer"] for e in record.evidence if e["error"] is not None})
+    if not layers:
+        return None
+    step = -(-len(layers) // RANGES)
+    ranges = [layers[i : i + step] for i in range(0, len(layers), step)]
+    head = tuple(f"layer {r[0]}" if len(r) == 1 else f"layers {r[0]}–{r[-1]}" for r in ranges)
+    error: dict[tuple[int, str], float | None] = {(e["layer"], e["side"]): e["error"] for e in record.evidence}
+    rows = tuple((name, tuple(_mean(error.get((layer, side)) for layer in r) for r in ranges)) for side, name in SIDES.items())
+    return Grid("Codec error", "on the keys and values of this run: squared, relative to their size.", "side", head, rows)
+
+
+def _mean(errors: Iterable[float | None]) -> Figure:
+    known = [error for error in errors if error is not None]
+    return Figure(number(fmean(known), 2), order=fmean(known)) if known else Figure(NONE)

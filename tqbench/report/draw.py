@@ -1,0 +1,229 @@
+"""Drawing with matplotlib, to SVG with text as text. Imported only when something is drawn."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from tqbench.core.record import Estimate
+from tqbench.report.labels import AROUND, RIGHT, Box, place
+from tqbench.report.run import ends
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+INK, PAPER = "#1f2933", "#ffffff"  # a page replaces them by its own
+COLOURS = {"block": "#0072B2", "codebook": "#D55E00", "affine": "#009E73", "cast": "#7F7F7F"}  # of Okabe and Ito: told apart by most eyes
+SPARE = ("#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", "--", "-.", ":")
+BIT_TICKS = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 16, 24, 32)
+LABEL_SIZE = 8
+MARK: dict[str, Any] = {"marker": "o", "markersize": 7, "markeredgecolor": INK, "markeredgewidth": 0.5}
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tqbench",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), INK),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "figure.facecolor": PAPER,
+    "grid.alpha": 0.15,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A scheme in a figure: its name, the codecs of K and V, bits per value, and the quality."""
+
+    label: str
+    codecs: tuple[str, str]
+    bits: float
+    y: Estimate
+
+
+def kld_by_bits(points: list[Point], subtitle: str) -> str:
+    """Mean KLD on a logarithmic axis, with the frontier."""
+
+    def draw(axes: Axes) -> None:
+        low = min(_above_zero(point.y) for point in points)
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.7, max(ends(point.y)[1] for point in points) * 1.7)
+        _y_ticks(axes, "{:g}")
+        best = frontier([(point.bits, point.y.value) for point in points])
+        axes.plot(*zip(*best, strict=True), color=INK, alpha=0.35, linewidth=1, linestyle="--", zorder=1)
+        _scatter(axes, points)
+        axes.set_ylabel("mean KLD, nats per token")
+
+    return _figure(draw, "KLD against bits", subtitle)
+
+
+def dppl_by_bits(points: list[Point], floor: float | None, subtitle: str) -> str:
+    """Δppl, linear inside the floor and logarithmic beyond it, so that better than the baseline can be seen too."""
+
+    def draw(axes: Axes) -> None:
+        reach = max(abs(end) for point in points for end in (*ends(point.y), point.y.value))
+        linear = max(floor or 0.0, min(abs(point.y.value) for point in points), 1e-4 * reach)
+        axes.set_yscale("symlog", linthresh=linear)
+        least = min(0.0, *(ends(point.y)[0] for point in points))
+        axes.set_ylim(min(1.7 * least, -linear), 1.7 * max(reach if least > -reach else linear, linear))
+        _y_ticks(axes, "{:+g}", linear)
+        axes.axhline(0, color=INK, linewidth=0.8, alpha=0.6, zorder=1)
+        if floor:
+            axes.axhspan(-floor, floor, color=INK, alpha=0.1, linewidth=0, zorder=0)
+        _scatter(axes, points)
+        axes.set_ylabel("Δppl")
+
+    return _figure(draw, "Δppl against bits", subtitle)
+
+
+def kld_by_context(lines: dict[str, dict[int, Point]], subtitle: str) -> str:
+    """One line per scheme, labelled at its end."""
+
+    def draw(axes: Axes) -> None:
+        points = [point for line in lines.values() for point in line.values()]
+        contexts = sorted({context for line in lines.values() for context in line})
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xlim(contexts[0] / 1.15, contexts[-1] * (contexts[-1] / contexts[0]) ** 0.3)  # room for labels
+        axes.set_ylim(min(_above_zero(point.y) for point in points) / 1.7, max(ends(point.y)[1] for point in points) * 1.7)
+        axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
+        axes.minorticks_off()
+        _y_ticks(axes, "{:g}")
+        for index, line in enumerate(lines.values()):
+            xs, shown = sorted(line), [line[context] for context in sorted(line)]
+            colour = _colour(shown[0].codecs[0])
+            axes.plot(xs, [p.y.value for p in shown], color=colour, linestyle=DASHES[index % len(DASHES)], linewidth=1.2, zorder=2)
+            for x, point in zip(xs, shown, strict=True):
+                _mark(axes, x, point)
+        _label(axes, [(max(line), line[max(line)]) for line in lines.values()], RIGHT, [])
+        axes.set_xlabel("context, tokens")
+        axes.set_ylabel("mean KLD, nats per token")
+        _legend(axes, points)
+
+    return _figure(draw, "KLD against context", subtitle)
+
+
+def frontier(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other beats in both, from few bits to many."""
+    best: list[tuple[float, float]] = []
+    for bits, cost in sorted(points):
+        if not best or cost < best[-1][1]:
+            best.append((bits, cost))
+    return best
+
+
+def _scatter(axes: Axes, points: list[Point]) -> None:
+    bits = [point.bits for point in points]
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(min(bits) / 1.2, max(bits) * 1.25)
+    axes.set_xticks([tick for tick in BIT_TICKS if min(bits) / 1.2 <= tick <= max(bits) * 1.25])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.set_xlabel("bits per value, scales included (mean of K and V)")
+    for point in points:
+        _mark(axes, point.bits, point)
+    _label(axes, [(point.bits, point) for point in points], AROUND, [_bar(axes, point) for point in points])
+    _legend(axes, points)
+
+
+def _mark(axes: Axes, x: float, point: Point) -> None:
+    low, high = ends(point.y)
+    k, v = map(_colour, point.codecs)
+    reach = [[max(0.0, point.y.value - low)], [max(0.0, high - point.y.value)]]
+    axes.errorbar([x], [point.y.value], reach, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2, alpha=0.7, zorder=3)
+    axes.plot([x], [point.y.value], color=k, markerfacecoloralt=v, fillstyle=_halves(k, v), zorder=4, **MARK)
+
+
+def _bar(axes: Axes, point: Point) -> Box:
+    """Where its error bar is on the page."""
+    (x, bottom), (_, top) = (axes.transData.transform((point.bits, max(end, axes.get_ylim()[0]))) for end in ends(point.y))
+    return Box(x - 2, bottom, 4, top - bottom)
+
+
+def _label(axes: Axes, points: list[tuple[float, Point]], ways: tuple[tuple[int, int], ...], taken: list[Box]) -> None:
+    at = [tuple(axes.transData.transform((x, point.y.value))) for x, point in points]
+    (left, bottom), (right, top) = axes.transAxes.transform([(0, 0), (1, 1)])
+    texts = [point.label if len(point.label) <= 28 else f"{point.label[:27]}…" for _, point in points]
+    boxes = place(at, texts, Box(left, bottom, right - left, top - bottom), LABEL_SIZE, ways, taken)
+    for (x, y), text, box in zip(at, texts, boxes, strict=True):
+        side = "left" if box.x > x else "right" if box.x + box.width < x else "center"
+        anchor = {"left": box.x, "right": box.x + box.width, "center": box.x + box.width / 2}[side]
+        middle = box.y + box.height / 2
+        far = math.dist((x, y), (anchor, middle)) > 18
+        thread = {"arrowstyle": "-", "color": INK, "alpha": 0.4, "linewidth": 0.6, "shrinkB": 4} if far else None
+        axes.annotate(
+            text, (x, y), (anchor, middle), "figure pixels", "figure pixels", thread, ha=side, va="center", size=LABEL_SIZE, zorder=5
+        )
+
+
+def _legend(axes: Axes, points: list[Point]) -> None:
+    names = sorted({codec for point in points for codec in point.codecs})
+    marks = [_handle(_colour(name), _colour(name), name) for name in names]
+    if any(k != v for k, v in (point.codecs for point in points)):
+        marks.append(_handle(INK, PAPER, "left half K, right half V"))
+    beside_title: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (0.995, 0.995)}
+    axes.figure.legend(handles=marks, ncols=len(marks), fontsize=7.5, columnspacing=1, handletextpad=0, **beside_title)
+
+
+def _handle(k: str, v: str, label: str) -> Line2D:
+    """A mark and what it means."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=label, linestyle="", color=k, markerfacecoloralt=v, fillstyle=_halves(k, v), **MARK)
+
+
+def _halves(k: str, v: str) -> Literal["full", "left"]:
+    return "full" if k == v else "left"
+
+
+def _colour(codec: str) -> str:
+    return COLOURS.get(codec) or SPARE[sum(map(ord, codec)) % len(SPARE)]
+
+
+def _above_zero(estimate: Estimate) -> float:
+    """The lower end, where a logarithm can show it."""
+    low = ends(estimate)[0]
+    return low if low > 0 else estimate.value
+
+
+def _y_ticks(axes: Axes, spelled: str, least: float = 0.0) -> None:
+    """Ticks at 1, 2 and 5, or at powers of ten where those would be too many; 0 too if the axis crosses it."""
+    bottom, top = axes.get_ylim()
+    least = least or bottom
+    sizes = [m * 10.0**e for e in range(math.floor(math.log10(least)), math.ceil(math.log10(max(top, -bottom))) + 1) for m in (1, 2, 5)]
+    if len(sizes) > 12:
+        sizes = sizes[::3]
+    ticks = [tick for size in sizes for tick in (-size, size) if bottom <= tick <= top and size >= least]
+    ticks = sorted({*ticks, *([0.0] if bottom < 0 else [])})
+    axes.set_yticks(ticks, [spelled.format(tick).replace("-", "−") if tick else "0" for tick in ticks])
+    axes.minorticks_off()
+
+
+def _figure(draw: Callable[[Axes], None], title: str, subtitle: str) -> str:
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    text = io.StringIO()
+    with mpl.rc_context(cast("Any", STYLE)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names may have letters that the font for measuring lacks; the reader's fonts have them
+        figure = Figure(figsize=(6.4, 4.4), dpi=72)
+        FigureCanvasSVG(figure)
+        axes = figure.add_axes((0.115, 0.115, 0.865, 0.75))
+        figure.text(0.01, 0.955, title, size=12, weight="bold")
+        figure.text(0.01, 0.91, subtitle if len(subtitle) <= 100 else f"{subtitle[:99]}…", size=7.5, alpha=0.75)
+        draw(axes)
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
+    return text.getvalue()

@@ -1,0 +1,102 @@
+"""Figures as SVG text: quality against bits, and quality against context. The same records give the same bytes.
+
+K and V may differ: the left half of a mark has the colour of K's codec, the right half that of V's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tqbench.core.record import Cell
+from tqbench.report import draw
+from tqbench.report.draw import Point
+from tqbench.report.run import Run, bits_of, ends
+from tqbench.report.table import heading, label
+from tqbench.report.text import exact, number, plain
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure, the setting that it shows (None: several), and what it says in words."""
+
+    name: str
+    setting: str | None
+    caption: str
+    svg: str
+
+
+def charts(run: Run) -> list[Chart]:
+    """Every figure that the run has the numbers for."""
+    return [chart for i, cells in enumerate(run.settings().values(), 1) for chart in _bits(run, cells, i)] + list(_contexts(run))
+
+
+def _bits(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:
+    """Quality against bits in one setting, for each metric that has a figure."""
+    controls = _controls(run, cells)
+    shown = [cell for cell in cells if cell.key not in controls]
+    setting = heading(cells[0])
+    points = _points(run, shown, "kld")
+    zero = [point.label for point in points if exact(point.y)]
+    if drawn := [point for point in points if point.y.value > 0]:
+        caption = "KLD against bits: lower and further left is better. The line joins the schemes that no other beats in both."
+        yield Chart(f"kld-bits-{index}", cells[0].setting, caption + _left_out(zero, controls), draw.kld_by_bits(drawn, setting))
+    if drawn := [point for point in _points(run, shown, "dppl") if not exact(point.y)]:
+        floor = max((floor for cell in shown if (record := run.record(cell)) and (floor := run.floor(record)) is not None), default=None)
+        caption = "Δppl against bits, 0 is the baseline."
+        if floor is not None:
+            caption += f" In the grey band, up to {number(floor, 2)} ppl, the cutting of the text alone changes as much."
+        yield Chart(f"dppl-bits-{index}", cells[0].setting, caption + _left_out(zero, controls), draw.dppl_by_bits(drawn, floor, setting))
+
+
+def _left_out(zero: list[str], controls: dict[str, str]) -> str:
+    named = {"KLD is exactly 0, so not on this axis": zero, "Controls, not drawn": list(controls.values())}
+    return "".join(f" {what}: {', '.join(labels)}." for what, labels in named.items() if labels)
+
+
+def _controls(run: Run, cells: list[Cell]) -> dict[str, str]:
+    """Cells that are there to test the instrument: bypassed, or expected to fail."""
+    must_fail = [gate for gate in run.gates if gate.expect == "fail"]
+    return {
+        cell.key: label(run, cell)
+        for cell in cells
+        if cell.scheme and (cell.scheme.get("bypass") or any(gate.matches(cell) for gate in must_fail))
+    }
+
+
+def _points(run: Run, cells: list[Cell], metric: str) -> list[Point]:
+    found = []
+    for cell in cells:
+        record = run.record(cell)
+        if cell.scheme is None or record is None or record.outcome != "ok" or metric not in record.metrics:
+            continue
+        bits, estimate = bits_of(record).get("bits", 0.0), record.metrics[metric]
+        if bits > 0 and all(map(math.isfinite, (estimate.value, *ends(estimate)))):
+            found.append(Point(label(run, cell), _codecs(cell.scheme), bits, estimate))
+    return found
+
+
+def _codecs(scheme: dict[str, Any]) -> tuple[str, str]:
+    sides = (scheme.get(side) for side in ("k", "v"))
+    k, v = (plain(str(side.get("codec", "other"))) if isinstance(side, dict) else "other" for side in sides)
+    return k, v
+
+
+def _contexts(run: Run) -> Iterable[Chart]:
+    """Quality against context where the settings differ in nothing else."""
+    families: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in run.cells:
+        if "context" in cell.params:
+            families.setdefault((*cell.group, cell.task, str(cell.corpus), str(cell.params.get("recipe"))), []).append(cell)
+    for index, cells in enumerate(families.values(), 1):
+        controls = _controls(run, cells)
+        lines: dict[str, dict[int, Point]] = {}
+        for cell in cells:
+            for point in _points(run, [cell] if cell.key not in controls else [], "kld"):
+                if point.y.value > 0:
+                    lines.setdefault(point.label, {})[cell.params["context"]] = point
+        if len({context for line in lines.values() for context in line}) > 1:
+            caption = "KLD against context: a scheme that breaks at depth shows here first."
+            yield Chart(f"kld-context-{index}", None, caption, draw.kld_by_context(lines, heading(cells[0]).rpartition(" · ")[0]))

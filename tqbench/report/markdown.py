@@ -1,0 +1,70 @@
+"""The report as Markdown, for pull requests and notes."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+from tqbench.report.figures import Chart
+from tqbench.report.gate import EXIT, Verdict, exit_code
+from tqbench.report.run import Run
+from tqbench.report.table import COLUMNS, Figure, Row, Table, short_headings, tables
+from tqbench.report.text import plain
+
+
+def render(run: Run, verdicts: list[Verdict], charts: Sequence[Chart] = ()) -> str:
+    """Verdicts, then one table per setting with its figures, which lie beside it as SVG files."""
+    code = exit_code(run, verdicts)
+    parts = [
+        f"# {escape(run.suite)}",
+        f"Run {escape(run.name)}: {EXIT[code]} (exit code {code}).",
+        *([_verdicts(run, verdicts)] if verdicts else ["No gates."]),
+        *_figures(charts, None),
+        *(part for table in tables(run) for part in (*_table(table), *_figures(charts, table.rows[0].cell.setting))),
+        f"Command: {escape(run.command)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown and HTML show as it is, also inside a table."""
+    marked = re.sub(r"([\\`|*\[\]~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", plain(text))
+    return html.escape(marked, quote=False)
+
+
+def _verdicts(run: Run, verdicts: list[Verdict]) -> str:
+    short = short_headings(run)
+    rows = [(f"**{v.status}**", escape(v.who), escape(short[v.cell.setting] if v.cell else ""), escape(v.reason)) for v in verdicts]
+    if not any(short.values()):
+        return _grid(("verdict", "scheme", "reason"), [(status, who, reason) for status, who, _, reason in rows])
+    return _grid(("verdict", "scheme", "setting", "reason"), rows)
+
+
+def _table(table: Table) -> list[str]:
+    head = ("scheme", *(column.title for column in COLUMNS), "outcome")
+    below = [escape(line) for line in (*table.marks(), *table.notes())]
+    return [
+        f"## {escape(table.heading)}",
+        *([escape(" · ".join(table.facts))] if table.facts else []),
+        _grid(head, [_row(row) for row in table.rows]),
+        *(["  \n".join(below)] if below else []),
+    ]
+
+
+def _figures(charts: Sequence[Chart], setting: str | None) -> list[str]:
+    return [f"![{escape(chart.caption)}]({chart.name}.svg)" for chart in charts if chart.setting == setting]
+
+
+def _row(row: Row) -> tuple[str, ...]:
+    figures = [_figure(figure) for figure in row.figures] or [""] * len(COLUMNS)
+    return (escape(row.label), *figures, escape(row.outcome))
+
+
+def _figure(figure: Figure) -> str:
+    return escape(f"{figure.text} {figure.detail}".strip())
+
+
+def _grid(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
+    rule = ("---",) * len(head)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))

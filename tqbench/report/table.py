@@ -1,0 +1,206 @@
+"""The result tables as data: which columns there are, what they mean, and what stands in them. Renderers only lay them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tqbench.core.record import Cell, Record
+from tqbench.metrics.paired import FEW_BLOCKS
+from tqbench.report.run import Run, bits_of, ends
+from tqbench.report.text import NONE, bounds, exact, half, number, plain, title, value
+
+MARKED_COVERAGE = 0.5
+
+
+@dataclass(frozen=True)
+class Line:
+    """A cell with numbers, and the floor under them."""
+
+    record: Record
+    floor: float | None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What stands in one place of a table: the figure, what belongs below it, its order when sorted, what stands below in little room."""
+
+    text: str
+    detail: str = ""
+    order: float | None = None
+    brief: str | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its title, what it means, and how it shows a line."""
+
+    title: str
+    meaning: str
+    show: Callable[[Line], Figure]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell of the plan. Without `ok` there are no figures, only the outcome and its reason."""
+
+    cell: Cell
+    label: str
+    outcome: str
+    reason: str
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of one setting."""
+
+    heading: str
+    facts: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def marks(self) -> list[str]:
+        """What the marks in this table mean."""
+        used = {mark for row in self.rows for figure in row.figures for mark in MARKS if mark in figure.text}
+        return [f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in used]
+
+    def notes(self) -> list[str]:
+        """Why cells have no figures."""
+        return [f"{row.label}: {row.outcome}: {row.reason}" for row in self.rows if row.reason]
+
+
+MARKS = {
+    "*": "less than half of the attended keys and values was packed, so the figures say little about the scheme",
+    "≈": "indistinguishable from the baseline: the 95 % interval holds 0",
+    "≤ floor": "smaller than what changes when only the cutting of the text changes",
+    "(exact)": "every token's score equals the baseline's",
+}
+
+
+def tables(run: Run) -> list[Table]:
+    """One table per setting, in the order of the plan."""
+    return [Table(heading(cells[0]), _facts(run, cells), tuple(_row(run, cell) for cell in cells)) for cells in run.settings().values()]
+
+
+def heading(cell: Cell) -> str:
+    """The setting in words."""
+    context = f"context {cell.params['context']}" if "context" in cell.params else None
+    parts = (cell.model, cell.backend, cell.device, cell.dtype, cell.corpus.get("name"), cell.params.get("recipe"), context)
+    return plain(" · ".join(str(part) for part in parts if part))
+
+
+def short_headings(run: Run) -> dict[str, str]:
+    """Per setting, only what tells it from the others of the run."""
+    parts = {setting: _parts(cells[0]) for setting, cells in run.settings().items()}
+    common = set.intersection(*map(set, parts.values())) if parts else set()
+    return {setting: plain(" · ".join(part for part in own if part not in common)) for setting, own in parts.items()}
+
+
+def _parts(cell: Cell) -> tuple[str, ...]:
+    return (*cell.group, cell.task, *(f"{key} {value}" for key, value in (cell.corpus | cell.params).items()))
+
+
+def _facts(run: Run, cells: list[Cell]) -> tuple[str, ...]:
+    record = next((r for cell in cells if (r := run.record(cell)) and r.outcome == "ok"), None)
+    if record is None:
+        return ()
+    text, model, params = record.text, record.model, record.cell.params
+    base = run.baseline(record.cell)
+    floor = base.floors.get("instrument") if base else None
+    return tuple(
+        fact
+        for fact in (
+            f"{text['scored']:,} tokens scored in {text['windows']:,} windows" if "scored" in text and "windows" in text else "",
+            f"only {text['blocks']} blocks of tokens, so intervals are rough" if text.get("blocks", FEW_BLOCKS) < FEW_BLOCKS else "",
+            f"{text['protocol']} protocol" if "protocol" in text else "",
+            f"warm-up {params['warmup']}, chunks of {params['chunk']}" if "warmup" in params and "chunk" in params else "",
+            f"{model['kv_layers']} layers of {model['kv_heads']} KV heads, head_dim {model['head_dim']}" if "head_dim" in model else "",
+            f"instrument floor {number(floor, 2)} ppl" if floor is not None else "",
+        )
+        if fact
+    )
+
+
+def _row(run: Run, cell: Cell) -> Row:
+    record = run.record(cell)
+    if record is None or record.outcome != "ok":
+        return Row(cell, label(run, cell), run.outcome(cell), plain(record.reason or "") if record else "", ())
+    line = Line(record, run.floor(record))
+    return Row(cell, label(run, cell), "ok", "", tuple(column.show(line) for column in COLUMNS))
+
+
+def label(run: Run, cell: Cell) -> str:
+    """The scheme, with its kernel where only that tells the cell from another of its setting."""
+    twins = [other for other in run.cells if other.label == cell.label and other.setting == cell.setting]
+    return plain(f"{cell.label} ({cell.kernel})" if len(twins) > 1 else cell.label)
+
+
+def _bits(line: Line) -> Figure:
+    bits = bits_of(line.record)
+    if not bits:
+        return Figure(NONE)
+    sides = f"{_trim(bits['bits_k'])} / {_trim(bits['bits_v'])}" if bits["bits_k"] != bits["bits_v"] else ""
+    return Figure(_trim(bits["bits"]), sides, bits["bits"])
+
+
+def _trim(x: float) -> str:
+    return f"{x:.3f}".rstrip("0").rstrip(".")
+
+
+def _coverage(line: Line) -> Figure:
+    share = line.record.coverage
+    if share is None:
+        return Figure(NONE)
+    return Figure(f"{_trim(round(100 * share, 1))}{'*' if share < MARKED_COVERAGE else ''}", order=share)
+
+
+def _ppl(line: Line) -> Figure:
+    estimate = line.record.metrics.get("ppl")
+    return Figure(number(estimate.value, 6), order=estimate.value) if estimate else Figure(NONE)
+
+
+def _dppl(line: Line) -> Figure:
+    estimate = line.record.metrics.get("dppl")
+    if estimate is None:
+        return Figure(NONE)
+    if exact(estimate):
+        return Figure("0 (exact)", order=0.0)
+    low, high = ends(estimate)
+    mark = " ≈" if low <= 0 <= high else ""
+    if line.floor is not None and abs(estimate.value) < line.floor:
+        return Figure(f"≤ floor{mark}", f"(floor {number(line.floor, 2)})", abs(estimate.value), f"({number(line.floor, 2)})")
+    return Figure(value(estimate, "dppl") + mark, bounds(estimate, "dppl"), estimate.value, half(estimate, "dppl"))
+
+
+def _metric(name: str) -> Callable[[Line], Figure]:
+    def show(line: Line) -> Figure:
+        estimate = line.record.metrics.get(name)
+        if estimate is None:
+            return Figure(NONE)
+        if exact(estimate):
+            return Figure("0 (exact)", order=0.0)
+        return Figure(value(estimate, name), bounds(estimate, name), estimate.value, half(estimate, name))
+
+    return show
+
+
+def _top1(line: Line) -> Figure:
+    estimate = line.record.metrics.get("top1")
+    return Figure(value(estimate, "top1"), order=estimate.value) if estimate else Figure(NONE)
+
+
+def _kernels(line: Line) -> Figure:
+    ran = line.record.kernels
+    return Figure(plain(str(ran.get("attend", NONE))), plain(str(ran.get("decode", "")))) if ran else Figure(NONE)
+
+
+COLUMNS = (
+    Column("bits", "bits per packed value at this model's head_dim, scales and norms included; below it K / V where they differ", _bits),
+    Column("coverage %", "the share of attended keys and values that was read in packed form", _coverage),
+    Column("ppl", "perplexity of the scored tokens through this cache", _ppl),
+    Column("Δppl", "perplexity minus the baseline's on the same tokens, with its paired 95 % interval", _dppl),
+    Column("KLD", "mean divergence from the baseline's own distribution, nats per token, with its 95 % interval", _metric("kld")),
+    Column(title("kld_p99"), "the divergence that one token in a hundred exceeds, with its 95 % interval", _metric("kld_p99")),
+    Column("top-1 %", "the share of tokens whose most likely next token is the baseline's", _top1),
+    Column("kernels", "the form of attention that ran; below it the form that unpacked the cache", _kernels),
+)

@@ -1,0 +1,67 @@
+"""Tables and verdicts for a terminal. Everything is rich text, never markup, so that names stay what they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tqbench.report.gate import EXIT, Verdict, exit_code
+from tqbench.report.run import Run
+from tqbench.report.table import COLUMNS, Row, Table, short_headings, tables
+from tqbench.report.text import plain
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+COLOURS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "skipped": "dim"}
+
+WIDTHS = "± half the width of the 95 % interval; the report page has its ends"
+
+
+def render(run: Run) -> list[RenderableType]:
+    """The tables of a run, each with its heading, marks and notes."""
+    return [part for table in tables(run) for part in _table(table)]
+
+
+def verdicts(run: Run, found: list[Verdict]) -> RenderableType:
+    """One line per verdict, and what they amount to."""
+    from rich.console import Group
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    short = short_headings(run)
+    grid = Grid.grid("", "", "", padding=(0, 2, 0, 0))
+    for v in found:
+        where = short[v.cell.setting] if v.cell else ""
+        name = Text.assemble((plain(v.who), "bold"), f" {where}" if where else "", overflow="fold")
+        grid.add_row(Text(v.status, COLOURS[v.status]), name, Text(plain(v.reason), overflow="fold"))
+    code = exit_code(run, found)
+    amounts = Text(f"{plain(run.suite)}: {EXIT[code]} (exit code {code})", "bold" if code else "bold green")
+    return Group(Text(), grid if found else Text("no gates", "dim"), amounts)
+
+
+def _table(table: Table) -> list[RenderableType]:
+    from rich import box
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
+    grid.add_column("scheme", overflow="fold", style="bold")
+    for column in COLUMNS:
+        grid.add_column(Text(column.title), justify="right", overflow="fold")
+    for row in table.rows:
+        grid.add_row(Text.assemble(row.label, ("" if row.figures else f"\n{row.outcome}", "not bold yellow")), *_figures(row))
+    head = Text(f"\n{table.heading}", style="bold cyan")
+    facts = [Text(" · ".join(table.facts), style="dim")] if table.facts else []
+    widths = [WIDTHS] if any((figure.brief or "").startswith("±") for row in table.rows for figure in row.figures) else []
+    below = [Text(line, style="dim") for line in (*table.marks(), *widths)] + [Text(line, style="yellow") for line in table.notes()]
+    return [head, *facts, Text(), grid, *below]
+
+
+def _figures(row: Row) -> list[Text]:
+    from rich.text import Text
+
+    if not row.figures:
+        return [Text()] * len(COLUMNS)
+    below = [figure.detail if figure.brief is None else figure.brief for figure in row.figures]
+    return [Text.assemble(figure.text, (f"\n{line}" if line else "", "dim")) for figure, line in zip(row.figures, below, strict=True)]

@@ -1,0 +1,197 @@
+"""What is wrong between the values of a suite: names that nothing answers to, and numbers that contradict each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from tqbench import corpora
+from tqbench.core import registry
+from tqbench.core.errors import ConfigError, unknown
+from tqbench.core.scheme import Bypass, Problem, Scheme, parse
+from tqbench.kernels import attend, decode, encode
+from tqbench.models import resolve
+from tqbench.suite.document import At
+from tqbench.suite.schema import MOST, TASKS, Gate, Perplexity, Settings, matches
+from tqbench.suite.validate import short, validate
+
+REQUIRED = ("model", "corpus", "schemes", "tasks")
+
+
+def models(settings: Settings, root: Path, problem: Problem) -> dict[str, int]:
+    """Every model must exist; the most positions of each, where its configuration is at hand."""
+    positions = {}
+    _repeats(settings.model, ("model",), problem)
+    for i, name in enumerate(settings.model):
+        try:
+            wrong = resolve.problem(name, root)
+            config = None if wrong else resolve.config(name, root)
+        except (OSError, RuntimeError, ValueError, TypeError, ConfigError) as error:
+            wrong, config = f"model {short(name)} cannot be read: {error}", None
+        if wrong:
+            problem(("model", i), wrong)
+        most = (config or {}).get("max_position_embeddings")
+        if isinstance(most, int):
+            positions[name] = most
+    return positions
+
+
+def backends(settings: Settings, problem: Problem) -> None:
+    """Every backend must be installed."""
+    _repeats(settings.backend, ("backend",), problem)
+    known = registry.backend_names()
+    for i, name in enumerate(settings.backend):
+        if name not in known:
+            problem(("backend", i), unknown("backend", name, known))
+
+
+def corpus(options: dict[str, Any], root: Path, problem: Problem) -> None:
+    """The corpus must be known, and its file there."""
+    name, path = options.get("name"), options.get("path")
+    if not isinstance(name, str) or name not in corpora.names():
+        problem(("corpus", "name"), unknown("corpus", str(name), corpora.names()))
+        return
+    allowed = {"name", "path"} if name == "file" else {"name"}
+    for key in options.keys() - allowed:
+        problem(("corpus", key), unknown(f"option of corpus {name}", key, allowed))
+    if name == "file" and not (isinstance(path, str) and _is_file(root, path)):
+        what = f"the file {short(path)} does not exist" if isinstance(path, str) else "corpus file needs the path of a text file"
+        problem(("corpus", "path"), f"{what}: {{name: file, path: …}}")
+
+
+def kernel(wanted: str, problem: Problem) -> None:
+    """`auto`, the name of a form, or op=name for some operations."""
+    forms = {op.name: {"auto", *(impl.name for impl in op.impls)} for op in (attend.OP, decode.OP, encode.OP)}
+    for item in wanted.split(","):
+        op, equals, form = item.rpartition("=")
+        if equals and op not in forms:
+            problem(("kernel",), unknown("operation", op, forms) + "; write a form's name, or op=name,op=name")
+        elif form not in (allowed := forms[op] if equals else set().union(*forms.values())):
+            problem(("kernel",), unknown(f"form of {op}" if equals else "kernel", form, allowed))
+
+
+def schemes(items: list[Any], problem: Problem) -> tuple[Scheme, ...]:
+    """The schemes that can be read, each under a label of its own. The same scheme again is an A/A control and becomes `name#2`."""
+    found: dict[str, Scheme] = {}
+    meaning: dict[str, str] = {}
+    for i, item in enumerate(items):
+        scheme = parse(item, problem, ("schemes", i))
+        if scheme is None:
+            continue
+        if wrong := _misnamed(scheme, meaning):
+            problem(("schemes", i), wrong)
+            continue
+        name, number = scheme.name, 2
+        while scheme.label in found:
+            scheme, number = dataclasses.replace(scheme, name=f"{name}#{number}"), number + 1
+        found[scheme.label] = scheme
+    return tuple(found.values())
+
+
+def _misnamed(scheme: Scheme, meaning: dict[str, str]) -> str | None:
+    """Why the scheme cannot have that name: one name, one meaning, also among the presets."""
+    own = dataclasses.replace(scheme, bypass=None).definition()
+    preset = parse(scheme.name, lambda *_: None)
+    if scheme.name == "baseline":
+        return "the name 'baseline' belongs to the model's own cache, which every suite measures; choose another"
+    if preset is not None and preset.definition() != own:
+        return f"{scheme.name!r} is a preset that does something else; choose another name"
+    if meaning.setdefault(scheme.name, own) != own:
+        return f"the name {scheme.name!r} is given to two different schemes; choose another"
+    return None
+
+
+def bypassed(found: Sequence[Scheme], bypass: str, problem: Problem) -> tuple[Scheme, ...]:
+    """Every scheme with its quantizer skipped. What becomes equal by that is measured once."""
+    if bypass not in get_args(Bypass):
+        problem(("bypass",), unknown("bypass", bypass, get_args(Bypass)))
+        return tuple(found)
+    all_of_them = [dataclasses.replace(scheme, bypass=bypass) for scheme in found]  # type: ignore[arg-type]
+    return tuple({scheme.label: scheme for scheme in all_of_them}.values())
+
+
+def tasks(items: list[Any], positions: dict[str, int], blame: At | None, problem: Problem) -> tuple[tuple[str, Perplexity], ...]:
+    """The tasks that can be read. `blame`: where to report a window that is too long for a model, if not at the window."""
+    found: list[tuple[str, Perplexity]] = []
+    for i, item in enumerate(items):
+        if not isinstance(item, dict) or len(item) != 1:
+            problem(("tasks", i), f"a task is one key with its parameters, `perplexity: {{…}}`, got {short(item)}")
+            continue
+        ((kind, params),) = item.items()
+        at: At = ("tasks", i, kind)
+        if kind not in TASKS:
+            problem(at, unknown("task", kind, TASKS))
+        elif not isinstance(params, dict | None):
+            problem(at, f"{kind} takes a mapping of parameters, got {short(params)}")
+        elif task := _task(kind, params or {}, at, min(positions.values(), default=MOST), problem):
+            _positions(task, positions, at, blame, problem)
+            found.append((kind, task))
+    return tuple(found)
+
+
+def _task(kind: str, params: dict[str, Any], at: At, most: int, problem: Problem) -> Perplexity | None:
+    wrong: list[At] = []
+
+    def note(where: At, text: str) -> None:
+        wrong.append(where)
+        problem(where, text)
+
+    task = validate(TASKS[kind], params, at, note)
+    if task and not wrong:  # what stands in for a wrong value proves nothing about the others
+        _consistent(task, at, most, problem)
+    return task
+
+
+def _consistent(task: Perplexity, at: At, most: int, problem: Problem) -> None:
+    shortest, longest = min(task.context), max((c for c in task.context if c <= most), default=0)
+    _repeats(task.context, (*at, "context"), problem)
+    if task.tokens < longest:
+        problem((*at, "tokens"), f"tokens {task.tokens} do not fill one window: context is {longest}")
+    if task.chunk is not None and task.chunk > shortest:
+        problem((*at, "chunk"), f"chunk {task.chunk} is longer than the window: context is {shortest}")
+    if task.warmup >= shortest:
+        problem((*at, "warmup"), f"warmup {task.warmup} leaves nothing to score: context is {shortest}")
+    elif task.warmup and task.recipe == "llamacpp":
+        problem((*at, "warmup"), "recipe llamacpp always scores the second half of a window; leave warmup out")
+
+
+def _positions(task: Perplexity, positions: dict[str, int], at: At, blame: At | None, problem: Problem) -> None:
+    for i, length in enumerate(task.context):
+        for model, most in positions.items():
+            if length > most:
+                text = f"context {length} is longer than the {most} positions of {short(model)}; allowed are 16 to {most}"
+                problem(blame or (*at, "context", i), text)
+
+
+def repeated(found: Sequence[tuple[str, Perplexity]], problem: Problem) -> None:
+    """No task twice. Only for suites without other mistakes: what is left of two wrong tasks may be alike by accident."""
+    _repeats(found, ("tasks",), problem, "this task")
+
+
+def gates(items: list[Any], labels: list[str] | None, problem: Problem) -> tuple[Gate, ...]:
+    """The gates. Each pattern must match a scheme, unless not all schemes could be read (`labels` is None)."""
+    found = []
+    for i, item in enumerate(items):
+        if not isinstance(item, dict):
+            problem(("gates", i), f"a gate is a mapping {{schemes: …, metric: …, limit: …}}, got {short(item)}")
+        elif gate := validate(Gate, item, ("gates", i), problem):
+            found.append(gate)
+            for pattern in gate.schemes if labels is not None else ():
+                if not any(matches(pattern, label) for label in labels or ()):
+                    problem(("gates", i, "schemes"), f"{short(pattern)} matches no scheme of this suite ({', '.join(labels or ())})")
+    return tuple(found)
+
+
+def _repeats(values: Sequence[Any], at: At, problem: Problem, what: str = "") -> None:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            problem((*at, i), f"{what or short(value)} is in the list already")
+
+
+def _is_file(root: Path, path: str) -> bool:
+    try:
+        return (root / Path(path).expanduser()).is_file()
+    except (OSError, RuntimeError, ValueError):
+        return False

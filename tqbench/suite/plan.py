@@ -1,0 +1,124 @@
+"""A suite -> the cells that will be measured, and a first guess of what they cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqbench.core.errors import ConfigError
+from tqbench.core.files import sha256_file, short_hash
+from tqbench.core.record import Cell
+from tqbench.measure import environment
+from tqbench.models import resolve
+from tqbench.suite.cost import Cost, cost, tokens
+from tqbench.suite.schema import Gate, Suite, matches
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be measured, in order. `costs` are those of `cells`, one by one."""
+
+    suite: str
+    root: Path
+    cells: tuple[Cell, ...]
+    costs: tuple[Cost, ...]
+    gates: tuple[Gate, ...]
+    timeout: float
+    trust_remote_code: bool
+    content: str  # hash of all cells of the suite, also of those that `-k` leaves out, and of the files they read
+
+    def identity(self) -> str:
+        """The run's name: a hash of everything that decides its digits, so that the same command continues the same run."""
+        return short_hash({"content": self.content, "numerics": environment.numerics()})
+
+    def tokens(self, cell: Cell) -> int:
+        """How many tokens a cell runs through the model."""
+        return tokens(cell)
+
+
+def plan(suite: Suite) -> Plan:
+    """All cells of a suite: per model, backend, task and context first the baseline, then the schemes in their order."""
+    settings, root = suite.settings, suite.root
+    cells = tuple(_cells(suite))
+    configs = {model: resolve.config(model, root) for model in settings.model}
+    return Plan(
+        settings.name,
+        root,
+        cells,
+        tuple(cost(cell, configs[cell.model]) for cell in cells),
+        suite.gates,
+        settings.timeout,
+        settings.trust_remote_code,
+        short_hash([[dataclasses.asdict(cell) for cell in cells], _files(suite)]),
+    )
+
+
+def select(plans: Sequence[Plan], only: str | None) -> list[Plan]:
+    """What `-k` leaves: cells whose label or key matches one of the comma-separated patterns, with the baselines they need."""
+    if only is None:
+        return list(plans)
+    patterns = [pattern.strip() for pattern in only.split(",") if pattern.strip()]
+    everything = [cell for plan in plans for cell in plan.cells]
+    labels = dict.fromkeys(cell.label for cell in everything)
+    idle = [pattern for pattern in patterns if not any(_wanted(cell, [pattern]) for cell in everything)]
+    if idle or not patterns:
+        raise ConfigError(
+            f"-k: {', '.join(map(repr, idle)) or repr(only)} selects nothing; "
+            f"give labels or patterns such as '*turbo*', apart by commas (labels: {', '.join(labels)})"
+        )
+    return [left for plan in plans if (left := _left(plan, patterns)).cells]
+
+
+def _cells(suite: Suite) -> Iterator[Cell]:
+    settings = suite.settings
+    for model in settings.model:
+        for backend in settings.backend:
+            for task, params in suite.tasks:
+                for context in params.context:
+                    for scheme in (None, *suite.schemes):
+                        yield Cell(
+                            model=model,
+                            backend=backend,
+                            device=settings.device,
+                            dtype=settings.dtype,
+                            scheme=scheme.to_data() if scheme else None,
+                            kernel=settings.kernel if scheme else "auto",
+                            task=task,
+                            params=params.params(context),
+                            corpus=dict(settings.corpus),
+                        )
+
+
+def _files(suite: Suite) -> list[Any]:
+    """What tells whether the local files of a suite are still the same. Other corpora and models are named by hash or revision."""
+    text = suite.settings.corpus.get("path")
+    found: list[Any] = [sha256_file(suite.root / Path(text).expanduser())] if text else []
+    for model in suite.settings.model:
+        path = suite.root / Path(model).expanduser()
+        parts = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
+        found += [[part.name, part.stat().st_size, part.stat().st_mtime_ns] for part in parts]
+    return found
+
+
+def _wanted(cell: Cell, patterns: Sequence[str]) -> bool:
+    return any(matches(pattern, name) for pattern in patterns for name in (cell.label, cell.key))
+
+
+def _left(plan: Plan, patterns: Sequence[str]) -> Plan:
+    chosen = [cell for cell in plan.cells if _wanted(cell, patterns)]
+    settings = {cell.setting for cell in chosen}
+    keep = [(cell, cost) for cell, cost in zip(plan.cells, plan.costs, strict=True) if cell in chosen or _needed(cell, settings)]
+    labels = {cell.label for cell, _ in keep}
+    return dataclasses.replace(
+        plan,
+        cells=tuple(cell for cell, _ in keep),
+        costs=tuple(cost for _, cost in keep),
+        gates=tuple(gate for gate in plan.gates if any(map(gate.covers, labels))),
+    )
+
+
+def _needed(cell: Cell, settings: set[str]) -> bool:
+    return cell.scheme is None and cell.setting in settings

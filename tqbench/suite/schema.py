@@ -1,0 +1,140 @@
+"""What a suite may say: every key with its type, its default, and in words what it must be. Unknown keys are refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass as plain_dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic.dataclasses import dataclass
+
+from tqbench.core.errors import unknown
+from tqbench.core.scheme import Scheme
+from tqbench.corpora.recipes import RECIPES
+
+K = 1024  # `8k` is 8192
+MOST = 1 << 24  # tokens: more than any model has positions
+
+Metric = Literal["ppl", "dppl", "ln_ratio", "kld", "kld_p99", "kld_max", "rms_dp", "top1", "top5"]
+
+
+def _one_or_many(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _count(value: Any) -> Any:
+    """`8k` and `"512"` as numbers; anything else is left for the type to refuse."""
+    if isinstance(value, str) and (found := re.fullmatch(r"([0-9]{1,9})(k?)", value.strip().lower())):
+        return int(found[1]) * (K if found[2] else 1)
+    return value
+
+
+def _recipe(value: Any) -> Any:
+    if not isinstance(value, str) or value not in RECIPES:
+        raise ValueError(unknown("recipe", str(value), RECIPES))
+    return value
+
+
+def _corpus(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _list(what: str) -> Any:
+    return Field(default_factory=list, min_length=1, description=f"a list of at least one {what}")
+
+
+Word = Annotated[str, Field(min_length=1, max_length=1000, description="a name")]
+Words = Annotated[tuple[Word, ...], BeforeValidator(_one_or_many), Field(min_length=1, description="a name or a list of names")]
+Whole = Annotated[int, BeforeValidator(_count), Field(strict=True, ge=0, le=MOST)]
+STRICT: Any = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Settings:
+    """The top of a suite. What is in its lists is checked item by item, so that one mistake does not hide another."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$", description="a name of at most 64 of a-z 0-9 _ -")] = ""
+    model: Words = ()
+    backend: Words = ("transformers",)
+    device: Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]{1,3})?$", description="cpu, cuda, cuda:1, mps or the like")] = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    corpus: Annotated[dict[str, Any], BeforeValidator(_corpus), Field(description="a name or {name: …, path: …}")] = Field(
+        default_factory=dict
+    )
+    kernel: Word = "auto"
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number of seconds per cell, above 0")] = 3600.0
+    schemes: list[Any] = _list("scheme")
+    tasks: list[Any] = _list("task, `- perplexity: {…}`")
+    gates: list[Any] = Field(default_factory=list, description="a list")
+    trust_remote_code: Annotated[bool, Field(description="true or false")] = False
+
+
+@dataclass(frozen=True, config=STRICT)
+class Perplexity:
+    """The task `perplexity`: a recipe, and how much text."""
+
+    recipe: Annotated[str, BeforeValidator(_recipe)] = "stream"
+    context: Annotated[
+        tuple[Annotated[Whole, Field(ge=16)], ...],
+        BeforeValidator(_one_or_many),
+        Field(min_length=1, description=f"a whole number of tokens from 16 to {MOST}, or a list of them; 8k is {8 * K}"),
+    ] = (512,)
+    tokens: Annotated[Whole, Field(ge=1, description=f"a whole number of tokens from 1 to {MOST}; 8k is {8 * K}")] = 4096
+    warmup: Annotated[Whole, Field(description="a whole number of tokens, 0 or more")] = 0
+    chunk: Annotated[Whole, Field(ge=1, description="a whole number of tokens, 1 or more")] | None = None
+
+    def params(self, context: int) -> dict[str, Any]:
+        """What a cell carries, fully resolved."""
+        chunk = min(512, context) if self.chunk is None else self.chunk
+        return {"recipe": self.recipe, "context": context, "tokens": self.tokens, "warmup": self.warmup, "chunk": chunk}
+
+
+TASKS = {"perplexity": Perplexity}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Gate:
+    """A limit on a metric of every scheme whose label matches one of the patterns."""
+
+    schemes: Annotated[Words, Field(description="a name of a scheme or a pattern with * and ?, or a list of them")]
+    metric: Metric
+    limit: Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number, 0 or more")]
+    sided: Literal["one", "two"] = "two"
+    expect: Literal["pass", "fail"] = "pass"
+    required: Annotated[bool, Field(description="true or false")] = True
+
+    def covers(self, label: str) -> bool:
+        """Whether this gate judges the scheme of that label."""
+        return any(matches(pattern, label) for pattern in self.schemes)
+
+
+def matches(pattern: str, label: str) -> bool:
+    """`*` and `?` are wildcards; brackets are not, because labels such as turbo4[identity] have them."""
+    return fnmatchcase(label, pattern.replace("[", "[[]"))
+
+
+@plain_dataclass(frozen=True)
+class Overrides:
+    """What the command line puts in the place of what files say."""
+
+    model: str | None = None
+    corpus: str | None = None
+    backend: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    kernel: str | None = None
+    bypass: str | None = None  # applied to every scheme
+
+
+@plain_dataclass(frozen=True)
+class Suite:
+    """A suite without mistakes. Models and texts are relative to `root`, the folder of its file."""
+
+    root: Path
+    settings: Settings
+    schemes: tuple[Scheme, ...]
+    tasks: tuple[tuple[str, Perplexity], ...]
+    gates: tuple[Gate, ...]
