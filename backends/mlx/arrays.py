@@ -24,8 +24,9 @@ class MlxArrays:
         return buffer
 
     def concat(self, parts: list[mx.array]) -> mx.array:
-        # A lone part may be a slice, which would keep the array that it was cut from alive; `contiguous` copies then.
-        return mx.concatenate(parts, axis=2) if len(parts) > 1 else mx.contiguous(parts[0])
+        if len(parts) == 1:  # a slice would keep the array that it was cut from alive: `contiguous` copies then
+            return mx.contiguous(parts[0])
+        return mx.concatenate([part.astype(parts[-1].dtype) for part in parts], axis=2)
 
     def squares(self, x: mx.array, y: mx.array) -> tuple[float, float]:
         wide = _float64(x)

@@ -23,7 +23,9 @@ class Routed:
     def __init__(self, own: Callable[..., mx.array]):
         self.own, self.sessions = own, 0
 
-    def __call__(self, queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any, **options: Any) -> mx.array:
+    def __call__(
+        self, queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any, **options: Any
+    ) -> mx.array:
         if not isinstance(cache, StoreLayer) or cache.store.through_engine:
             return self.own(queries, keys, values, cache=cache, scale=scale, mask=mask, **options)
         given = [name for name, value in options.items() if value is not None]

@@ -44,7 +44,9 @@ class StoreCache(list[Any]):
         """Raise if any layer's queries did not go through its store."""
         for store in self.stores:
             if not store.queries == store.tokens == tokens:
-                raise EvidenceError(f"layer {store.index}: {store.tokens} of {tokens} tokens stored, {store.queries} attended through the store")
+                raise EvidenceError(
+                    f"layer {store.index}: {store.tokens} of {tokens} tokens stored, {store.queries} attended through the store"
+                )
 
 
 def kv_layers(cache: Sequence[Any]) -> list[int]:
@@ -75,11 +77,13 @@ class StoreLayer:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append; the engine gets everything only when its own attention is to read it."""
         if {keys.shape[-1], values.shape[-1]} != {self.head_dim}:
-            raise Unsupported(f"this model caches vectors of {keys.shape[-1]} and {values.shape[-1]} values; schemes need keys and values of {self.head_dim}")
+            sizes = f"{keys.shape[-1]} and {values.shape[-1]} values"
+            raise Unsupported(
+                f"this model caches keys and values of {sizes}, which schemes do not support yet (only of head_dim, {self.head_dim})"
+            )
         self.store.append(keys, values)
         if self.store.through_engine:
-            all_keys, all_values = self.store.visible()
-            return all_keys.astype(keys.dtype), all_values.astype(values.dtype)
+            keys, values = self.store.visible()
         return keys, values
 
     def make_mask(self, queries: int, return_array: bool = False, window_size: int | None = None) -> str | None:

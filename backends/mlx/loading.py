@@ -20,7 +20,8 @@ def load_weights(folder: Path, dtype: str, *, trust_remote_code: bool) -> Any:
     try:
         model, _ = load_model(folder, lazy=True, model_config=older, trust_remote_code=trust_remote_code)
     except (KeyError, TypeError, ValueError) as error:  # what its configuration classes raise
-        raise Unsupported(f"mlx-lm cannot load this model: {error}") from error
+        reason = str(error).partition("\n")[0]  # the rest may be a list of all weights
+        raise Unsupported(f"mlx-lm cannot load this model: {type(error).__name__}: {reason}") from error
     model.set_dtype(getattr(mx, dtype))
     mx.eval(model.parameters())
     return model

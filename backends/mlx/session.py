@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from transformers import AutoConfig, AutoTokenizer
 
@@ -26,10 +27,11 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def load(model: LocalModel, device: str, dtype: str) -> MlxSession:
     """Load weights and tokenizer. Nothing is downloaded here."""
-    if device not in DEVICES or not mx.is_available(DEVICES[device]):
-        raise Unsupported(f"mlx has no device {device!r} here (it has: {', '.join(name for name in DEVICES if mx.is_available(DEVICES[name]))})")
+    here = [name for name in DEVICES if mx.is_available(DEVICES[name])]
+    if device not in here:
+        raise Unsupported(f"mlx has no device {device!r} here (it has: {', '.join(here)})")
     if dtype not in DTYPES:
-        raise Unsupported(f"mlx computes norms, rotary positions and softmax in float32 at most, so {dtype} is not offered ({', '.join(DTYPES)})")
+        raise Unsupported(f"mlx computes norms and rotary positions in float32 at most, so there is no {dtype} (only {', '.join(DTYPES)})")
     folder = weights.directory(model)
     options = {"trust_remote_code": model.trust_remote_code, "local_files_only": True}
     config = AutoConfig.from_pretrained(folder, **options)
@@ -37,15 +39,16 @@ def load(model: LocalModel, device: str, dtype: str) -> MlxSession:
     with mx.stream(DEVICES[device]):
         loaded = load_weights(folder, dtype, trust_remote_code=model.trust_remote_code)
     described = f"{weights.describe(model)}, computed in {dtype}"
-    return MlxSession(loaded, tokenizer, _info(model.name, loaded, config, tokenizer, (device, dtype, described)))
+    return MlxSession(loaded, tokenizer, config, model.name, described, device)
 
 
 class MlxSession:
     """Runs tokens through the model with its own cache or with a scheme's stores."""
 
-    def __init__(self, model: Any, tokenizer: Any, info: ModelInfo):
-        self.model, self.tokenizer, self.info = model, tokenizer, info
-        self.device = DEVICES[info.device]
+    def __init__(self, model: Any, tokenizer: Any, config: Any, name: str, described: str = "", device: str = "cpu"):
+        self.model, self.tokenizer, self.device = model, tokenizer, DEVICES[device]
+        facts = {"name": name, "device": device, "weights": described, "bos_token": _bos(tokenizer)}
+        self.info = _info(model, config.get_text_config(decoder=True), facts)
         self.lookups = attention.lookups(model)
         attention.replace(self.lookups)
         self.close_once = weakref.finalize(self, attention.restore, self.lookups)  # also when a session is dropped without close
@@ -107,16 +110,16 @@ class MlxSession:
 
 
 def _reduce(logits: mx.array, base: mx.array | None, targets: Ids, rows: Ids) -> TokenScores:
-    """nll, and against the base: its nll, KL(base ‖ scheme), the rank of its first choice. Sums in float64 (on the host: MLX GPUs have none).
+    """nll, and against the base: its nll, KL(base ‖ scheme), the rank of its first choice. Sums in float64, on the host.
 
-    log b − log p is taken as a difference of logits minus a difference of normalizers, so that equal logits give exactly 0.
+    log b − log p is a difference of logits minus one of normalizers: it rounds at its own size and is exactly 0 for equal logits.
     """
     index, target = mx.array(rows), mx.array(targets[rows])[:, None]
     x = logits[index].astype(mx.float32)
     norm = _logsumexp(x)
     nll = norm - _column(x, target)
     if base is None:
-        return TokenScores(nll, *(np.empty(0) for _ in range(2)), np.empty(0, np.int64))
+        return TokenScores(nll, np.empty(0), np.empty(0), np.empty(0, np.int64))
     b = base[index].astype(mx.float32)
     base_norm = _logsumexp(b)
     gap = _sums(mx.softmax(b, axis=1) * (b - x))
@@ -137,23 +140,19 @@ def _column(x: mx.array, index: mx.array) -> Floats:
     return np.array(mx.take_along_axis(x, index, axis=1)[:, 0], dtype=np.float64)
 
 
-def _info(name: str, model: Any, config: Any, tokenizer: Any, computed: tuple[str, str, str]) -> ModelInfo:
-    text = config.get_text_config(decoder=True)
-    device, dtype, described = computed
+def _info(model: Any, config: Any, facts: dict[str, Any]) -> ModelInfo:
+    """The model's configuration in transformers' words, so that both backends say the same of the same weights."""
     return ModelInfo(
-        name=name,
-        architecture=text.model_type,
-        layers=text.num_hidden_layers,
+        architecture=config.model_type,
+        layers=config.num_hidden_layers,
         kv_layers=_kv_layers(model),
-        heads=text.num_attention_heads,
-        kv_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-        vocab=text.vocab_size,
-        max_positions=text.max_position_embeddings,
-        dtype=dtype,
-        device=device,
-        weights=described,
-        bos_token=_bos(tokenizer),
+        heads=config.num_attention_heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        vocab=config.vocab_size,
+        max_positions=config.max_position_embeddings,
+        dtype=_dtype(model),
+        **facts,
     )
 
 
@@ -165,8 +164,16 @@ def _kv_layers(model: Any) -> int:
         return 0
 
 
+def _dtype(model: Any) -> str:
+    """What the model computes in; quantized weights are integers beside it."""
+    found = {str(p.dtype).rpartition(".")[2] for _, p in tree_flatten(model.parameters()) if mx.issubdtype(p.dtype, mx.floating)}
+    return " and ".join(sorted(found))
+
+
 def _bos(tokenizer: Any) -> int | None:
     """The token that this tokenizer itself puts first, if it does."""
+    if tokenizer is None:
+        return None
     ids = tokenizer("a")["input_ids"]
     bos: int | None = tokenizer.bos_token_id
     return bos if bos is not None and ids and ids[0] == bos else None

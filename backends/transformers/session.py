@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -36,10 +38,9 @@ class TransformersSession:
 
     def __init__(self, model: Any, tokenizer: Any, name: str, described: str = ""):
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.engine = model.config._attn_implementation
         self.info = _info(model, tokenizer, name, described)
-        self.exact = _Exact(model) if model.dtype == torch.float64 else None
-        model.set_attn_implementation(register(self.engine))
+        self.open = True
+        _fit(model)
 
     def tokenize(self, text: str) -> Ids:
         """Token ids without special tokens."""
@@ -85,9 +86,9 @@ class TransformersSession:
 
     def close(self) -> None:
         """Give the model its own attention back."""
-        self.model.set_attn_implementation(self.engine)
-        if self.exact:
-            self.exact.restore()
+        if self.open:
+            self.open = False
+            _unfit(self.model)
 
     def __enter__(self) -> TransformersSession:
         return self
@@ -150,18 +151,39 @@ def _bos(tokenizer: Any) -> int | None:
     return bos if bos is not None and ids and ids[0] == bos else None
 
 
-class _Exact:
-    """Float64 all the way: transformers' RMSNorm computes in float32 whatever the model's dtype, which would blur the oracle."""
+@dataclass
+class _Fitting:
+    """What sessions changed on a model: how many are open, its own attention, and the norms that compute in float64 meanwhile."""
 
-    def __init__(self, model: Any):
-        self.norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and hasattr(m, "variance_epsilon")]
-        for norm in self.norms:
+    engine: str
+    norms: list[Any]
+    sessions: int = 0
+
+
+_FITTED: WeakKeyDictionary[Any, _Fitting] = WeakKeyDictionary()
+
+
+def _fit(model: Any) -> None:
+    """Let the model's attention find stores. Float64 is float64 all the way: transformers' RMSNorm computes in float32 whatever the
+    model's dtype, which would blur the oracle."""
+    if model not in _FITTED:
+        norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and hasattr(m, "variance_epsilon")]
+        _FITTED[model] = _Fitting(model.config._attn_implementation, norms if model.dtype == torch.float64 else [])
+        for norm in _FITTED[model].norms:
             norm.forward = MethodType(_rms_norm, norm)
+        model.set_attn_implementation(register(_FITTED[model].engine))
+    _FITTED[model].sessions += 1
 
-    def restore(self) -> None:
-        for norm in self.norms:
+
+def _unfit(model: Any) -> None:
+    """Give the model back as it was once its last session closes."""
+    fitting = _FITTED[model]
+    fitting.sessions -= 1
+    if not fitting.sessions:
+        del _FITTED[model]
+        model.set_attn_implementation(fitting.engine)
+        for norm in fitting.norms:
             del norm.forward
-        self.norms = []
 
 
 def _rms_norm(self: Any, hidden_states: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ HONEST = SideEvidence(
     encode="reference",
     decode="native",
     attend="torch",
+    entered={"encode": 1, "decode": 1, "attend": 1},
     passed_over={},
 )
 PAIR = [HONEST, replace(HONEST, side="v")]
@@ -44,6 +45,7 @@ def test_an_honest_run_has_nothing_to_answer_for():
     [
         ({"tokens_packed": 7}, "layer 0 v: 7 tokens are packed, the policy declares 8"),
         ({"bytes_payload": 81}, "layer 0 v: 97 bytes are resident, the layout declares 96"),
+        ({"entered": {"encode": 1, "decode": 0}}, "layer 0 v: decode was never entered"),
         ({"error": 0.0}, "layer 0 v: the codec error is zero, so nothing was quantized"),
         ({"error": None}, "layer 0 v: the codec error is zero, so nothing was quantized"),
     ],

@@ -13,7 +13,9 @@ def form(name, reason=None, platform="torch"):
     return Impl(name, lambda: lambda *args: (name, *args), lambda codec, place: reason, platform)
 
 
-OP = Op("paint", (form("roller", "the wall is wet"), form("spray", "no power"), form("brush"), form("finger"), form("pixel", platform="mlx")))
+OP = Op(
+    "paint", (form("roller", "the wall is wet"), form("spray", "no power"), form("brush"), form("finger"), form("pixel", platform="mlx"))
+)
 
 
 def test_auto_takes_the_first_that_can_run_and_records_why_not_the_others():

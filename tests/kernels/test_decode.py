@@ -82,7 +82,9 @@ def test_what_native_cannot_do_is_said(codec, place, reason):
     assert reason in choice.refused["native"]
 
 
-@pytest.mark.parametrize(("dtype", "computed"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)])
+@pytest.mark.parametrize(
+    ("dtype", "computed"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)]
+)
 def test_the_reference_computes_in_float32_and_in_float64_for_the_oracle(dtype, computed):
     x = torch.ones(1, 1, 1, 64, dtype=dtype)
     assert reference.decode(CODEC, CODEC.encode(x), 64, x).dtype == computed

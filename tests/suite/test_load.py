@@ -272,7 +272,10 @@ def test_every_shipped_suite_loads_and_opens_with_its_question_and_command() -> 
         assert f"tqbench run suites/{path.name}" in head[0]
 
 
-WEIRD = "[] {} null -1 1e999 0512 .nan ~ !!python/object:x &a *a << true ' 8k [[[[ ? - | > 99999999999999999999999999999999".split(" ")
+WEIRD = (
+    *("[]", "{}", "null", "~", "true", "-1", "1e999", "0512", ".nan", "8k", "9" * 40),
+    *("!!python/object:x", "&a", "*a", "<<", "'", "[[[[", "?", "-", "|", ">"),
+)
 CHARACTERS = ":{}[]&*!|>'\"\t-#%@\x00\x1b\u2028é\n ,?<=~`\\0a"
 
 

@@ -57,7 +57,13 @@ def test_the_baseline_comes_first_for_every_context(planned) -> None:
 def test_defaults_are_resolved(planned) -> None:
     cell, _ = planned("f16", task="context: 16").cells
     assert cell.params == {"recipe": "stream", "context": 16, "tokens": 4096, "warmup": 0, "chunk": 16}
-    assert (cell.backend, cell.device, cell.dtype, cell.kernel, cell.corpus) == ("transformers", "cpu", "float32", "auto", {"name": "python-docs"})
+    assert (cell.backend, cell.device, cell.dtype, cell.kernel, cell.corpus) == (
+        "transformers",
+        "cpu",
+        "float32",
+        "auto",
+        {"name": "python-docs"},
+    )
 
 
 def test_the_kernel_is_for_schemes_only(planned) -> None:
@@ -97,7 +103,7 @@ def test_brackets_in_labels_are_no_wildcards(planned) -> None:
 
 @pytest.mark.parametrize("only", ["q9", "f16,q9", "", " , "])
 def test_k_that_selects_nothing_is_an_error(planned, only: str) -> None:
-    with pytest.raises(ConfigError, match="-k: .* selects nothing; .*labels: baseline, f16"):
+    with pytest.raises(ConfigError, match=r"-k: .* selects nothing; .*labels: baseline, f16"):
         select([planned("f16")], only)
 
 

@@ -49,7 +49,7 @@ class Store:
         place = Place(arrays.platform, arrays.device, shape.dtype)
         for side in (self.k, self.v):
             side.kernels = Kernels(wanted.pick(encode.OP, side.codec, place), wanted.pick(decode.OP, side.codec, place))
-        self.attention = wanted.pick(attend.OP, self.k.codec, place)
+        self.attention = Choice("attend", "engine", _engine) if self.through_engine else wanted.pick(attend.OP, self.k.codec, place)
         wanted.check()
         self.queries = 0
 
@@ -80,6 +80,7 @@ class Store:
 
     def visible(self) -> tuple[Any, Any]:
         """All keys and values for the engine's own attention."""
+        self.attention.calls += 1
         shown = self.k.everything(), self.v.everything()
         self._settle(self.tokens - self.queries)
         return shown
@@ -93,8 +94,11 @@ class Store:
 
     def evidence(self) -> tuple[SideEvidence, SideEvidence]:
         """What happened to K and to V."""
-        attention = "engine" if self.through_engine else self.attention.impl
-        return self.k.evidence("k", self.index, attention), self.v.evidence("v", self.index, attention)
+        return self.k.evidence("k", self.index, self.attention), self.v.evidence("v", self.index, self.attention)
+
+
+def _engine(*args: Any) -> Any:  # noqa: ARG001
+    raise EvidenceError("the identity control is read by the engine's own attention, not by ours")
 
 
 def build(side: Side, shape: Shape, scheme: Scheme) -> Codec:
@@ -205,7 +209,7 @@ class _SideStore:
     def _join(self, old: Any, new: Any) -> Any:
         return new if old is None else self.arrays.concat([old, new])
 
-    def evidence(self, side: str, layer: int, attention: str) -> SideEvidence:
+    def evidence(self, side: str, layer: int, attention: Choice) -> SideEvidence:
         """Counts and bytes, from the arrays that exist."""
         layout = self.codec.layout(self.shape.head_dim)
         exact = [array for array in (self.exact_sinks, self.tail) if array is not None]  # none before the first token
@@ -234,8 +238,13 @@ class _SideStore:
             error=self.error[0] / self.error[1] if self.error[1] else None,
             encode=self.kernels.encode.impl,
             decode=self.kernels.decode.impl,
-            attend=attention,
-            passed_over={**self.kernels.encode.refused, **self.kernels.decode.refused},
+            attend=attention.impl,
+            entered={choice.op: choice.calls for choice in (self.kernels.encode, self.kernels.decode, attention)},
+            passed_over={
+                f"{choice.op} {name}": why
+                for choice in (self.kernels.encode, self.kernels.decode, attention)
+                for name, why in choice.refused.items()
+            },
         )
 
 

@@ -15,12 +15,11 @@ def runs(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where results are.")] = Path("results"),
 ) -> None:
     """List the runs in the results folder, the latest last."""
-    from tqbench.core.errors import ConfigError
-
-    if not output.is_dir():
-        raise ConfigError(f"-o: there is no folder {str(output)!r}; results appear there with `tqbench run`")
     rows = sorted((_row(plan.parent) for plan in output.glob("*/*/plan.json")), key=lambda row: row[2])
-    table.show("", ("suite", "run", "when", "cells"), rows)
+    if rows:
+        table.show("", ("suite", "run", "when", "cells"), rows)
+    else:
+        typer.echo(f"There are no runs in {output} yet; `tqbench run SUITE` makes one.")
 
 
 def _row(folder: Path) -> tuple[str, str, str, str]:

@@ -29,7 +29,8 @@ class SideEvidence:
     encode: str
     decode: str
     attend: str
-    passed_over: dict[str, str]
+    entered: dict[str, int]  # how often each operation's form was entered
+    passed_over: dict[str, str]  # faster forms, and why they did not run
 
 
 def coverage(evidence: Sequence[SideEvidence]) -> float:
@@ -51,6 +52,8 @@ def audit(evidence: Sequence[SideEvidence], layers: int, *, lossless: bool, iden
             found.append(f"{where}: {e.tokens_packed} tokens are packed, the policy declares {e.tokens_declared}")
         if e.bytes_payload + e.bytes_metadata != e.bytes_declared:
             found.append(f"{where}: {e.bytes_payload + e.bytes_metadata} bytes are resident, the layout declares {e.bytes_declared}")
+        if e.tokens_packed and (idle := [op for op, calls in e.entered.items() if not calls]):
+            found.append(f"{where}: {', '.join(idle)} was never entered")
         if not e.lossless and e.tokens_packed and not e.error:
             found.append(f"{where}: the codec error is zero, so nothing was quantized")
     if identical and not lossless:

@@ -13,10 +13,10 @@ def reference(codec: Codec, x: Any) -> Packed:
     return codec.encode(x)
 
 
-def _host() -> Any:
+def _load_host() -> Any:
     from tqbench.kernels._host import encode
 
     return encode
 
 
-OP = Op("encode", (Impl("reference", lambda: reference), Impl("reference (host)", _host, platform="mlx")))
+OP = Op("encode", (Impl("reference", lambda: reference), Impl("reference (host)", _load_host, platform="mlx")))

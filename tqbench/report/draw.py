@@ -23,6 +23,7 @@ SPARE = ("#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", "-.", ":")
 BIT_TICKS = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 LABEL_SIZE = 8
+MOST_TICKS = 10
 MARK: dict[str, Any] = {"marker": "o", "markersize": 7, "markeredgecolor": INK, "markeredgewidth": 0.5}
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -45,12 +46,13 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Point:
-    """A scheme in a figure: its name, the codecs of K and V, bits per value, and the quality."""
+    """A scheme in a figure: its name, the codecs of K and V, bits per value, the quality, and the floor in ppl."""
 
     label: str
     codecs: tuple[str, str]
     bits: float
     y: Estimate
+    floor: float | None = None
 
 
 def kld_by_bits(points: list[Point], subtitle: str) -> str:
@@ -69,19 +71,22 @@ def kld_by_bits(points: list[Point], subtitle: str) -> str:
     return _figure(draw, "KLD against bits", subtitle)
 
 
-def dppl_by_bits(points: list[Point], floor: float | None, subtitle: str) -> str:
-    """Δppl, linear inside the floor and logarithmic beyond it, so that better than the baseline can be seen too."""
+def dppl_by_bits(points: list[Point], subtitle: str) -> str:
+    """Δppl, linear around zero and logarithmic beyond, so that better than the baseline can be seen too; each scheme's floor in grey."""
 
     def draw(axes: Axes) -> None:
-        reach = max(abs(end) for point in points for end in (*ends(point.y), point.y.value))
-        linear = max(floor or 0.0, min(abs(point.y.value) for point in points), 1e-4 * reach)
+        floors = [point.floor for point in points if point.floor]
+        most = max(*(ends(point.y)[1] for point in points), *floors, 0.0)
+        least = min(*(ends(point.y)[0] for point in points), *(-floor for floor in floors), 0.0)
+        smallest = min((abs(point.y.value) for point in points if point.y.value), default=1.0)
+        linear = max(min(floors, default=smallest), 1e-4 * max(most, -least))
         axes.set_yscale("symlog", linthresh=linear)
-        least = min(0.0, *(ends(point.y)[0] for point in points))
-        axes.set_ylim(min(1.7 * least, -linear), 1.7 * max(reach if least > -reach else linear, linear))
+        axes.set_ylim(1.4 * min(least, -linear), 1.7 * max(most, linear))
         _y_ticks(axes, "{:+g}", linear)
         axes.axhline(0, color=INK, linewidth=0.8, alpha=0.6, zorder=1)
-        if floor:
-            axes.axhspan(-floor, floor, color=INK, alpha=0.1, linewidth=0, zorder=0)
+        for point in points:
+            if point.floor:
+                axes.fill_between((point.bits / 1.04, point.bits * 1.04), -point.floor, point.floor, color=INK, alpha=0.13, linewidth=0)
         _scatter(axes, points)
         axes.set_ylabel("Δppl")
 
@@ -198,15 +203,18 @@ def _above_zero(estimate: Estimate) -> float:
     return low if low > 0 else estimate.value
 
 
-def _y_ticks(axes: Axes, spelled: str, least: float = 0.0) -> None:
-    """Ticks at 1, 2 and 5, or at powers of ten where those would be too many; 0 too if the axis crosses it."""
+def _y_ticks(axes: Axes, spelled: str, linear: float = 0.0) -> None:
+    """Ticks at 1, 2 and 5, or at powers of ten where those would be too many; none but 0 where the axis is linear."""
     bottom, top = axes.get_ylim()
-    least = least or bottom
-    sizes = [m * 10.0**e for e in range(math.floor(math.log10(least)), math.ceil(math.log10(max(top, -bottom))) + 1) for m in (1, 2, 5)]
-    if len(sizes) > 12:
-        sizes = sizes[::3]
-    ticks = [tick for size in sizes for tick in (-size, size) if bottom <= tick <= top and size >= least]
-    ticks = sorted({*ticks, *([0.0] if bottom < 0 else [])})
+    least = linear or bottom
+    decades = range(math.floor(math.log10(least)), math.ceil(math.log10(max(top, -bottom))) + 1)
+    ticks: list[float] = []
+    for digits in ((1, 2, 5), (1,)):
+        sizes = [digit * 10.0**decade for decade in decades for digit in digits]
+        ticks = sorted(tick for size in sizes for tick in (-size, size) if bottom <= tick <= top and size >= least)
+        if len(ticks) <= MOST_TICKS:
+            break
+    ticks = sorted([*ticks, *([0.0] if bottom < 0 else [])])
     axes.set_yticks(ticks, [spelled.format(tick).replace("-", "−") if tick else "0" for tick in ticks])
     axes.minorticks_off()
 
@@ -221,7 +229,7 @@ def _figure(draw: Callable[[Axes], None], title: str, subtitle: str) -> str:
         warnings.simplefilter("ignore")  # names may have letters that the font for measuring lacks; the reader's fonts have them
         figure = Figure(figsize=(6.4, 4.4), dpi=72)
         FigureCanvasSVG(figure)
-        axes = figure.add_axes((0.115, 0.115, 0.865, 0.75))
+        axes = figure.add_axes((0.13, 0.115, 0.85, 0.75))
         figure.text(0.01, 0.955, title, size=12, weight="bold")
         figure.text(0.01, 0.91, subtitle if len(subtitle) <= 100 else f"{subtitle[:99]}…", size=7.5, alpha=0.75)
         draw(axes)

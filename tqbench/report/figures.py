@@ -15,7 +15,7 @@ from tqbench.report import draw
 from tqbench.report.draw import Point
 from tqbench.report.run import Run, bits_of, ends
 from tqbench.report.table import heading, label
-from tqbench.report.text import exact, number, plain
+from tqbench.report.text import exact, plain
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,8 @@ def _bits(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:
         caption = "KLD against bits: lower and further left is better. The line joins the schemes that no other beats in both."
         yield Chart(f"kld-bits-{index}", cells[0].setting, caption + _left_out(zero, controls), draw.kld_by_bits(drawn, setting))
     if drawn := [point for point in _points(run, shown, "dppl") if not exact(point.y)]:
-        floor = max((floor for cell in shown if (record := run.record(cell)) and (floor := run.floor(record)) is not None), default=None)
-        caption = "Δppl against bits, 0 is the baseline."
-        if floor is not None:
-            caption += f" In the grey band, up to {number(floor, 2)} ppl, the cutting of the text alone changes as much."
-        yield Chart(f"dppl-bits-{index}", cells[0].setting, caption + _left_out(zero, controls), draw.dppl_by_bits(drawn, floor, setting))
+        caption = "Δppl against bits, 0 is the baseline. Inside a scheme's grey band, the cutting of the text alone changes as much."
+        yield Chart(f"dppl-bits-{index}", cells[0].setting, caption + _left_out(zero, controls), draw.dppl_by_bits(drawn, setting))
 
 
 def _left_out(zero: list[str], controls: dict[str, str]) -> str:
@@ -74,7 +71,7 @@ def _points(run: Run, cells: list[Cell], metric: str) -> list[Point]:
             continue
         bits, estimate = bits_of(record).get("bits", 0.0), record.metrics[metric]
         if bits > 0 and all(map(math.isfinite, (estimate.value, *ends(estimate)))):
-            found.append(Point(label(run, cell), _codecs(cell.scheme), bits, estimate))
+            found.append(Point(label(run, cell), _codecs(cell.scheme), bits, estimate, run.floor(record)))
     return found
 
 

@@ -124,7 +124,7 @@ def _measured(gate: Gate, record: Record, estimate: Estimate) -> Verdict:
         return Verdict(gate, record.cell, status, f"{title(gate.metric)} {interval(estimate, gate.metric)} {says}", estimate, tokens)
 
     if blocks < FEW_BLOCKS and not exact(estimate):
-        tokens = _round_up(scored * FEW_BLOCKS / blocks)
+        tokens = _round_up(scored * FEW_BLOCKS / max(blocks, 1))
         return verdict(
             "inconclusive", f"rests on {blocks} blocks of tokens, an interval needs {FEW_BLOCKS}: score {tokens:,} tokens", tokens
         )

@@ -140,7 +140,7 @@ def _bits(line: Line) -> Figure:
     if not bits:
         return Figure(NONE)
     sides = f"{_trim(bits['bits_k'])} / {_trim(bits['bits_v'])}" if bits["bits_k"] != bits["bits_v"] else ""
-    return Figure(_trim(bits["bits"]), sides, bits["bits"])
+    return Figure(_trim(bits["bits"]), sides, bits["bits"], sides.replace(" ", ""))
 
 
 def _trim(x: float) -> str:
@@ -191,7 +191,8 @@ def _top1(line: Line) -> Figure:
 
 def _kernels(line: Line) -> Figure:
     ran = line.record.kernels
-    return Figure(plain(str(ran.get("attend", NONE))), plain(str(ran.get("decode", "")))) if ran else Figure(NONE)
+    attend, decode = (plain(str(ran.get(op, NONE))).replace("+", " + ") for op in ("attend", "decode"))
+    return Figure(attend, decode) if ran else Figure(NONE)
 
 
 COLUMNS = (

@@ -48,7 +48,8 @@ def _table(table: Table) -> list[RenderableType]:
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
     grid.add_column("scheme", overflow="fold", style="bold")
     for column in COLUMNS:
-        grid.add_column(Text(column.title), justify="right", overflow="fold")
+        narrow = column.title.replace(" %", "\n%") if column.title.endswith(" %") else column.title
+        grid.add_column(Text(narrow), justify="right", overflow="fold", no_wrap=column.title != "kernels")  # names fold, numbers do not
     for row in table.rows:
         grid.add_row(Text.assemble(row.label, ("" if row.figures else f"\n{row.outcome}", "not bold yellow")), *_figures(row))
     head = Text(f"\n{table.heading}", style="bold cyan")

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqbench.suite.plan import Plan
-
 from tqbench.core.errors import LockedError, TqbenchError
 from tqbench.core.files import write_json
 from tqbench.core.record import FINAL, Cell, Record
 from tqbench.measure import environment
+from tqbench.suite.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tqbench.suite.plan import Plan
-
 from tqbench.core.record import Cell, Outcome, Record
 from tqbench.measure import clock, memory
 from tqbench.measure.environment import threads
 from tqbench.runner.folder import Folder
 from tqbench.runner.progress import Progress
+from tqbench.suite.plan import Plan
 
 
 def measure(plan: Plan, cells: list[Cell], folder: Folder, progress: Progress) -> None:

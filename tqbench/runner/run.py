@@ -6,15 +6,14 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqbench.report import gate
 from tqbench.report.run import Run
 from tqbench.report.run import load as load_run
 from tqbench.report.write import write, write_results
-from tqbench.suite.plan import Plan
-
-from tqbench.report import gate
 from tqbench.runner import group
 from tqbench.runner.folder import Folder
 from tqbench.runner.progress import Progress
+from tqbench.suite.plan import Plan
 
 RESULTS = Path("results")
 REPORTS = Path("reports")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
+import math
 import os
 import sys
 import threading
@@ -94,6 +96,9 @@ class Worker:
             outcome, reason = outcome_of(error)
             return Record(cell, outcome, reason, clock.seconds() - begin, **common)
         record = Record(cell, "ok", None, clock.seconds() - begin, **result.fields, **common, peak_bytes=memory.peak())
+        wrong = [name for name, e in record.metrics.items() if not math.isfinite(sum(v for v in (e.value, e.low, e.high) if v is not None))]
+        if wrong:
+            return Record(cell, "failed", f"{', '.join(wrong)} is not finite", record.seconds, **common)
         for name, array in result.arrays.items():
             _write_array(folder / f"{name}.npy", array)
         return judge(record, self.records)
@@ -108,11 +113,11 @@ class Worker:
 
 def outcome_of(error: Exception) -> tuple[Outcome, str]:
     """The typed outcome of an exception."""
-    text = f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
     if isinstance(error, Unsupported):
-        return "unsupported", str(error)
+        return "unsupported", text.partition(": ")[2]
     if isinstance(error, TqbenchError):
-        return "failed", str(error)
+        return "failed", text.partition(": ")[2]
     if isinstance(error, MemoryError) or any(
         words in text for words in ("out of memory", "can't allocate memory", "OutOfMemory", "Cannot allocate")
     ):
@@ -168,8 +173,6 @@ def _log_to(path: Path) -> None:
 
 
 def _write_array(path: Path, array: Any) -> None:
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_atomic(path, buffer.getvalue())

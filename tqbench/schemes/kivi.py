@@ -1,4 +1,4 @@
-"""KIVI: keys per channel over groups of 32 tokens, flushed every 128; values per token; the last 128 tokens of V and the unflushed K exact."""
+"""KIVI: keys per channel over 32 tokens, flushed every 128; values per token; the last 128 tokens of V and the unflushed K exact."""
 
 from __future__ import annotations
 

@@ -27,22 +27,22 @@ class View:
     bounds: Sequence[int]  # per query: where its packed region ends; never below the sinks
 
 
-def _torch() -> Any:
+def _load_torch() -> Any:
     from tqbench.kernels.attend._torch import attend
 
     return attend
 
 
-def _mlx() -> Any:
+def _load_mlx() -> Any:
     from tqbench.kernels.attend._mlx import attend
 
     return attend
 
 
-def _reference() -> Any:
+def _load_reference() -> Any:
     from tqbench.kernels.attend.reference import attend
 
     return attend
 
 
-OP = Op("attend", (Impl("torch", _torch), Impl("mlx", _mlx, platform="mlx"), Impl("reference", _reference)))
+OP = Op("attend", (Impl("torch", _load_torch), Impl("mlx", _load_mlx, platform="mlx"), Impl("reference", _load_reference)))

@@ -43,11 +43,11 @@ class _Forms:
         """Positions [low, high): below low every query of the block sees packed, from high on every query sees exact."""
         if self.windowless:
             return stop, stop
-        return self.ends[first], self.ends[last - 1]
+        return min(stop, self.ends[first]), min(stop, self.ends[last - 1])
 
     def sees_exact(self, first: int, last: int, low: int, high: int, rows: int) -> mx.array:
         """[rows, high − low]: whether a query sees a position of the band in exact form."""
-        band = mx.arange(low, high) >= mx.array(self.ends[first:last])[:, None]
+        band = mx.arange(low, high) >= mx.array(list(self.ends[first:last]))[:, None]
         return mx.tile(band, (rows // (last - first), 1))
 
     def tail(self, low: int, high: int) -> mx.array:

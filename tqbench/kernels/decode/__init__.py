@@ -9,19 +9,19 @@ from tqbench.core.op import Impl, Op, Place
 from tqbench.kernels import native
 
 
-def _native() -> Any:
+def _load_native() -> Any:
     from tqbench.kernels.decode._native import decode
 
     return decode
 
 
-def _reference() -> Any:
+def _load_reference() -> Any:
     from tqbench.kernels.decode.reference import decode
 
     return decode
 
 
-def _host() -> Any:
+def _load_host() -> Any:
     from tqbench.kernels._host import decode
 
     return decode
@@ -37,5 +37,5 @@ def _refuses(codec: Codec, place: Place) -> str | None:
 
 OP = Op(
     "decode",
-    (Impl("native", _native, _refuses), Impl("reference", _reference), Impl("reference (host)", _host, platform="mlx")),
+    (Impl("native", _load_native, _refuses), Impl("reference", _load_reference), Impl("reference (host)", _load_host, platform="mlx")),
 )

@@ -1,0 +1,250 @@
+"""The command line as a user meets it, in processes of its own: what it answers, how it ends, and what it does not import."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tqbench.core.record import Cell, Record
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "mlx", "pandas", "matplotlib", "datasets", "huggingface_hub")
+GOOD = """\
+model: smollm2-135m-instruct-q4_1
+corpus: python-docs
+schemes: [q8_0]
+tasks: [perplexity: {context: 64, tokens: 128}]
+"""
+# Commands that end as commands can end, beside the real ones.
+ENDINGS = """
+import sys
+from tqbench.__main__ import main
+from tqbench.cli import app
+from tqbench.core.errors import LockedError, TqbenchError, Unsupported
+
+def ending(error):
+    def command():
+        raise error
+    return command
+
+for name, error in {
+    "crash": ZeroDivisionError("[bold]by\\x1b zero"), "interrupt": KeyboardInterrupt(), "locked": LockedError("busy"),
+    "unsupported": Unsupported("no such thing here"), "memory": MemoryError(), "pipe": BrokenPipeError(),
+}.items():
+    app.command(name)(ending(error))
+sys.exit(main(sys.argv[1:]))
+"""
+IMPORTED = f"""
+import sys
+from tqbench.__main__ import main
+code = main(sys.argv[1:])
+print("imported:", *sorted(set(sys.modules) & set({HEAVY!r})), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def run(*args: str, code: str | None = None, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    start = ["-c", code] if code else ["-m", "tqbench"]
+    return subprocess.run(
+        [sys.executable, *start, *args], cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, encoding="utf-8", check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["plan", *sorted(map(str, (ROOT / "suites").glob("*.yaml")))],
+        ["run", "suites/long_ctx.yaml", "--dry-run"],
+        ["schemes"],
+        ["models"],
+        ["doctor"],
+        ["runs"],
+    ],
+    ids=lambda args: " ".join(args)[:30],
+)
+def test_nothing_heavy_is_imported(args: list[str]) -> None:
+    done = run(*args, code=IMPORTED)
+    assert done.stderr == "imported:\n"
+    assert done.returncode == 0
+
+
+def test_the_package_is_light_and_has_a_version() -> None:
+    code = "import sys, tqbench; print(tqbench.__version__, 'numpy' in sys.modules, 'typer' in sys.modules, sorted(tqbench.__all__))"
+    assert re.fullmatch(r"\d+\.\d+\.\S+ False False \['__version__', 'load', 'run'\]\n", run(code=code).stdout)
+    assert "has no attribute 'nothing'" in run(code="import tqbench; tqbench.nothing").stderr
+
+
+def test_version_and_help() -> None:
+    assert re.fullmatch(r"tqbench \d+\.\d+\.\S+\n", run("--version").stdout)
+    shown = run("--help").stdout
+    for command in ("run", "plan", "runs", "schemes", "models", "doctor"):
+        assert f"\n  {command} " in shown
+    assert "Exit codes: 0 passed" in shown
+    options = run("run", "--help").stdout
+    for option in (
+        *("-k", "--model", "--corpus", "--backend", "--device", "--dtype", "--kernel"),
+        *("--bypass", "--fresh", "--dry-run", "-o, --output"),
+    ):
+        assert f" {option} " in options
+
+
+def test_run_dry_prints_the_plan() -> None:
+    plan, dry = (run(*args, "suites/quickstart.yaml", "-k", "turbo*") for args in (["plan"], ["run", "--dry-run"]))
+    assert plan.stdout == dry.stdout
+    assert plan.returncode == dry.returncode == 0
+    for words in ("baseline ", "turbo4[identity] ", "6,144", "quickstart: 4 cells", "python-docs · perplexity stream"):
+        assert words in plan.stdout
+    assert "q8_0 " not in plan.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["plan"], "Missing argument 'SUITE'"),
+        (["no-such-command"], "No such command 'no-such-command'"),
+        (["plan", "--no-such-option"], "No such option"),
+        (["plan", "suites/quickstrat.yaml"], "suites/quickstrat.yaml: there is no such file; did you mean 'suites/quickstart.yaml'?\n"),
+        (["plan", "suites/quickstart.yaml", "-k", "q9"], "-k: 'q9' selects nothing;"),
+        (["run", "suites/quickstart.yaml", "--dtype", "flot32"], "--dtype: unknown dtype 'flot32'; did you mean 'float32'?"),
+        (["models", "fetch", "smollm"], "unknown model 'smollm'"),
+        (["schemes", "--head-dim", "0"], "--head-dim"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_wrong_command_exits_2_and_says_what_is_wrong(args: list[str], said: str) -> None:
+    done = run(*args)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_suite_exits_2_with_all_mistakes_as_plain_lines(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(GOOD.replace("q8_0", "q8_O").replace("python-docs", '"[bold]\\e[31m"'))
+    (tmp_path / "two.yaml").write_text("model: [\n")
+    done = run("run", "one.yaml", "./two.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    first, second, third = done.stderr.splitlines()
+    assert first.startswith("one.yaml:2: unknown corpus '[bold]\\x1b[31m'")
+    assert second.startswith("one.yaml:3: unknown scheme 'q8_O'; did you mean 'q8_0'?")
+    assert third.startswith("./two.yaml:2: not valid YAML: ")
+    assert list(tmp_path.glob("tqbench-crash*")) == []
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    text = GOOD.replace("[q8_0]", r'[{name: "[bold red]x[/]\x9b31m:smile:", k: q8_0, v: q4_0}]')
+    (tmp_path / "s.yaml").write_text(text)
+    done = run("plan", "s.yaml", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "[bold red]x[/]\ufffd31m:smile:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("locked", 2, "tqbench: busy\n"),
+        ("unsupported", 3, "tqbench: no such thing here\n"),
+        ("interrupt", 130, ""),
+        ("pipe", 141, ""),
+    ],
+)
+def test_every_ending_has_its_code(command: str, code: int, said: str, tmp_path: Path) -> None:
+    done = run(command, code=ENDINGS, cwd=tmp_path)
+    assert (done.returncode, done.stderr.strip()) == (code, said.strip())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["crash", "memory"])
+def test_a_crash_exits_70_and_leaves_its_traceback_in_a_file(command: str, tmp_path: Path) -> None:
+    done = run(command, code=ENDINGS, cwd=tmp_path)
+    assert done.returncode == 70
+    first, second = done.stderr.splitlines()
+    assert first.startswith("tqbench: internal error: ")
+    (file,) = tmp_path.iterdir()
+    assert re.fullmatch(r"tqbench-crash-[0-9a-f]{8}\.txt", file.name)
+    assert second.endswith(file.name)
+    details = file.read_text()
+    for words in ("Traceback (most recent call last)", f" {command}\n", "numpy ", f"Python {sys.version_info.major}."):
+        assert words in details
+
+
+def test_a_crash_in_a_folder_that_cannot_be_written_is_still_told(tmp_path: Path) -> None:
+    done = run("crash", code=f"import os; os.chdir('/proc')\n{ENDINGS}", TMPDIR=str(tmp_path))
+    assert done.returncode == 70
+    assert str(next(tmp_path.glob("tqbench-crash-*.txt"))) in done.stderr
+    assert "[bold]by\ufffd zero" in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    for command in ("crash", "unsupported"):
+        assert "Traceback" in run(command, code=ENDINGS, cwd=tmp_path, TQBENCH_DEBUG="1").stderr
+
+
+def test_a_closed_pipe_is_no_crash(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tqbench", "schemes"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdout
+        assert child.stderr
+        child.stdout.close()
+        assert child.stderr.read() == b""
+        assert child.wait() == 141
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_without_unicode_is_no_crash() -> None:
+    done = run("plan", "suites/quickstart.yaml", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "baseline" in done.stdout
+
+
+def test_schemes_show_bits_at_the_head_dim_and_why_one_cannot() -> None:
+    lines = {line.split()[0]: line for line in run("schemes").stdout.splitlines()[2:]}
+    assert lines["turbo4"].split()[1:4] == ["4.25", "4.25", "turboquant"]
+    assert lines["turbo4_pad128"].split()[1] == "8.25"
+    lines = {line.split()[0]: line for line in run("schemes", "--head-dim", "80").stdout.splitlines()[2:]}
+    assert "unsupported: blocks of 32 channels do not fit head_dim 80" in lines["q8_0"]
+    assert lines["f16"].split()[1] == "16"
+
+
+def test_models_and_doctor_say_what_is_missing(tmp_path: Path) -> None:
+    assert "not fetched" in run("models", TQBENCH_CACHE=str(tmp_path)).stdout
+    shown = run("doctor", TQBENCH_CACHE=str(tmp_path), TQBENCH_WIKITEXT="nowhere").stdout
+    for words in (
+        str(tmp_path),
+        "tqbench models fetch smollm2-135m-instruct-q4_1",
+        "TQBENCH_WIKITEXT names no file",
+        "backend transformers",
+    ):
+        assert words in shown
+
+
+def test_runs_counts_outcomes_and_survives_damage(tmp_path: Path) -> None:
+    assert run("runs", cwd=tmp_path).stdout.startswith("There are no runs in results yet")
+    cells = [
+        Cell("m", "transformers", "cpu", "float32", scheme, "auto", "perplexity", {"context": 64}, {"name": "python-docs"})
+        for scheme in (None, {"name": "a"}, {"name": "b"})
+    ]
+    folder = tmp_path / "results" / "mine" / "abc"
+    for cell, outcome in zip(cells, ("ok", "oom"), strict=False):
+        Record(cell, outcome, started="2030-01-02T03:04:05+00:00").write(folder / "cells" / cell.key)
+    plan = {"schema": "tqbench.plan/1", "suite": "mine", "run": "abc", "command": "", "gates": []}
+    (folder / "plan.json").write_text(json.dumps({**plan, "cells": [dataclasses.asdict(cell) for cell in cells]}))
+    broken = tmp_path / "results" / "mine" / "def"
+    broken.mkdir()
+    (broken / "plan.json").write_text("{")
+    done = run("runs", cwd=tmp_path)
+    assert done.returncode == 0
+    lines = {line.split()[1]: line for line in done.stdout.splitlines()[2:]}
+    assert "unreadable: " in lines["def"]
+    assert "2030-01-02T03:04:05+00:00" in lines["abc"]
+    assert "1 ok, 1 oom, 1 not run" in lines["abc"]
