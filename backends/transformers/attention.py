@@ -28,7 +28,7 @@ def register(engine: str) -> str:
         ) -> tuple[Tensor, Any]:
             store = getattr(key, "tqbench_store", None)
             if store is None:
-                return own(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
+                return own(module, query, key, value, attention_mask, **kwargs)
             return _through(store, module, query, kwargs), None
 
         AttentionInterface.register(name, attention)

@@ -278,7 +278,7 @@ class _Wanted:
             choice = op.resolve(codec, self.bare, place)
         except Unsupported as error:
             self.reasons.append(str(error))
-            return op.resolve(codec, "auto", place)  # type: ignore[no-any-return]
+            return op.resolve(codec, "auto", place)
         self.taken = True
         return choice
 

@@ -12,6 +12,8 @@ from tqbench.report.run import Run
 from tqbench.report.table import COLUMNS, Figure, Row, Table, short_headings, tables
 from tqbench.report.text import plain
 
+BRIEF = ("bits", "coverage %", "ppl", "Δppl", "KLD", "top-1 %")
+
 
 def render(run: Run, verdicts: list[Verdict], charts: Sequence[Chart] = ()) -> str:
     """Verdicts, then one table per setting with its figures, which lie beside it as SVG files."""
@@ -25,6 +27,17 @@ def render(run: Run, verdicts: list[Verdict], charts: Sequence[Chart] = ()) -> s
         f"Command: {escape(run.command)}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def brief(run: Run) -> str:
+    """The tables alone, without tails and kernels: what a README shows."""
+    keep = [i for i, column in enumerate(COLUMNS) if column.title in BRIEF]
+    parts = []
+    for table in tables(run):
+        rows = [(cells[0], *(cells[1 + i] for i in keep)) for cells in map(_row, table.rows)]
+        below = [escape(line) for line in (*table.marks(), *table.notes())]
+        parts += [f"**{escape(table.heading)}**", _grid(("scheme", *(COLUMNS[i].title for i in keep)), rows), "  \n".join(below)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def escape(text: str) -> str:

@@ -1,0 +1,58 @@
+"""The README's commands, run as they stand, and its result table against the records it comes from."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+ELSEWHERE = {"make test"}  # it is what runs this test
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.S | re.M)
+
+
+COMMANDS = [line.partition("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+
+
+@pytest.mark.model
+def test_the_commands_run() -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    assert len(COMMANDS) >= 8
+    for command in COMMANDS:
+        if command not in ELSEWHERE:
+            done = subprocess.run(["bash", "-c", command], cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.model
+def test_the_python_runs() -> None:
+    """After the commands: the run is there, so this measures nothing."""
+    (code,) = blocks("python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "turbo4" in done.stdout
+
+
+def test_the_suite_is_one(tmp_path: Path) -> None:
+    from tqbench.suite.load import load
+    from tqbench.suite.plan import plan
+
+    (text,) = blocks("yaml")
+    (tmp_path / "readme.yaml").write_text(text)
+    (suite,) = load([tmp_path / "readme.yaml"])
+    assert [cell.label for cell in plan(suite).cells] == ["baseline", "q8_0", "q8_0/turbo3", "turbo4[bridge]", "mine"]
+
+
+def test_the_table_is_the_committed_run() -> None:
+    from tqbench.report.markdown import brief
+    from tqbench.report.run import load
+
+    assert brief(load(ROOT / "results" / "reference" / "quickstart-cpu")) in README
