@@ -116,20 +116,23 @@ def _reduce(logits: mx.array, base: mx.array | None, targets: Ids, rows: Ids) ->
     """
     index, target = mx.array(rows), mx.array(targets[rows])[:, None]
     x = logits[index].astype(mx.float32)
-    norm = _logsumexp(x)
+    _, _, norm = _exponentials(x)
     nll = norm - _column(x, target)
     if base is None:
         return TokenScores(nll, np.empty(0), np.empty(0), np.empty(0, np.int64))
     b = base[index].astype(mx.float32)
-    base_norm = _logsumexp(b)
-    gap = _sums(mx.softmax(b, axis=1) * (b - x))
+    weights, total, base_norm = _exponentials(b)
+    kld = _sums(weights * (b - x)) / total - (base_norm - norm)
     rank = (x > mx.take_along_axis(x, mx.argmax(b, axis=1, keepdims=True), axis=1)).sum(1)
-    return TokenScores(nll, base_norm - _column(b, target), gap - (base_norm - norm), np.array(rank, dtype=np.int64))
+    return TokenScores(nll, base_norm - _column(b, target), kld, np.array(rank, dtype=np.int64))
 
 
-def _logsumexp(x: mx.array) -> Floats:
+def _exponentials(x: mx.array) -> tuple[mx.array, Floats, Floats]:
+    """exp(x − max x), its sum, and log Σ exp(x), per row."""
     top = x.max(axis=1, keepdims=True)
-    return np.log(_sums(mx.exp(x - top))) + np.array(top[:, 0], dtype=np.float64)
+    weights = mx.exp(x - top)
+    total = _sums(weights)
+    return weights, total, np.log(total) + np.array(top[:, 0], dtype=np.float64)
 
 
 def _sums(x: mx.array) -> Floats:

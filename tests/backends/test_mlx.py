@@ -54,8 +54,9 @@ DEEPSEEK = {"kv_lora_rank": 64, "q_lora_rank": None, "first_k_dense_replace": 2,
 
 def _other(config: type, **changes: Any) -> Any:
     """A tiny model of another architecture."""
-    torch.manual_seed(0)
-    return transformers.AutoModelForCausalLM.from_config(config(**tiny.SHAPE | changes))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return transformers.AutoModelForCausalLM.from_config(config(**tiny.SHAPE | changes))
 
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -461,10 +462,10 @@ def test_arrays_grow_in_place_and_keep_nothing_alive():
 
 
 def test_reduction_equals_the_plain_formula():
-    """Float32 products, float64 sums: errors of a few 1e-7, also in the KLD."""
+    """Float32 products, float64 sums: measured 7e-8 for the nll and 2e-8 for the KLD."""
     rng = np.random.default_rng(0)
     base = (rng.normal(size=(70, 5000)) * 3).astype(np.float32)
-    logits = (base + rng.normal(size=base.shape) * 0.01).astype(np.float32)
+    logits = (base + 5 + rng.normal(size=base.shape) * 0.01).astype(np.float32)
     targets = rng.integers(0, 5000, 70)
     targets[3] = -1
     rows = np.flatnonzero(targets >= 0)
@@ -473,7 +474,7 @@ def test_reduction_equals_the_plain_formula():
     at = np.arange(len(rows)), targets[rows]
     assert found.nll == pytest.approx(-log_p[at], abs=1e-6)
     assert found.base_nll == pytest.approx(-log_b[at], abs=1e-6)
-    assert found.kld == pytest.approx((np.exp(log_b) * (log_b - log_p)).sum(1), abs=2e-6)
+    assert found.kld == pytest.approx((np.exp(log_b) * (log_b - log_p)).sum(1), abs=2e-7)
     assert np.array_equal(found.rank, (log_p > log_p[np.arange(len(rows)), log_b.argmax(1)][:, None]).sum(1))
     assert not _reduce(mx.array(base), mx.array(base), targets, rows).kld.any()
     assert not len(_reduce(mx.array(base), None, targets, rows).kld)
@@ -492,6 +493,6 @@ def test_the_packaged_model_scores_as_in_transformers(packaged_model, open_packa
         assert np.array_equal(ours.tokenize(text)[:24], ids)
         targets = np.append(ids[1:], -1)
         found = [s.score(ids, s.new_cache(preset("q8_0")), targets, s.new_cache(None)) for s in (ours, theirs)]
-        assert found[0].base_nll == pytest.approx(found[1].base_nll, abs=1e-3)  # float32 through 30 layers; measured 4e-5
-        assert found[0].nll.mean() == pytest.approx(found[1].nll.mean(), abs=0.02)  # codes flip; measured 1e-3
+        assert found[0].base_nll == pytest.approx(found[1].base_nll, abs=1e-3)  # float32 through 30 layers; measured 3e-5
+        assert found[0].nll.mean() == pytest.approx(found[1].nll.mean(), abs=0.02)  # codes flip; measured 2e-3
         assert isinstance(ours.new_cache(preset("q8_0")), StoreCache)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
+from tqbench import kernels
 
-@cache
+
 def path() -> Path | None:
-    """The installed library, or None."""
-    try:
-        installed = files("tqbench") or []
-    except PackageNotFoundError:
-        return None
-    found = [Path(str(f.locate())) for f in installed if f.name.startswith("libtqbench_native")]
-    return next((p for p in found if p.exists()), None)
+    """The library in this package, or None. In an editable install the package spans two folders: sources, and what was built."""
+    return next((found for folder in kernels.__path__ for found in Path(folder).glob("*tqbench_native*")), None)
 
 
 def missing() -> str | None:

@@ -21,6 +21,10 @@ from tqbench.runner.progress import Progress
 from tqbench.suite.plan import Plan
 
 
+# Threads that wait asleep: with others on the machine, spinning ones made everything several times slower, and alone it costs nothing here.
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
 def measure(plan: Plan, cells: list[Cell], folder: Folder, progress: Progress) -> None:
     """Measure the cells of one group; each ends with a record."""
     pending = list(cells)
@@ -81,7 +85,7 @@ class _Process:
             [sys.executable, "-m", "tqbench.runner.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**quiet, **os.environ, "OMP_NUM_THREADS": threads()},
+            env={**quiet, **PATIENT, **os.environ, "OMP_NUM_THREADS": threads()},
         )
         job = {
             "root": str(self.plan.root),
