@@ -20,6 +20,8 @@ UNSUPPORTED = ("softcap", "sliding_window", "s_aux", "position_bias")
 def register(engine: str) -> str:
     """Register our attention around an engine implementation; the same name every time."""
     name = f"tqbench_{engine}"
+    if engine not in ALL_ATTENTION_FUNCTIONS.valid_keys():
+        raise Unsupported(f"this model runs its own {engine!r} attention, which cannot be wrapped; it has to support sdpa")
     if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
         own = ALL_ATTENTION_FUNCTIONS[engine]
 

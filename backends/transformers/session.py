@@ -101,19 +101,26 @@ def _reduce(logits: Tensor, base: Tensor | None, targets: Ids, rows: Ids) -> Tok
     """nll, and against the base: its nll, KL(base ‖ scheme), the rank of its first choice. Sums in float64."""
     index = torch.from_numpy(rows).to(logits.device)
     target = torch.from_numpy(targets[rows]).to(logits.device)[:, None]
-    log_p = _log_softmax(logits[index])
-    nll = -log_p.gather(1, target)[:, 0]
+    x = logits[index]
+    lse, _, _ = _log_sum_exp(x)
+    nll = lse - x.gather(1, target)[:, 0].double()
     if base is None:
         return TokenScores(_numpy(nll), np.empty(0), np.empty(0), np.empty(0, np.int64))
-    log_b = _log_softmax(base[index])
-    kld = (log_b.exp() * (log_b - log_p)).sum(1, dtype=torch.float64)
-    first = log_p.gather(1, log_b.argmax(1, keepdim=True))
-    rank = (log_p > first).sum(1)
-    return TokenScores(_numpy(nll), _numpy(-log_b.gather(1, target)[:, 0]), _numpy(kld), rank.cpu().numpy())
+    b = base[index]
+    base_lse, weights, total = _log_sum_exp(b)
+    # KL = Σ p_b (b − x) − (lse_b − lse_x); equal logits give exactly 0.
+    kld = (weights * (b - x)).sum(1, dtype=torch.float64) / total - (base_lse - lse)
+    rank = (x > x.gather(1, b.argmax(1, keepdim=True))).sum(1)
+    return TokenScores(_numpy(nll), _numpy(base_lse - b.gather(1, target)[:, 0].double()), _numpy(kld), rank.cpu().numpy())
 
 
-def _log_softmax(logits: Tensor) -> Tensor:
-    return torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
+def _log_sum_exp(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(log Σ exp x, exp(x − max), its sum): exponentials in float32 at least, sums in float64."""
+    x = x if x.dtype == torch.float64 else x.float()
+    top = x.amax(1, keepdim=True)
+    weights = (x - top).exp()
+    total = weights.sum(1, dtype=torch.float64)
+    return top[:, 0].double() + total.log(), weights, total
 
 
 def _numpy(x: Tensor) -> Any:

@@ -33,10 +33,7 @@ def feed(store, chunk, tokens=TOKENS):
     for first in range(store.tokens, tokens, chunk):
         new = slice(first, min(first + chunk, tokens))
         store.append(K[:, :, new], V[:, :, new])
-        if store.through_engine:
-            store.visible()
-        else:
-            store.attend(Q[:, :, new], 0.125)
+        store.attend(Q[:, :, new], 0.125)
 
 
 def forms(t, sinks, window, flush):

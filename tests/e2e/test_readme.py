@@ -24,11 +24,11 @@ COMMANDS = [line.partition("#")[0].strip() for block in blocks("bash") for line 
 
 @pytest.mark.model
 def test_the_commands_run() -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     assert len(COMMANDS) >= 8
     for command in COMMANDS:
         if command not in ELSEWHERE:
-            done = subprocess.run(["bash", "-c", command], cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
+            done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 

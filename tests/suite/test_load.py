@@ -259,7 +259,7 @@ def test_a_damaged_model_folder_is_a_line(suite, tmp_path: Path) -> None:
     (tmp_path / "small" / "config.json").write_text("[")
     path = suite(changed("smollm2-135m-instruct-q4_1", "small"))
     (line,) = problems(path)
-    assert line.startswith(f"{path}:1: model 'small' cannot be read: ")
+    assert line.startswith(f"{path}:1: the config.json of model 'small' cannot be read: ")
 
 
 def test_every_shipped_suite_loads_and_opens_with_its_question_and_command() -> None:

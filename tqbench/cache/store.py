@@ -49,7 +49,8 @@ class Store:
         place = Place(arrays.platform, arrays.device, shape.dtype)
         for side in (self.k, self.v):
             side.kernels = Kernels(wanted.pick(encode.OP, side.codec, place), wanted.pick(decode.OP, side.codec, place))
-        self.attention = Choice("attend", "engine", _engine) if self.through_engine else wanted.pick(attend.OP, self.k.codec, place)
+        self.attention = wanted.pick(attend.OP, self.k.codec, place)
+        self.shown = Choice("attend", "engine", self._everything)
         wanted.check()
         self.queries = 0
 
@@ -80,10 +81,12 @@ class Store:
 
     def visible(self) -> tuple[Any, Any]:
         """All keys and values for the engine's own attention."""
-        self.attention.calls += 1
-        shown = self.k.everything(), self.v.everything()
+        keys, values = self.shown()
         self._settle(self.tokens - self.queries)
-        return shown
+        return keys, values
+
+    def _everything(self) -> tuple[Any, Any]:
+        return self.k.everything(), self.v.everything()
 
     def _settle(self, queries: int) -> None:
         if self.queries + queries != self.tokens:
@@ -94,11 +97,8 @@ class Store:
 
     def evidence(self) -> tuple[SideEvidence, SideEvidence]:
         """What happened to K and to V."""
-        return self.k.evidence("k", self.index, self.attention), self.v.evidence("v", self.index, self.attention)
-
-
-def _engine(*args: Any) -> Any:  # noqa: ARG001
-    raise EvidenceError("the identity control is read by the engine's own attention, not by ours")
+        attention = self.shown if self.shown.calls else self.attention
+        return self.k.evidence("k", self.index, attention), self.v.evidence("v", self.index, attention)
 
 
 def build(side: Side, shape: Shape, scheme: Scheme) -> Codec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,8 +11,6 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, v
 from pathlib import Path
 
 from tqbench.cli import table
-
-VECTOR_FLAGS = re.compile(r"\b(?:sse4_2|avx2|fma|f16c|avx512f|avx512_vnni|avx512vbmi|avx512_bf16|amx_int8|asimd|asimddp|i8mm|sve)\b")
 
 
 def doctor() -> None:
@@ -67,23 +64,13 @@ def _native() -> Iterator[Line]:
 
 
 def _machine() -> Iterator[Line]:
-    from tqbench.measure.environment import describe
+    from tqbench.measure.environment import describe, vector_flags
     from tqbench.report.text import size
 
     machine = describe()
     yield "system", str(machine["system"]), ""
-    yield "processor", f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores", _flags()
+    yield "processor", f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores", " ".join(vector_flags())
     yield "memory", size(machine["memory_bytes"]), ""
-
-
-def _flags() -> str:
-    """The vector instructions that kernels choose by, where the system lists them."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
-    line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
-    return " ".join(VECTOR_FLAGS.findall(line))
 
 
 def _files() -> Iterator[Line]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+VECTOR_FLAGS = re.compile(r"\b(?:sse4_2|avx2|fma|f16c|avx512f|avx512_vnni|avx512vbmi|avx512_bf16|amx_int8|asimd|asimddp|i8mm|sve)\b")
 NUMERICS = ("tqbench", "torch", "transformers", "numpy", "mlx", "mlx-lm", "tokenizers")
 
 
@@ -52,6 +54,16 @@ def cpu_model() -> str:
         (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")),
         platform.machine(),
     )
+
+
+def vector_flags() -> list[str]:
+    """The vector instructions that kernels choose by, where the system lists them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return []
+    line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
+    return VECTOR_FLAGS.findall(line)
 
 
 def _version(name: str) -> str | None:

@@ -21,7 +21,7 @@ def problem(name: str, root: Path = Path()) -> str | None:
         return None
     path = _local(name, root)
     if path.is_dir():
-        return None if (path / "config.json").exists() else f"model directory {name!r} has no config.json"
+        return _unreadable(path / "config.json", name)
     if name.endswith(".gguf"):
         return None if path.is_file() else f"model file {name!r} does not exist"
     if _HUB_ID.fullmatch(name) and not path.exists():
@@ -53,8 +53,18 @@ def config(name: str, root: Path = Path()) -> dict[str, Any] | None:
     file = _local(name, root) / "config.json"
     if not file.is_file():
         return None
-    data: dict[str, Any] = json.loads(file.read_text())
+    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return {**data, **data.get("text_config", {})}
+
+
+def _unreadable(file: Path, name: str) -> str | None:
+    if not file.is_file():
+        return f"model directory {name!r} has no config.json"
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"the config.json of model {name!r} cannot be read: {error}"
+    return None if isinstance(data, dict) else f"the config.json of model {name!r} is not a JSON object"
 
 
 def _local(name: str, root: Path) -> Path:

@@ -59,7 +59,7 @@ def _controls(run: Run, cells: list[Cell]) -> dict[str, str]:
     return {
         cell.key: label(run, cell)
         for cell in cells
-        if cell.scheme and (cell.scheme.get("bypass") or any(gate.matches(cell) for gate in must_fail))
+        if cell.scheme and (cell.scheme.get("bypass") or any(gate.covers(cell.label) for gate in must_fail))
     }
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tqbench.core.errors import worst
+from tqbench.core.gate import Gate
 from tqbench.core.record import Cell, Estimate, Record
 from tqbench.metrics.paired import FEW_BLOCKS
-from tqbench.report.run import Gate, Run, ends
+from tqbench.report.run import Run, ends
 from tqbench.report.text import bare, exact, interval, title
 
 Status = Literal["pass", "fail", "inconclusive", "skipped"]
@@ -66,7 +67,7 @@ def _codes(run: Run, verdicts: list[Verdict]) -> Iterator[int]:
 
 
 def _verdicts(run: Run, gate: Gate) -> list[Verdict]:
-    cells = [cell for cell in run.cells if gate.matches(cell)]
+    cells = [cell for cell in run.cells if cell.scheme is not None and gate.covers(cell.label)]
     if not cells:
         return [Verdict(gate, None, _absent(gate), f"no scheme of this run matches {' or '.join(gate.schemes)}")]
     return [_verdict(run, gate, cell) for cell in cells]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tqbench.core.codec import ITEMSIZE
 from tqbench.core.errors import ConfigError, TqbenchError
+from tqbench.core.gate import Gate
 from tqbench.core.record import Cell, Estimate, Record
 
 if TYPE_CHECKING:
@@ -22,28 +22,6 @@ METRICS = (
     *("kld", "kld_median", "kld_p90", "kld_p99", "kld_p999", "kld_max"),
     *("rms_dp", "top1", "top5"),
 )
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A limit on a metric of every scheme whose label matches."""
-
-    schemes: tuple[str, ...]
-    metric: str
-    limit: float
-    sided: Literal["one", "two"] = "two"
-    expect: Literal["pass", "fail"] = "pass"
-    required: bool = True
-
-    @staticmethod
-    def of(data: dict[str, Any]) -> Gate:
-        """From plan.json, where `schemes` is one pattern or several."""
-        schemes = data["schemes"]
-        return Gate(**{**data, "schemes": (schemes,) if isinstance(schemes, str) else tuple(schemes)})
-
-    def matches(self, cell: Cell) -> bool:
-        """Whether the gate judges this cell. `*` and `?` are wildcards; brackets stand for themselves, as in turbo4[identity]."""
-        return cell.scheme is not None and any(fnmatchcase(cell.label, pattern.replace("[", "[[]")) for pattern in self.schemes)
 
 
 @dataclass(frozen=True)

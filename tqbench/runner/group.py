@@ -20,7 +20,6 @@ from tqbench.runner.folder import Folder
 from tqbench.runner.progress import Progress
 from tqbench.suite.plan import Plan
 
-
 # Threads that wait asleep: with others on the machine, spinning ones made everything several times slower, and alone it costs nothing here.
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 

@@ -10,11 +10,12 @@ from typing import Any, get_args
 from tqbench import corpora
 from tqbench.core import registry
 from tqbench.core.errors import ConfigError, unknown
+from tqbench.core.gate import Gate, matches
 from tqbench.core.scheme import Bypass, Problem, Scheme, parse
 from tqbench.kernels import attend, decode, encode
 from tqbench.models import resolve
 from tqbench.suite.document import At
-from tqbench.suite.schema import MOST, TASKS, Gate, Perplexity, Settings, matches
+from tqbench.suite.schema import MOST, TASKS, GateKeys, Perplexity, Settings
 from tqbench.suite.validate import short, validate
 
 REQUIRED = ("model", "corpus", "schemes", "tasks")
@@ -28,7 +29,7 @@ def models(settings: Settings, root: Path, problem: Problem) -> dict[str, int]:
         try:
             wrong = resolve.problem(name, root)
             config = None if wrong else resolve.config(name, root)
-        except (OSError, RuntimeError, ValueError, TypeError, ConfigError) as error:
+        except (OSError, RuntimeError, ValueError) as error:  # a path that no system takes
             wrong, config = f"model {short(name)} cannot be read: {error}", None
         if wrong:
             problem(("model", i), wrong)
@@ -176,7 +177,7 @@ def gates(items: list[Any], labels: list[str] | None, problem: Problem) -> tuple
     for i, item in enumerate(items):
         if not isinstance(item, dict):
             problem(("gates", i), f"a gate is a mapping {{schemes: …, metric: …, limit: …}}, got {short(item)}")
-        elif gate := validate(Gate, item, ("gates", i), problem):
+        elif gate := validate(GateKeys, item, ("gates", i), problem):
             found.append(gate)
             for pattern in gate.schemes if labels is not None else ():
                 if not any(matches(pattern, label) for label in labels or ()):

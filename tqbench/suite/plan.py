@@ -10,11 +10,12 @@ from typing import Any
 
 from tqbench.core.errors import ConfigError
 from tqbench.core.files import sha256_file, short_hash
+from tqbench.core.gate import Gate, matches
 from tqbench.core.record import Cell
 from tqbench.measure import environment
 from tqbench.models import resolve
 from tqbench.suite.cost import Cost, cost, tokens
-from tqbench.suite.schema import Gate, Suite, matches
+from tqbench.suite.schema import Suite
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass as plain_dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from tqbench.core.errors import unknown
+from tqbench.core.gate import Gate
 from tqbench.core.scheme import Scheme
 from tqbench.corpora.recipes import RECIPES
 
@@ -96,8 +96,8 @@ TASKS = {"perplexity": Perplexity}
 
 
 @dataclass(frozen=True, config=STRICT)
-class Gate:
-    """A limit on a metric of every scheme whose label matches one of the patterns."""
+class GateKeys(Gate):
+    """A gate as a suite writes it."""
 
     schemes: Annotated[Words, Field(description="a name of a scheme or a pattern with * and ?, or a list of them")]
     metric: Metric
@@ -105,15 +105,6 @@ class Gate:
     sided: Literal["one", "two"] = "two"
     expect: Literal["pass", "fail"] = "pass"
     required: Annotated[bool, Field(description="true or false")] = True
-
-    def covers(self, label: str) -> bool:
-        """Whether this gate judges the scheme of that label."""
-        return any(matches(pattern, label) for pattern in self.schemes)
-
-
-def matches(pattern: str, label: str) -> bool:
-    """`*` and `?` are wildcards; brackets are not, because labels such as turbo4[identity] have them."""
-    return fnmatchcase(label, pattern.replace("[", "[[]"))
 
 
 @plain_dataclass(frozen=True)
