@@ -199,5 +199,7 @@ def test_a_name_must_be_taken_by_some_operation():
 def test_identity_goes_through_the_engine():
     store = open_store(replace(preset("turbo4"), bypass="identity"))
     assert store.through_engine
+    store.append(K, V)
+    store.visible()
     assert {side.attend for side in store.evidence()} == {"engine"}
     assert not open_store(preset("turbo4")).through_engine

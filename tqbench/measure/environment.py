@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 VECTOR_FLAGS = re.compile(r"\b(?:sse4_2|avx2|fma|f16c|avx512f|avx512_vnni|avx512vbmi|avx512_bf16|amx_int8|asimd|asimddp|i8mm|sve)\b")
+COMPUTING = ("core", "codecs", "kernels", "cache", "metrics", "tasks", "corpora")
 NUMERICS = ("tqbench", "torch", "transformers", "numpy", "mlx", "mlx-lm", "tokenizers")
 
 
@@ -21,6 +24,17 @@ def versions() -> dict[str, str | None]:
 def numerics() -> dict[str, Any]:
     """What must not change within one run for its numbers to belong together."""
     return {"versions": versions(), "python": platform.python_version(), "cpu": cpu_model(), "threads": threads()}
+
+
+def sources(codecs: Iterable[str] = ()) -> str:
+    """The hash of the code that computes digits, and of codecs wherever they lie: who edits one must not see what the old one measured."""
+    own = Path(__file__).parents[1]
+    folders = [own / name for name in COMPUTING] + [own.parent / "backends"]
+    files = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".cpp"))
+    digest = hashlib.sha256()
+    for path in [*files, *map(Path, sorted(codecs))]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def describe() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from tqbench import corpora
 from tqbench.core import registry
-from tqbench.core.errors import ConfigError, unknown
+from tqbench.core.errors import unknown
 from tqbench.core.gate import Gate, matches
 from tqbench.core.scheme import Bypass, Problem, Scheme, parse
 from tqbench.kernels import attend, decode, encode

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqbench.core import registry
 from tqbench.core.errors import ConfigError
 from tqbench.core.files import sha256_file, short_hash
 from tqbench.core.gate import Gate, matches
@@ -33,7 +35,8 @@ class Plan:
 
     def identity(self) -> str:
         """The run's name: a hash of everything that decides its digits, so that the same command continues the same run."""
-        return short_hash({"content": self.content, "numerics": environment.numerics()})
+        codecs = {file for codec in registry.codecs().values() if (file := inspect.getsourcefile(codec))}
+        return short_hash({"content": self.content, "numerics": environment.numerics(), "sources": environment.sources(codecs)})
 
     def tokens(self, cell: Cell) -> int:
         """How many tokens a cell runs through the model."""
