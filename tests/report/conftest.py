@@ -83,7 +83,7 @@ class Factory:
             for side in "kv"
         ]
         ledger = {"payload": packed, "metadata": 1024, "declared": packed + 1024, "exact": 256, "slack": 512, "tokens": 512}
-        ledger |= {"bytes_per_token": 34.5, "bits_k": bits[0], "bits_v": bits[1], "bits": sum(bits) / 2}
+        ledger |= {"bytes_per_token": 34.5, "bits_k": bits[0], "bits_v": bits[1], "bits": sum(bits) / 2, "bits_resident": sum(bits) / 2}
         return Record(
             cell,
             "ok",

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from tqbench.core.codec import ITEMSIZE
 from tqbench.core.record import Cell, Record
 from tqbench.report.run import Run
 from tqbench.report.table import Figure, label
@@ -48,20 +47,25 @@ def ledger(run: Run, cells: list[Cell]) -> Grid | None:
     records = [record for record in measured(run, cells) if record.ledger]
     if not records:
         return None
-    head = ("payload", "metadata", "exact", "slack", "bytes per token", "smaller than the baseline")
+    head = ("payload", "metadata", "exact", "slack", "bytes per token", "bits kept", "smaller than f16")
     caption = (
         f"of the cache at {records[0].ledger['tokens']:,} tokens, counted over the arrays that exist. Exact: what the policy keeps in the "
-        "model's dtype, as windows and sinks. Slack: reserved, not yet filled, and not counted in the bytes per token."
+        "model's dtype, as windows and sinks. Slack: reserved, not yet filled, and not counted. Bits kept: all of it over all values, "
+        "exact ones counted at 16 bits, so that a float32 model does not make every scheme look twice as small."
     )
     return Grid("Memory", caption, "scheme", head, tuple((label(run, record.cell), _bytes(record)) for record in records))
 
 
 def _bytes(record: Record) -> tuple[Figure, ...]:
-    held, model = record.ledger, record.model
+    held = record.ledger
     parts = [Figure(size(held[name]), order=held[name]) for name in ("payload", "metadata", "exact", "slack")]
-    per_token = held["bytes_per_token"]
-    times = 2 * model["kv_layers"] * model["kv_heads"] * model["head_dim"] * ITEMSIZE.get(model["dtype"], 0) / per_token
-    return (*parts, Figure(f"{per_token:,.0f}", order=per_token), Figure(f"{times:.2f}×", order=times) if times else Figure(NONE))
+    per_token, kept = held["bytes_per_token"], held["bits_resident"]
+    return (
+        *parts,
+        Figure(f"{per_token:,.0f}", order=per_token),
+        Figure(f"{kept:.4g}", order=kept),
+        Figure(f"{16 / kept:.2f}×", order=16 / kept) if kept else Figure(NONE),
+    )
 
 
 def positions(run: Run, cells: list[Cell]) -> Grid | None:

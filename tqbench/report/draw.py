@@ -136,7 +136,7 @@ def _scatter(axes: Axes, points: list[Point]) -> None:
     axes.set_xticks([tick for tick in BIT_TICKS if min(bits) / 1.2 <= tick <= max(bits) * 1.25])
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
-    axes.set_xlabel("bits per value, scales included (mean of K and V)")
+    axes.set_xlabel("bits kept per value at this context (scales included, exact tokens at 16)")
     for point in points:
         _mark(axes, point.bits, point)
     _label(axes, [(point.bits, point) for point in points], AROUND, [_bar(axes, point) for point in points])

@@ -69,7 +69,7 @@ def _points(run: Run, cells: list[Cell], metric: str) -> list[Point]:
         record = run.record(cell)
         if cell.scheme is None or record is None or record.outcome != "ok" or metric not in record.metrics:
             continue
-        bits, estimate = bits_of(record).get("bits", 0.0), record.metrics[metric]
+        bits, estimate = bits_of(record).get("bits_resident") or 0.0, record.metrics[metric]
         if bits > 0 and all(map(math.isfinite, (estimate.value, *ends(estimate)))):
             found.append(Point(label(run, cell), _codecs(cell.scheme), bits, estimate, run.floor(record)))
     return found

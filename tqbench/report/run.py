@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "tqbench.plan/1"
 NOT_RUN = "not run"  # a planned cell without a record
+BITS = ("bits", "bits_k", "bits_v", "bits_resident")
 METRICS = (
     *("ppl", "base_ppl", "dppl", "ln_ratio"),
     *("kld", "kld_median", "kld_p90", "kld_p99", "kld_p999", "kld_max"),
@@ -102,7 +103,7 @@ def _figures(record: Record | None, floor: float | None) -> dict[str, float | No
     bits = bits_of(record) if record else {}
     found: dict[str, float | None] = {
         "scored": record.text.get("scored") if record else None,
-        **{name: bits.get(name) for name in ("bits", "bits_k", "bits_v")},
+        **{name: bits.get(name) for name in BITS},
         "bytes_per_token": record.ledger.get("bytes_per_token") if record else None,
         "coverage": record.coverage if record else None,
     }
@@ -117,9 +118,9 @@ def _figures(record: Record | None, floor: float | None) -> dict[str, float | No
 def bits_of(record: Record) -> dict[str, float]:
     """Bits per value of K, of V and in the mean; the baseline's are those of the model's dtype."""
     if record.cell.scheme is not None:
-        return {name: record.ledger[name] for name in ("bits", "bits_k", "bits_v") if name in record.ledger}
+        return {name: bits for name in BITS if (bits := record.ledger.get(name)) is not None}
     size = ITEMSIZE.get(record.model.get("dtype", record.cell.dtype))
-    return dict.fromkeys(("bits", "bits_k", "bits_v"), 8.0 * size) if size else {}
+    return dict.fromkeys(BITS, 8.0 * size) if size else {}
 
 
 def ends(estimate: Estimate) -> tuple[float, float]:

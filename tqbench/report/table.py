@@ -137,9 +137,10 @@ def label(run: Run, cell: Cell) -> str:
 
 def _bits(line: Line) -> Figure:
     bits = bits_of(line.record)
-    if not bits:
+    if "bits" not in bits:
         return Figure(NONE)
-    sides = f"{_trim(bits['bits_k'])} / {_trim(bits['bits_v'])}" if bits["bits_k"] != bits["bits_v"] else ""
+    k, v = (_trim(bits[name]) if name in bits else NONE for name in ("bits_k", "bits_v"))
+    sides = f"{k} / {v}" if k != v else ""
     return Figure(_trim(bits["bits"]), sides, bits["bits"], sides.replace(" ", ""))
 
 

@@ -16,7 +16,7 @@ from tqbench.core import evidence as proof
 from tqbench.core.errors import ConfigError
 from tqbench.core.evidence import SideEvidence
 from tqbench.core.scheme import Scheme, read
-from tqbench.core.session import TokenScores
+from tqbench.core.session import ModelInfo, TokenScores
 from tqbench.corpora import recipes
 from tqbench.metrics import paired
 from tqbench.tasks import Job, Result
@@ -67,7 +67,7 @@ def run(job: Job) -> Result:
             "metrics": paired.quality(first.scores, where),
             "positions": paired.by_position(first.scores, positions),
             "floors": {"scheme": floor},
-            **_proof(first, scheme, info.head_dim, info.kv_layers, info.dtype),
+            **_proof(first, scheme, info),
         }
     return Result(fields, {"nll": first.scores.nll.astype(np.float32)})
 
@@ -86,12 +86,14 @@ class _Pass:
         self.scores = TokenScores.join(scores)
 
 
-def _proof(run: _Pass, scheme: Scheme, head_dim: int, layers: int, dtype: str) -> dict[str, Any]:
+def _proof(run: _Pass, scheme: Scheme, info: ModelInfo) -> dict[str, Any]:
     """Evidence of the last window, audits over all of them, and the ledger."""
     scores, everything = run.scores, [e for window in run.evidence for e in window]
     identical = bool(np.array_equal(scores.nll, scores.base_nll) and not scores.kld.any())
     found = [
-        text for window in run.evidence for text in proof.audit(window, layers, lossless=scheme.lossless_in(dtype), identical=identical)
+        text
+        for window in run.evidence
+        for text in proof.audit(window, info.kv_layers, lossless=scheme.lossless_in(info.dtype), identical=identical)
     ]
     last = run.evidence[-1]
     return {
@@ -99,7 +101,7 @@ def _proof(run: _Pass, scheme: Scheme, head_dim: int, layers: int, dtype: str) -
         "coverage": proof.coverage(everything),
         "evidence": [dataclasses.asdict(e) for e in last],
         "kernels": kernels(last),
-        "ledger": ledger(last, scheme, head_dim),
+        "ledger": ledger(last, info),
     }
 
 
@@ -112,16 +114,28 @@ def kernels(evidence: list[SideEvidence]) -> dict[str, Any]:
     }
 
 
-def ledger(evidence: list[SideEvidence], scheme: Scheme, head_dim: int) -> dict[str, Any]:
-    """Resident bytes of the last window's cache, counted over the arrays that exist, beside what the layouts declare."""
+def ledger(evidence: list[SideEvidence], info: ModelInfo) -> dict[str, Any]:
+    """Resident bytes of the last window's cache, counted over the arrays that exist, beside what the layouts declare.
+
+    `bits` are those of a packed value; `bits_resident` spread everything that is kept over all values, with exact tokens counted at 16
+    bits whatever the model's dtype, so that a float32 model does not make every scheme look twice as good.
+    """
     total = {name: sum(getattr(e, f"bytes_{name}") for e in evidence) for name in ("payload", "metadata", "declared", "exact", "slack")}
-    k, v = scheme.bits(head_dim)
-    tokens = evidence[0].tokens
+    tokens, width = evidence[0].tokens, info.kv_heads * info.head_dim
+    sides = {name: _bits([e for e in evidence if e.side == name], width) for name in ("k", "v")}
+    packed, exact = total["payload"] + total["metadata"], sum(e.tokens - e.tokens_packed for e in evidence)
     return {
         **total,
         "tokens": tokens,
-        "bytes_per_token": (total["payload"] + total["metadata"] + total["exact"]) / tokens,
-        "bits_k": k,
-        "bits_v": v,
-        "bits": (k + v) / 2,
+        "bytes_per_token": (packed + total["exact"]) / tokens,
+        "bits_k": sides["k"],
+        "bits_v": sides["v"],
+        "bits": _bits(evidence, width),
+        "bits_resident": (8 * packed + 16 * exact * width) / sum(e.tokens * width for e in evidence),
     }
+
+
+def _bits(evidence: list[SideEvidence], width: int) -> float | None:
+    """Resident bits per packed value; None if nothing was packed."""
+    values = width * sum(e.tokens_packed for e in evidence)
+    return 8 * sum(e.bytes_payload + e.bytes_metadata for e in evidence) / values if values else None
