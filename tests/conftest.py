@@ -61,7 +61,7 @@ def tiny_model(packaged_model: LocalModel, tmp_path_factory: pytest.TempPathFact
     from backends.transformers import tiny
 
     folder: Path = tmp_path_factory.mktemp("tiny")
-    model: Any = tiny.llama(vocab_size=49152)
+    model: Any = tiny.llama(vocab_size=49152, max_position_embeddings=8192)
     model.save_pretrained(folder)
     for file in weights.directory(packaged_model).glob("token*"):
         shutil.copy(file, folder)

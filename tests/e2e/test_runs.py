@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-SCHEMES = ("q8_0", "turbo4", "kivi2")
+SCHEMES = ("q8_0", "turbo4", "turbo3")
 
 
 def start(folder: Path, *args: str, **options: Any) -> subprocess.Popen[bytes]:
@@ -94,7 +94,7 @@ def test_a_repeated_run_measures_nothing(tqbench: Callable[..., Any], small_suit
     assert records(tmp_path) == before
     fresh = tqbench("run", suite, "--fresh")
     assert fresh.returncode == 0
-    assert len(records(tmp_path)) == 2 * len(before)
+    assert len(list(tmp_path.glob("results/small/*/cells/*/record.json"))) == 2 * len(before)
 
 
 def test_a_damaged_record_is_measured_again(tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path) -> None:
@@ -130,8 +130,10 @@ def test_a_cell_that_needs_too_much_memory_is_the_only_loss(tqbench: Callable[..
     done = tqbench("run", "small.yaml", preexec_fn=starve)
     assert done.returncode == 3, done.stdout + done.stderr
     outcomes = {key: json.loads(value[0])["outcome"] for key, value in records(tmp_path).items()}
-    assert sorted(outcomes.values()) == ["ok", "ok", "oom", "oom"], outcomes
-    assert all(("c4096" in key) == (outcome == "oom") for key, outcome in outcomes.items())
+    lost = [key for key, outcome in outcomes.items() if outcome != "ok"]
+    assert len(outcomes) == 4
+    assert [key.rpartition("-")[0] for key in lost] == ["q8_0-perplexity-c4096"], outcomes  # it holds two models' logits
+    assert outcomes[lost[0]] == "oom"
 
 
 def test_an_interrupt_says_how_to_go_on(small_suite: Callable[..., str], tmp_path: Path) -> None:

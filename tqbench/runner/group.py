@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -93,17 +94,19 @@ class _Process:
             "cells": [dataclasses.asdict(cell) for cell in self.cells],
         }
         assert self.child.stdin  # noqa: S101 - for the type checker: it is a pipe
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it died at birth; its end of the event channel says so
             self.child.stdin.write((json.dumps(job) + "\n").encode())
             self.child.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died at birth; its end of the event channel says so
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self.child.poll() is None:
             self.child.kill()
         self.child.wait()
+        for pipe in (self.child.stdin, self.child.stdout):
+            if pipe:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Events until the worker ends or the deadline of its cell has passed."""
