@@ -86,11 +86,15 @@ def baseline(nll: Array, windows: NDArray[np.int64], seed: int = 0) -> dict[str,
     return {"ppl": Bootstrap(blocks(windows), seed).estimate(nll, of=np.exp)}
 
 
-def floor(first: Array, second: Array, windows: NDArray[np.int64], seed: int = 0) -> float:
-    """The same measurement twice, cut differently: how far apart in ppl its means may be, at 95 %."""
-    gap = Bootstrap(blocks(windows), seed).estimate(second - first)
+def recut(first: Array, second: Array, windows: NDArray[np.int64], seed: int = 0) -> Estimate:
+    """The same measurement twice, cut differently: the mean difference in nats per token, which would be 0 in exact arithmetic."""
+    return Bootstrap(blocks(windows), seed).estimate(second - first)
+
+
+def floor(nll: Array, gap: Estimate) -> float:
+    """How far apart in ppl the two cuts may be, at 95 %: a difference below that means nothing."""
     reach = max(abs(gap.value), abs(gap.low or 0.0), abs(gap.high or 0.0))
-    return float(np.exp(first.mean()) * np.expm1(reach))
+    return float(np.exp(nll.mean()) * np.expm1(reach))
 
 
 def by_position(scores: TokenScores, positions: NDArray[np.int64]) -> list[dict[str, float]]:

@@ -21,7 +21,7 @@ BITS = ("bits", "bits_k", "bits_v", "bits_resident")
 METRICS = (
     *("ppl", "base_ppl", "dppl", "ln_ratio"),
     *("kld", "kld_median", "kld_p90", "kld_p99", "kld_p999", "kld_max"),
-    *("rms_dp", "top1", "top5"),
+    *("rms_dp", "top1", "top5", "recut"),
 )
 
 

@@ -44,7 +44,8 @@ def run(job: Job) -> Result:
     second = _Pass(job, parts, scheme, second_chunk(params["chunk"]), beside=False)
     where = np.concatenate([np.full((w.targets >= 0).sum(), i) for i, w in enumerate(parts)])
     positions = np.concatenate([np.flatnonzero(w.targets >= 0) for w in parts])
-    floor = paired.floor(first.scores.nll, second.scores.nll, where)
+    gap = paired.recut(first.scores.nll, second.scores.nll, where)
+    floor = paired.floor(first.scores.nll, gap)
     fields: dict[str, Any] = {
         "model": dataclasses.asdict(info),
         "text": {
@@ -61,10 +62,10 @@ def run(job: Job) -> Result:
         "fingerprint": hashlib.sha256(first.scores.nll.tobytes()).hexdigest(),
     }
     if scheme is None:
-        fields |= {"metrics": paired.baseline(first.scores.nll, where), "floors": {"instrument": floor}}
+        fields |= {"metrics": paired.baseline(first.scores.nll, where) | {"recut": gap}, "floors": {"instrument": floor}}
     else:
         fields |= {
-            "metrics": paired.quality(first.scores, where),
+            "metrics": paired.quality(first.scores, where) | {"recut": gap},
             "positions": paired.by_position(first.scores, positions),
             "floors": {"scheme": floor},
             **_proof(first, scheme, info),
