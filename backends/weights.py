@@ -34,7 +34,7 @@ def directory(model: LocalModel) -> Path:
 def describe(model: LocalModel) -> str:
     """How the weights are stored and computed, for the record."""
     path = Path(model.path)
-    return f"{path.name} (sha256 {str(model.sha256)[:16]}), dequantized on load" if path.is_file() else "as in the directory"
+    return f"{path.name} (sha256 {str(model.sha256)[:16]}), dequantized on load" if path.is_file() else f"directory {path.name}"
 
 
 def _convert(gguf: Path, target: Path) -> None:

@@ -44,7 +44,9 @@ class TransformersSession:
 
     def tokenize(self, text: str) -> Ids:
         """Token ids without special tokens."""
-        return np.asarray(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
+        return np.asarray(
+            self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"], dtype=np.int64
+        )
 
     def new_cache(self, scheme: Scheme | None, kernel: str = "auto") -> BaselineCache | StoreCache:
         """An empty cache; None is the model's own."""

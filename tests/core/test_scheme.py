@@ -5,7 +5,6 @@ import yaml
 
 from tqbench.codecs.block import Block
 from tqbench.codecs.codebook import Codebook
-from tqbench.core import registry
 from tqbench.core.errors import ConfigError, Unsupported
 from tqbench.core.scheme import Side, parse, preset, presets, read
 
@@ -113,13 +112,19 @@ def test_a_control_of_a_preset():
 
 @pytest.mark.parametrize(
     ("first", "last", "protected"),
-    [(0, 0, []), (1, 1, [0, 5]), (2, 0, [0, 1]), (0, 3, [3, 4, 5]), (4, 4, [0, 1, 2, 3, 4, 5])],
+    [(0, 0, []), (1, 1, [0, 5]), (2, 0, [0, 1]), (0, 3, [3, 4, 5])],
 )
 def test_protected_layers_are_counted_from_both_ends(first, last, protected):
     scheme = read(mine(protect={"first": first, "last": last, "scheme": "q8_0"}, bypass="bridge"))
     layers = [scheme.for_layer(index, 6) for index in range(6)]
     assert [index for index, layer in enumerate(layers) if layer.name == "q8_0"] == protected
     assert {layer.bypass for layer in layers} == {"bridge"}
+
+
+def test_a_scheme_that_protects_every_layer_would_run_in_none():
+    scheme = read(mine(protect={"first": 3, "last": 3, "scheme": "q8_0"}))
+    with pytest.raises(Unsupported, match="it would run in none"):
+        scheme.for_layer(0, 6)
 
 
 def test_lossless_means_every_codec_in_use():
@@ -163,7 +168,7 @@ def test_every_preset_names_its_source_and_family():
 
 def test_an_unknown_codec_or_preset_is_an_error_with_the_likely_meaning():
     with pytest.raises(ConfigError, match="unknown codec 'blocks'; did you mean 'block'"):
-        registry.codec("blocks")
+        read(mine(k={"codec": "blocks"}))
     with pytest.raises(ConfigError, match="unknown scheme 'kivi'; did you mean 'kivi"):
         preset("kivi")
 

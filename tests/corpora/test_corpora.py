@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tqbench.core.errors import ConfigError
-from tqbench.corpora import load, names
+from tqbench.corpora import load, names, wikitext_2
 
 
 def test_the_names_are_the_files() -> None:
@@ -36,6 +36,13 @@ def test_a_file_is_relative_to_its_suite(tmp_path: Path) -> None:
         load({"name": "file", "path": "other.txt"}, tmp_path)
     with pytest.raises(ConfigError, match="did you mean 'python-docs'"):
         load({"name": "python-doc"}, tmp_path)
+
+
+@pytest.mark.wikitext
+def test_the_hub_rows_give_the_same_file(wikitext: str) -> None:
+    """The hub's builder keeps one row per line and empties blank ones."""
+    rows = [line if line.strip() else "" for line in wikitext.splitlines(keepends=True)]
+    assert wikitext_2.join(rows) == wikitext
 
 
 @pytest.mark.wikitext

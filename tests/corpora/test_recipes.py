@@ -20,10 +20,10 @@ def test_stream_scores_every_token_once_after_the_warmup() -> None:
 
 def test_llamacpp_scores_the_second_half_up_to_the_last_token_inside() -> None:
     first, second = recipes.windows("llamacpp", IDS, 16, 32, 0, 7)
-    assert first.tokens.tolist() == [7, *range(101, 116)]
+    assert first.tokens.tolist() == [7, *range(100, 115)]
     assert (first.targets >= 0).sum() == 16 - 16 // 2 - 1
-    assert first.targets.tolist() == [-1] * 8 + list(range(109, 116)) + [-1]
-    assert second.tokens[0] == 7
+    assert first.targets.tolist() == [-1] * 8 + list(range(108, 115)) + [-1]
+    assert second.tokens.tolist() == [7, *range(116, 131)]
 
 
 def test_a_model_without_bos_keeps_its_first_token() -> None:

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tqbench.core.session import TokenScores
 from tqbench.metrics import paired
 
 
-def test_blocks_stay_inside_their_window() -> None:
-    windows = np.repeat([0, 1], [100, 70])
+def test_a_block_is_a_window_where_there_are_enough() -> None:
+    windows = np.repeat(np.arange(30), 100)
+    assert np.array_equal(paired.blocks(windows), windows)
+
+
+def test_few_windows_are_cut_into_equal_pieces_that_stay_inside_them() -> None:
+    windows = np.repeat([0, 1, 2, 3], 480)
     block = paired.blocks(windows)
-    assert block.max() + 1 == 4  # 64 + 36, 64 + 6
-    assert all(len(np.unique(windows[block == b])) == 1 for b in range(4))
-    assert np.bincount(block).tolist() == [64, 36, 64, 6]
+    assert np.bincount(block).tolist() == [60] * 32
+    assert all(len(np.unique(windows[block == b])) == 1 for b in range(32))
 
 
-def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
+@pytest.mark.parametrize("length", [64, 480])
+def test_an_interval_holds_the_truth_as_often_as_it_says(length: int) -> None:
     rng = np.random.default_rng(1)
-    windows = np.repeat(np.arange(40), 64)
+    windows = np.repeat(np.arange(40), length)
     held = 0
     for _ in range(200):
-        shared = np.repeat(rng.normal(0, 0.3, 40), 64)  # tokens of a window move together
+        shared = np.repeat(rng.normal(0, 0.3, 40), length)  # tokens of a window move together
         values = 0.1 + shared + rng.normal(0, 1, len(windows))
         estimate = paired.Bootstrap(paired.blocks(windows)).estimate(values)
         assert estimate.low is not None
         assert estimate.high is not None
         held += estimate.low <= 0.1 <= estimate.high
     assert 180 <= held <= 199  # 95 % of 200, give or take the chance of 200 draws
+
+
+def test_a_quantile_needs_tokens_beyond_it() -> None:
+    scores = TokenScores(np.ones(640), np.ones(640), np.linspace(0, 1, 640), np.zeros(640, np.int64))
+    found = paired.quality(scores, np.repeat(np.arange(10), 64))
+    assert "kld_p90" in found
+    assert "kld_p99" not in found
 
 
 def test_quality_of_a_shift_is_the_shift() -> None:

@@ -35,9 +35,8 @@ TEXT = {
     "ids_sha256": "1d" * 32,
     "recipe": "stream",
     "protocol": "strict",
-    "windows": 8,
+    "windows": 64,
     "scored": 4000,
-    "blocks": 64,
 }
 
 

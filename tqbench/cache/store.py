@@ -6,12 +6,13 @@ are encoded once, when the policy says so, and never again.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from tqbench.cache.arrays import Arrays
 from tqbench.codecs.blocks.wrap import Bridge, Identity, Interleaved, resolve_order
-from tqbench.core.codec import Codec
+from tqbench.core.codec import ITEMSIZE, Codec
 from tqbench.core.errors import ConfigError, EvidenceError, Unsupported
 from tqbench.core.evidence import SideEvidence
 from tqbench.core.op import Choice, Place
@@ -19,6 +20,9 @@ from tqbench.core.scheme import Scheme, Side
 from tqbench.kernels import attend, decode, encode
 from tqbench.kernels.attend import View
 
+# Of the attention's output against the reference on the same packed data, relative: a kernel computes in float32 at least, and its
+# result is rounded to the model's dtype.
+ATTEND_ERROR = {"float64": 1e-9, "float32": 1e-4, "float16": 5e-3, "bfloat16": 3e-2}
 SAMPLED_TOKENS = 2048  # per layer and side: the codec error is measured on this many
 
 
@@ -50,7 +54,9 @@ class Store:
         for side in (self.k, self.v):
             side.kernels = Kernels(wanted.pick(encode.OP, side.codec, place), wanted.pick(decode.OP, side.codec, place))
         self.attention = wanted.pick(attend.OP, self.k.codec, place)
-        self.shown = Choice("attend", "engine", self._everything)
+        self.shown = Choice("attend", "engine", _everything)
+        self.reference = attend.OP.resolve(self.k.codec, attend.REFERENCE[arrays.platform], place)
+        self.attend_error: float | None = None
         wanted.check()
         self.queries = 0
 
@@ -76,17 +82,23 @@ class Store:
     def attend(self, q: Any, scale: float) -> Any:
         """Attention of the queries that belong to the tokens appended last."""
         out = self.attention(q, self.k.view(), self.v.view(), self.queries, scale)
+        if self.attend_error is None and self.k.units and self.v.units:
+            self._compare(q, out, scale)
         self._settle(q.shape[2])
         return out
 
+    def _compare(self, q: Any, out: Any, scale: float) -> None:
+        """Recompute the last query by the reference: what the kernel put out must follow from what is packed."""
+        views = (dataclasses.replace(v, packed=side.decoded, bounds=v.bounds[-1:]) for side in (self.k, self.v) for v in [side.view()])
+        expected = self.reference.fn(q[:, :, -1:], *views, self.tokens - 1, scale)
+        wrong, size = self.k.arrays.squares(expected, out[:, :, -1:])
+        self.attend_error = (wrong / size) ** 0.5 if size else 0.0
+
     def visible(self) -> tuple[Any, Any]:
         """All keys and values for the engine's own attention."""
-        keys, values = self.shown()
+        keys, values = self.shown(self.k, self.v)
         self._settle(self.tokens - self.queries)
         return keys, values
-
-    def _everything(self) -> tuple[Any, Any]:
-        return self.k.everything(), self.v.everything()
 
     def _settle(self, queries: int) -> None:
         if self.queries + queries != self.tokens:
@@ -98,7 +110,17 @@ class Store:
     def evidence(self) -> tuple[SideEvidence, SideEvidence]:
         """What happened to K and to V."""
         attention = self.shown if self.shown.calls else self.attention
-        return self.k.evidence("k", self.index, attention), self.v.evidence("v", self.index, attention)
+        k, v = (side.evidence(name, self.index, attention) for name, side in (("k", self.k), ("v", self.v)))
+        limit = ATTEND_ERROR[self.k.shape.dtype]
+        error, protecting = self.attend_error, self.scheme.protecting
+        return (
+            dataclasses.replace(k, attend_error=error, attend_limit=limit, protecting=protecting),
+            dataclasses.replace(v, attend_error=error, attend_limit=limit, protecting=protecting),
+        )
+
+
+def _everything(k: _SideStore, v: _SideStore) -> tuple[Any, Any]:
+    return k.everything(), v.everything()
 
 
 def build(side: Side, shape: Shape, scheme: Scheme) -> Codec:
@@ -134,6 +156,8 @@ class _SideStore:
     capacity: int = 0
     seen: int = 0
     seen_packed: int = 0
+    declared: int = 0  # what seen_packed must come to
+    read: bool = False  # whether the packed form was handed out for the current queries
     error: tuple[float, float] = (0.0, 0.0)
     sampled: int = 0
 
@@ -143,10 +167,10 @@ class _SideStore:
         self.tokens += x.shape[2]
         take = min(max(0, self.sinks - self.first_query), x.shape[2])
         if take:
-            self.exact_sinks = self._join(self.exact_sinks, x[:, :, :take])
+            self.exact_sinks = self.arrays.concat([s for s in (self.exact_sinks, x[:, :, :take]) if s is not None])
             self.packed_end = self.tail_start = min(self.sinks, self.tokens)
             x = x[:, :, take:]
-        self.tail = self._join(self.tail, x)
+        self.tail = x if self.tail is None else self.arrays.concat([self.tail, x])
         self._pack(self.side.packed(self.tokens - 1, self.sinks))
 
     def _pack(self, end: int) -> None:
@@ -155,18 +179,29 @@ class _SideStore:
             start = self.packed_end - self.tail_start
             fresh = self.tail[:, :, start : start + new]
             rows = self.kernels.encode(self.codec, fresh)
-            if self.sampled < SAMPLED_TOKENS:
-                self._sample(fresh, rows)
+            first = self.units
             self._write(rows, new // self.codec.unit)
+            if self.sampled < SAMPLED_TOKENS:
+                self._sample(fresh, first)
             self.packed_end = end
 
-    def _sample(self, fresh: Any, rows: dict[str, Any]) -> None:
-        decoded = self.kernels.decode(self.codec, rows, self.shape.head_dim, fresh)
+    def _sample(self, fresh: Any, first: int) -> None:
+        """The error of what is resident now, not of what the codec returned. Calls that measure are not counted as use."""
+        resident = {name: array[:, :, first:] for name, array in self._packed().items()}
+        decoded = self.kernels.decode.fn(self.codec, resident, self.shape.head_dim, fresh)
         wrong, size = self.arrays.squares(fresh, decoded)
         self.error = (self.error[0] + wrong, self.error[1] + size)
         self.sampled += fresh.shape[2]
 
     def _write(self, rows: dict[str, Any], units: int) -> None:
+        for part in self.codec.layout(self.shape.head_dim).parts:
+            row = rows.get(part.name)
+            shape = (*self.tail.shape[:2], units, *part.shape)
+            if row is None or tuple(row.shape) != shape or str(row.dtype).rpartition(".")[2] != part.dtype:
+                got = "nothing" if row is None else f"{row.dtype} {tuple(row.shape)}"
+                raise EvidenceError(f"codec {_plain(self.codec).name!r} declares {part.name} as {part.dtype} {shape} and packs {got}")
+        if extra := rows.keys() - {part.name for part in self.codec.layout(self.shape.head_dim).parts}:
+            raise EvidenceError(f"codec {_plain(self.codec).name!r} packs {', '.join(sorted(extra))}, which its layout does not declare")
         if self.units + units > self.capacity:
             self.capacity = max(self.units + units, 2 * self.capacity)
             for part in self.codec.layout(self.shape.head_dim).parts:
@@ -180,34 +215,41 @@ class _SideStore:
     def _packed(self) -> dict[str, Any]:
         return {name: buffer[:, :, : self.units] for name, buffer in self.buffers.items()}
 
-    def _decoded(self) -> Any:
+    def decoded(self) -> Any:
+        """The packed positions, for those who only compare."""
         if not self.units:
             return self.tail[:, :, :0]
-        return self.kernels.decode(self.codec, self._packed(), self.shape.head_dim, self.tail)
+        return self.kernels.decode.fn(self.codec, self._packed(), self.shape.head_dim, self.tail)
+
+    def _hand_out(self) -> Any:
+        """The packed positions, to be attended: coverage counts them only then."""
+        self.read = True
+        self.kernels.decode.calls += bool(self.units)
+        return self.decoded()
 
     def view(self) -> View:
         """What the queries of the last chunk see."""
         sinks = min(self.sinks, self.tokens)  # a query among them sees them in the one form that there is
         bounds = [max(sinks, self.side.packed(t, self.sinks)) for t in range(self.first_query, self.tokens)]
-        return View(self.exact_sinks, self._decoded, self.packed_end, self.tail, self.tail_start, bounds)
+        return View(self.exact_sinks, self._hand_out, self.packed_end, self.tail, self.tail_start, bounds)
 
     def everything(self) -> Any:
         """All positions in one array, for the engine."""
-        parts = [self.exact_sinks, self._decoded(), self.tail[:, :, self.packed_end - self.tail_start :]]
+        parts = [self.exact_sinks, self._hand_out(), self.tail[:, :, self.packed_end - self.tail_start :]]
         return self.arrays.concat([part for part in parts if part is not None])
 
     def settle(self) -> None:
         """After the queries: count what they saw and drop exact tokens that are packed now."""
         for t in range(self.first_query, self.tokens):
             self.seen += t + 1
-            self.seen_packed += self.side.packed(t, self.sinks) - min(self.sinks, t + 1)
+            packed = self.side.packed(t, self.sinks) - min(self.sinks, t + 1)
+            self.declared += packed
+            self.seen_packed += packed if self.read else 0
+        self.read = False
         kept = self.tail[:, :, self.packed_end - self.tail_start :]
         self.tail, self.tail_start = self.arrays.concat([kept]), self.packed_end
         if self.units * self.codec.unit + min(self.sinks, self.tokens) != self.packed_end:
             raise EvidenceError(f"{self.units} units of {self.codec.unit} tokens are packed, but the policy says {self.packed_end}")
-
-    def _join(self, old: Any, new: Any) -> Any:
-        return new if old is None else self.arrays.concat([old, new])
 
     def evidence(self, side: str, layer: int, attention: Choice) -> SideEvidence:
         """Counts and bytes, from the arrays that exist."""
@@ -232,9 +274,10 @@ class _SideStore:
             bytes_declared=layout.nbytes * self.units * heads,
             bytes_exact=sum(int(array.nbytes) for array in exact),
             bytes_slack=sum(int(buffer.nbytes) for buffer in self.buffers.values()) - sum(sizes.values()),
-            lossless=self.shape.dtype in self.codec.tags.lossless_in,
+            lossless=self.shape.dtype in self.codec.tags.lossless_in or _keeps_all(layout.bits(self.shape.head_dim), self.shape.dtype),
             attended=self.seen,
             attended_packed=self.seen_packed,
+            attended_declared=self.declared,
             error=self.error[0] / self.error[1] if self.error[1] else None,
             encode=self.kernels.encode.impl,
             decode=self.kernels.decode.impl,
@@ -246,6 +289,11 @@ class _SideStore:
                 for name, why in choice.refused.items()
             },
         )
+
+
+def _keeps_all(bits: float, dtype: str) -> bool:
+    """Whether a 16-bit model may happen to lose nothing: most of its values fit the other 16-bit type."""
+    return ITEMSIZE[dtype] == 2 and bits >= 16
 
 
 def _plain(codec: Codec) -> Codec:

@@ -9,6 +9,8 @@ import typer
 
 from tqbench.cli import table
 
+NOTHING_JUDGED = 5  # a run without gates is not green
+
 
 def gate(
     refs: Annotated[list[str], typer.Argument(help="Runs: folders, record.json files, or suites' names (the latest run).", metavar="RUN")],
@@ -22,6 +24,6 @@ def gate(
     out, codes = table.console(), []
     for run in [load(find(ref, results)) for ref in refs]:  # all are found before any is judged
         verdicts = gate.judge(run)
-        codes.append(gate.exit_code(run, verdicts))
+        codes += [gate.exit_code(run, verdicts), *([] if verdicts else [NOTHING_JUDGED])]
         out.print(terminal.verdicts(run, verdicts))
     raise typer.Exit(worst(codes))

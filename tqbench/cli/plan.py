@@ -47,7 +47,7 @@ def read(suites: Sequence[str], only: str | None, overrides: Overrides) -> list[
 def show(plans: Sequence[Plan]) -> None:
     """Print plans, one table for cells that differ in scheme and context only."""
     for planned in plans:
-        pairs = zip(planned.cells, planned.costs, strict=True)
+        pairs = [(cell, planned.cost(cell)) for cell in planned.chosen]
         for heading, members in itertools.groupby(pairs, key=lambda pair: _heading(pair[0])):
             table.show(f"{planned.suite} · {heading}", COLUMNS, [_row(cell, cost) for cell, cost in members])
             typer.echo()
@@ -79,12 +79,13 @@ def _total(planned: Plan) -> str:
     from tqbench.measure.environment import describe
     from tqbench.report.text import size
 
-    seconds = [cost.seconds for cost in planned.costs]
-    needed = [cost.peak_bytes for cost in planned.costs if cost.peak_bytes is not None]
+    costs = [planned.cost(cell) for cell in planned.chosen]
+    seconds = [cost.seconds for cost in costs]
+    needed = [cost.peak_bytes for cost in costs if cost.peak_bytes is not None]
     here = describe()["memory_bytes"]
     parts = [
-        f"{len(planned.cells)} cells",
-        f"{sum(cost.tokens for cost in planned.costs):,} tokens",
+        f"{len(planned.chosen)} cells",
+        f"{sum(cost.tokens for cost in costs):,} tokens",
         *([f"about {duration(sum(s for s in seconds if s is not None))}"] if None not in seconds else ["time not known"]),
         *([f"up to {size(max(needed))} of the {size(here)} of memory here"] if needed else []),
         f"run {planned.identity()}",

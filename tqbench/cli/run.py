@@ -44,21 +44,20 @@ def run(  # noqa: PLR0913 - one parameter per option
 
 def _run(planned: Plan, output: Path, *, fresh: bool) -> int:
     """One suite: measure, print its table, its verdicts and where its page is."""
-    from rich.console import Console
-
+    from tqbench.cli import table
     from tqbench.report import terminal
     from tqbench.runner.run import run_plan
 
     try:
         done = run_plan(planned, output, fresh=fresh, command=f"tqbench {shlex.join(sys.argv[1:])}")
     except KeyboardInterrupt:
-        typer.echo(f"\ninterrupted; the same command again continues run {planned.suite}", err=True)
+        typer.echo(f"\ninterrupted; the same command again, without --fresh, continues {planned.suite}", err=True)
         raise
-    console = Console()
+    console = table.console()
     for part in terminal.render(done.run):
         console.print(part)
     if done.verdicts:
         console.print(terminal.verdicts(done.run, done.verdicts))
-    typer.echo(f"\n{planned.suite}: {done.measured} of {len(planned.cells)} cells measured now, the rest was there already")
+    typer.echo(f"\n{planned.suite}: {done.measured} of {len(planned.chosen)} cells measured now, the rest was there already")
     typer.echo(f"results  {done.run.folder}\npage     {done.page}")
     return done.exit_code

@@ -23,9 +23,6 @@ class Magnitude(Codec):
     def layout(self, head_dim: int) -> Layout:  # noqa: ARG002
         return Layout(1, (Part("rms", "float16", (1,)),))
 
-    def stored_dim(self, head_dim: int) -> int:
-        return head_dim
-
     def quantize(self, y: Tensor) -> Packed:
         return {"rms": y.square().mean(-1, keepdim=True).sqrt().to(torch.float16)}
 

@@ -24,19 +24,23 @@ class SideEvidence:
     bytes_slack: int
     lossless: bool  # the codec is declared to keep the model's dtype bit for bit
     attended: int  # Σ over queries of the positions they saw
-    attended_packed: int  # of these, in packed form
+    attended_packed: int  # of these, in packed form: counted when the packed form was handed to attention
+    attended_declared: int  # the same as the policy says
     error: float | None  # relative squared error of what was packed; None if nothing was
     encode: str
     decode: str
     attend: str
     entered: dict[str, int]  # how often each operation's form was entered
     passed_over: dict[str, str]  # faster forms, and why they did not run
+    attend_error: float | None = None  # of attention against the reference on the same packed data; None if nothing was compared
+    attend_limit: float = 0.0
+    protecting: bool = False  # a layer that another scheme protects: it does not count as covered
 
 
 def coverage(evidence: Sequence[SideEvidence]) -> float:
     """The share of attended K and V that was packed."""
     seen = sum(e.attended for e in evidence)
-    return sum(e.attended_packed for e in evidence) / seen if seen else 0.0
+    return sum(e.attended_packed for e in evidence if not e.protecting) / seen if seen else 0.0
 
 
 def audit(evidence: Sequence[SideEvidence], layers: int, *, lossless: bool, identical: bool) -> list[str]:
@@ -47,15 +51,40 @@ def audit(evidence: Sequence[SideEvidence], layers: int, *, lossless: bool, iden
     if coverage(evidence) == 0:
         found.append("no attended key or value was packed")
     for e in evidence:
-        where = f"layer {e.layer} {e.side}"
-        if e.tokens_packed != e.tokens_declared:
-            found.append(f"{where}: {e.tokens_packed} tokens are packed, the policy declares {e.tokens_declared}")
-        if e.bytes_payload + e.bytes_metadata != e.bytes_declared:
-            found.append(f"{where}: {e.bytes_payload + e.bytes_metadata} bytes are resident, the layout declares {e.bytes_declared}")
-        if e.tokens_packed and (idle := [op for op, calls in e.entered.items() if not calls]):
-            found.append(f"{where}: {', '.join(idle)} was never entered")
-        if not e.lossless and e.tokens_packed and not e.error:
-            found.append(f"{where}: the codec error is zero, so nothing was quantized")
-    if identical and not lossless:
+        found += _audit_side(e)
+    if identical and not lossless and not all(e.lossless for e in evidence):
         found.append("every score equals the baseline's bit for bit, so the scheme had no effect")
     return found
+
+
+def _audit_side(e: SideEvidence) -> list[str]:
+    found = []
+    where = f"layer {e.layer} {e.side}"
+    if e.tokens_packed != e.tokens_declared:
+        found.append(f"{where}: {e.tokens_packed} tokens are packed, the policy declares {e.tokens_declared}")
+    if e.attended_packed != e.attended_declared:
+        found.append(f"{where}: attention was handed {e.attended_packed} packed positions, the policy declares {e.attended_declared}")
+    if e.attend_error is not None and not e.attend_error <= e.attend_limit:
+        found.append(
+            f"{where}: attention is {e.attend_error:.1e} off the reference on the same data, at most {e.attend_limit:.0e} is rounding"
+        )
+    if e.bytes_payload + e.bytes_metadata != e.bytes_declared:
+        found.append(f"{where}: {e.bytes_payload + e.bytes_metadata} bytes are resident, the layout declares {e.bytes_declared}")
+    if e.tokens_packed and (idle := [op for op, calls in e.entered.items() if not calls]):
+        found.append(f"{where}: {', '.join(idle)} was never entered")
+    if not e.lossless and e.tokens_packed and not e.error:
+        found.append(f"{where}: the codec error is zero, so nothing was quantized")
+    return found
+
+
+# What the order of summation may cost in KLD, per token, when nothing is lost.
+LOSSLESS_KLD = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-3, "bfloat16": 2e-2}
+
+
+def audit_control(*, bypass: str | None, lossless: bool, dtype: str, identical: bool, kld: float) -> list[str]:
+    """What a control contradicts: identity is exactly the baseline, and what loses nothing differs by rounding only."""
+    if bypass == "identity" and not identical:
+        return [f"the identity control differs from the baseline (KLD {kld:.2e}), so the store or the engine changes what it must not"]
+    if lossless and not kld <= LOSSLESS_KLD[dtype]:
+        return [f"nothing is lost here, yet KLD is {kld:.2e}, more than rounding in {dtype} explains"]
+    return []

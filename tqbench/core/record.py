@@ -14,7 +14,7 @@ from tqbench.core.files import short_hash, write_json
 
 SCHEMA = "tqbench.record/1"
 Outcome = Literal["ok", "oom", "crashed", "timeout", "unsupported", "inactive", "failed"]
-FINAL: tuple[Outcome, ...] = ("ok", "unsupported")  # measured once; the others are tried again
+FINAL: tuple[Outcome, ...] = ("ok",)  # measured once; the others are tried again
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ class Record:
             cell = Cell(**data.pop("cell"))
             metrics = {name: Estimate(**value) for name, value in data.pop("metrics", {}).items()}
             record = Record(cell=cell, metrics=metrics, **data)
-        except TypeError as error:
-            raise TqbenchError(f"{path}: {error}") from error
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise TqbenchError(f"{path}: damaged record: {type(error).__name__}: {error}") from error
         if record.outcome not in get_args(Outcome):
             raise TqbenchError(f"{path}: unknown outcome {record.outcome!r}")
         if record.metrics and record.outcome != "ok":

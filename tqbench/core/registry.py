@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,14 +30,6 @@ def codecs() -> dict[str, type[Codec]]:
     return found
 
 
-def codec(name: str) -> type[Codec]:
-    """The codec of that name."""
-    try:
-        return codecs()[name]
-    except KeyError:
-        raise ConfigError(unknown("codec", name, codecs())) from None
-
-
 @cache
 def preset_data() -> dict[str, dict[str, Any]]:
     """Every preset as plain data: `PRESETS` in `tqbench/schemes/<family>.py`, then the entry points `tqbench.schemes`."""
@@ -47,6 +41,16 @@ def preset_data() -> dict[str, dict[str, Any]]:
         for name, data in entry.load().items():
             _claim(found, name, {"family": entry.name, **data}, "scheme")
     return found
+
+
+def outside() -> list[Path]:
+    """Every source file of the other packages that bring codecs, schemes or backends."""
+    entries = [entry for kind in ("codecs", "schemes", "backends") for entry in entry_points(group=f"tqbench.{kind}")]
+    tops = {entry.module.partition(".")[0] for entry in entries} - {"tqbench", "backends"}
+    specs = [spec for top in sorted(tops) if (spec := importlib.util.find_spec(top))]
+    files = [Path(spec.origin) for spec in specs if spec.origin]
+    folders = [Path(folder) for spec in specs for folder in spec.submodule_search_locations or ()]
+    return sorted({*files, *(path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".so", ".cpp"))})
 
 
 def backend(name: str) -> Any:

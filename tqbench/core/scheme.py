@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tqbench.core import registry
 from tqbench.core.codec import Codec, Order
-from tqbench.core.errors import ConfigError, unknown
+from tqbench.core.errors import ConfigError, Unsupported, unknown
 
 Bypass = Literal["identity", "bridge"]
 Problem = Callable[[tuple[str | int, ...], str], None]
@@ -69,6 +69,7 @@ class Scheme:
     sinks: int = 0
     protect: Protect | None = None
     bypass: Bypass | None = None
+    protecting: bool = field(default=False, compare=False)  # stands in for another scheme in a layer
     family: str = field(default="suite", compare=False)
     source: str = field(default="", compare=False)
     note: str = field(default="", compare=False)
@@ -84,9 +85,15 @@ class Scheme:
 
     def for_layer(self, index: int, layers: int) -> Scheme:
         """The scheme of the index-th of the KV-bearing layers."""
-        if self.protect and (index < self.protect.first or index >= layers - self.protect.last):
-            return dataclasses.replace(self.protect.scheme, bypass=self.bypass)
-        return self
+        if self.protect is None:
+            return self
+        if self.protect.first + self.protect.last >= layers:
+            raise Unsupported(
+                f"scheme {self.name!r} protects {self.protect.first} + {self.protect.last} of {layers} layers, so it would run in none"
+            )
+        if self.protect.first <= index < layers - self.protect.last:
+            return self
+        return dataclasses.replace(self.protect.scheme, bypass=self.bypass, protecting=True)
 
     def check(self, head_dim: int) -> None:
         """Raise Unsupported if a codec cannot store vectors of this size."""
@@ -180,15 +187,8 @@ def parse(data: Any, problem: Problem, at: tuple[str | int, ...] = ()) -> Scheme
     if count.found:
         return None
     k, v = (side for side in sides if side is not None)  # `count` has seen any failure
-    return Scheme(
-        str(name),
-        k,
-        v,
-        sinks,
-        protect,
-        bypass,
-        **{key: str(data[key]) for key in ("family", "source", "note") if key in data},
-    )
+    texts = {key: str(data.get(key, default)) for key, default in (("family", "suite"), ("source", ""), ("note", ""))}
+    return Scheme(str(name), k, v, sinks, protect, bypass, family=texts["family"], source=texts["source"], note=texts["note"])
 
 
 @dataclass
@@ -231,6 +231,12 @@ def _side(data: Any, window: int, problem: Problem, at: tuple[str | int, ...]) -
     if isinstance(data, str):
         named = _named(data, problem, at)
         if named is None:
+            return None
+        if named.sinks or named.protect:
+            problem(
+                at,
+                f"scheme {data!r} has sinks or protected layers, which no side can have; write them beside k and v",
+            )
             return None
         own = named.k if at[-1] == "k" else named.v
         return dataclasses.replace(own, window=own.window or window)

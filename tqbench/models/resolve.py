@@ -54,7 +54,8 @@ def config(name: str, root: Path = Path()) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return {**data, **data.get("text_config", {})}
+    text = data.get("text_config")
+    return {**data, **(text if isinstance(text, dict) else {})}
 
 
 def _unreadable(file: Path, name: str) -> str | None:
@@ -65,6 +66,16 @@ def _unreadable(file: Path, name: str) -> str | None:
     except (OSError, ValueError) as error:
         return f"the config.json of model {name!r} cannot be read: {error}"
     return None if isinstance(data, dict) else f"the config.json of model {name!r} is not a JSON object"
+
+
+def hub_commit(name: str) -> str | None:
+    """The commit of a hub model that lies in the local hub cache; None if there is none yet."""
+    if name in packaged.PACKAGED:  # its hash is known
+        return None
+    from huggingface_hub import constants
+
+    ref = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / "main"
+    return ref.read_text().strip() if ref.is_file() else None
 
 
 def _local(name: str, root: Path) -> Path:

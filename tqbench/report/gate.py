@@ -10,7 +10,7 @@ from typing import Literal
 from tqbench.core.errors import worst
 from tqbench.core.gate import Gate
 from tqbench.core.record import Cell, Estimate, Record
-from tqbench.metrics.paired import FEW_BLOCKS
+from tqbench.metrics.paired import ENOUGH
 from tqbench.report.run import Run, ends
 from tqbench.report.text import bare, exact, interval, title
 
@@ -119,16 +119,14 @@ def allowed(gate: Gate) -> tuple[float, float]:
 
 def _measured(gate: Gate, record: Record, estimate: Estimate) -> Verdict:
     (least, most), (low, high), (kept, broken) = allowed(gate), ends(estimate), _spell(gate)
-    blocks, scored = record.text.get("blocks", FEW_BLOCKS), record.text.get("scored", 0)
+    windows, scored = record.text.get("windows", ENOUGH), record.text.get("scored", 0)
 
     def verdict(status: Status, says: str, tokens: int | None = None) -> Verdict:
         return Verdict(gate, record.cell, status, f"{title(gate.metric)} {interval(estimate, gate.metric)} {says}", estimate, tokens)
 
-    if blocks < FEW_BLOCKS and not exact(estimate):
-        tokens = _round_up(scored * FEW_BLOCKS / max(blocks, 1))
-        return verdict(
-            "inconclusive", f"rests on {blocks} blocks of tokens, an interval needs {FEW_BLOCKS}: score {tokens:,} tokens", tokens
-        )
+    if windows < ENOUGH and not exact(estimate):
+        tokens = _round_up(scored * ENOUGH / max(windows, 1))
+        return verdict("inconclusive", f"rests on {windows} windows, an interval needs {ENOUGH}: score {tokens:,} tokens", tokens)
     if least <= low and high <= most:
         return verdict("pass", f"is {kept}")
     if low > most or high < least:

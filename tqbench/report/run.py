@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,13 @@ class Run:
         """Its outcome, or that it has none."""
         record = self.record(cell)
         return record.outcome if record else NOT_RUN
+
+    def only(self, cells: Iterable[Cell]) -> Run:
+        """The part of a run that concerns these cells."""
+        kept = {cell.key for cell in cells}
+        mine = tuple(cell for cell in self.cells if cell.key in kept)
+        gates = tuple(gate for gate in self.gates if any(cell.scheme and gate.covers(cell.label) for cell in mine))
+        return replace(self, cells=mine, records=tuple(r for r in self.records if r.cell.key in kept), gates=gates)
 
     def settings(self) -> dict[str, list[Cell]]:
         """The cells that are compared with each other, in the order of the plan."""

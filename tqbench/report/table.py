@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tqbench.core.record import Cell, Record
-from tqbench.metrics.paired import FEW_BLOCKS
+from tqbench.metrics.paired import ENOUGH
 from tqbench.report.run import Run, bits_of, ends
 from tqbench.report.text import NONE, bounds, exact, half, number, plain, title, value
 
@@ -111,7 +111,7 @@ def _facts(run: Run, cells: list[Cell]) -> tuple[str, ...]:
         fact
         for fact in (
             f"{text['scored']:,} tokens scored in {text['windows']:,} windows" if "scored" in text and "windows" in text else "",
-            f"only {text['blocks']} blocks of tokens, so intervals are rough" if text.get("blocks", FEW_BLOCKS) < FEW_BLOCKS else "",
+            f"only {text['windows']} windows, so intervals are rough" if text.get("windows", ENOUGH) < ENOUGH else "",
             f"{text['protocol']} protocol" if "protocol" in text else "",
             f"warm-up {params['warmup']}, chunks of {params['chunk']}" if "warmup" in params and "chunk" in params else "",
             f"{model['kv_layers']} layers of {model['kv_heads']} KV heads, head_dim {model['head_dim']}" if "head_dim" in model else "",

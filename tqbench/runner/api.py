@@ -14,8 +14,9 @@ from tqbench.suite.schema import Overrides
 
 def run(suite: str | Path, *, results: str | Path = RESULTS, fresh: bool = False, **overrides: str) -> Run:
     """Run a suite file, or continue it, and return its records; `overrides` are those of the command line (model=…, bypass=…)."""
+    options = [f"--{key} {value}" for key, value in overrides.items()]
     (loaded,) = suites.load([suite], Overrides(**overrides))
-    return run_plan(plan(loaded), Path(results), fresh=fresh, command=f"tqbench run {suite}").run
+    return run_plan(plan(loaded), Path(results), fresh=fresh, command=" ".join(["tqbench run", str(suite), *options])).run
 
 
 def load(run: str | Path, results: str | Path = RESULTS) -> Run:

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqbench.core.errors import LockedError, TqbenchError
+from tqbench.core.errors import ConfigError, LockedError, TqbenchError
 from tqbench.core.files import write_json
 from tqbench.core.record import FINAL, Cell, Record
 from tqbench.measure import environment
+from tqbench.runner import audit
 from tqbench.suite.plan import Plan
 
 
@@ -45,6 +46,13 @@ class Folder:
             return None
         return record if record.outcome in FINAL and record.cell == cell else None
 
+    def settle(self, plan: Plan) -> None:
+        """Read the records together, and write those anew that the others contradict."""
+        found = [record for cell in plan.cells if (record := self.finished(cell))]
+        for before, after in zip(found, audit.settle(found), strict=True):
+            if after != before:
+                after.write(self.cell(after.cell))
+
     def describe(self, plan: Plan, command: str) -> None:
         """Write what is about to be done, and where."""
         data = {
@@ -61,7 +69,10 @@ class Folder:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder. The system lets go of the lock when this process ends, however it ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"results cannot be written to {str(self.path)!r}: {error}") from error
         with (self.path / ".lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,7 +80,7 @@ class Folder:
                 file.seek(0)
                 holder = file.read().strip() or "unknown"
                 raise LockedError(
-                    f"another run (process {holder}) works in {self.path}; wait for it, or start your own with --fresh"
+                    f"another run (process {holder}) works in {self.path}; wait for it, or give another folder with -o"
                 ) from None
             file.truncate(0)
             file.write(str(os.getpid()))

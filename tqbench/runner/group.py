@@ -33,7 +33,7 @@ def measure(plan: Plan, cells: list[Cell], folder: Folder, progress: Progress) -
             ended = _follow(plan, process, pending, folder, progress)
         if not ended:  # the worker died while loading: every cell would meet the same end
             for cell in pending:
-                _record(folder, cell, process.fate("while loading the model"), progress, plan)
+                _record(folder, cell, process.fate("while loading the model"), progress)
             return
         pending = [cell for cell in pending if cell.key not in ended]
 
@@ -50,22 +50,24 @@ def _follow(plan: Plan, process: _Process, cells: list[Cell], folder: Folder, pr
         elif kind == "start":
             current = by_key[event["key"]]
             process.deadline = clock.seconds() + plan.timeout
-            progress.start(current.label)
+            progress.start(current)
         elif kind == "tokens":
             progress.advance(event["n"])
         elif kind == "done" and current is not None:
-            progress.finish(event["outcome"], plan.tokens(current))
+            progress.finish(current, event["outcome"])
             ended.add(current.key)
             current, process.deadline = None, None
     if current is not None:
-        _record(folder, current, process.fate("while measuring"), progress, plan)
+        _record(folder, current, process.fate("while measuring"), progress)
         ended.add(current.key)
     return ended
 
 
-def _record(folder: Folder, cell: Cell, fate: tuple[Outcome, str], progress: Progress, plan: Plan) -> None:
-    Record(cell, fate[0], fate[1], started=clock.stamp()).write(folder.cell(cell))
-    progress.finish(fate[0], plan.tokens(cell))
+def _record(folder: Folder, cell: Cell, fate: tuple[Outcome, str], progress: Progress) -> None:
+    finished = folder.finished(cell)  # the worker may have died between writing its record and saying so
+    if finished is None:
+        Record(cell, fate[0], fate[1], started=clock.stamp()).write(folder.cell(cell))
+    progress.finish(cell, finished.outcome if finished else fate[0])
 
 
 @dataclass
@@ -80,13 +82,20 @@ class _Process:
 
     def __enter__(self) -> _Process:
         self.kills = memory.out_of_memory_kills()
+        self.deadline = clock.seconds() + self.plan.timeout  # loading has one too
+        events, channel = os.pipe()
+        self.channel = os.fdopen(events, "rb", buffering=0)
         quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
         self.child = subprocess.Popen(
-            [sys.executable, "-m", "tqbench.runner.worker"],
+            [sys.executable, "-m", "tqbench.runner.worker", str(channel)],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[channel],
+            process_group=0,  # an interrupt from the terminal is the parent's to handle; the worker ends when its input does
             env={**quiet, **PATIENT, **os.environ, "OMP_NUM_THREADS": threads()},
         )
+        os.close(channel)
         job = {
             "root": str(self.plan.root),
             "folder": str(self.folder.path),
@@ -103,39 +112,41 @@ class _Process:
         if self.child.poll() is None:
             self.child.kill()
         self.child.wait()
-        for pipe in (self.child.stdin, self.child.stdout):
-            if pipe:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        self.channel.close()
+        if self.child.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self.child.stdin.close()
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Events until the worker ends or the deadline of its cell has passed."""
-        assert self.child.stdout  # noqa: S101 - for the type checker: it is a pipe
         with selectors.DefaultSelector() as selector:
-            selector.register(self.child.stdout, selectors.EVENT_READ)
-            os.set_blocking(self.child.stdout.fileno(), False)
+            selector.register(self.channel, selectors.EVENT_READ)
             rest = b""
             while True:
-                if self.deadline is not None and clock.seconds() > self.deadline:
-                    self.timed_out = True
-                    self.child.kill()
-                    break
                 if not selector.select(timeout=1.0):
+                    if self.deadline is not None and clock.seconds() > self.deadline:  # and nothing waits to be read
+                        self.timed_out = True
+                        self.child.kill()
+                        break
                     continue
-                data = os.read(self.child.stdout.fileno(), 1 << 16)
+                data = os.read(self.channel.fileno(), 1 << 16)
                 if not data:
                     break
                 *lines, rest = (rest + data).split(b"\n")
                 yield from (json.loads(line) for line in lines)
-        self.child.wait()
+        try:
+            self.child.wait(timeout=60)
+        except subprocess.TimeoutExpired:  # it closed its channel and does not end
+            self.child.kill()
+            self.child.wait()
 
     def fate(self, when: str) -> tuple[Outcome, str]:
         """How the worker ended."""
         if self.timed_out:
-            return "timeout", f"the cell took longer than {self.plan.timeout} s"
+            return "timeout", f"longer than {self.plan.timeout:g} s {when}"
         code = self.child.returncode
         if code >= 0:
             return "crashed", f"the worker ended with exit code {code} {when}; see its log"
         if self.kills is not None and (memory.out_of_memory_kills() or 0) > self.kills:
             return "oom", f"the worker was killed {when}, and the system's out-of-memory killer struck"
-        return "crashed", f"the worker was killed by {signal.Signals(-code).name} {when}"
+        return "crashed", f"the worker was killed by signal {-code} ({signal.strsignal(-code)}) {when}"

@@ -35,12 +35,19 @@ def run_plan(plan: Plan, results: Path = RESULTS, reports: Path = REPORTS, *, fr
     folder = Folder.of(plan, results, fresh=fresh)
     with folder.lock():
         folder.describe(plan, command)
-        pending = [cell for cell in plan.cells if folder.finished(cell) is None]
-        with Progress(len(pending), sum(plan.tokens(cell) for cell in pending)) as progress:
+        pending = [cell for cell in plan.chosen if folder.finished(cell) is None]
+        with Progress(plan, pending) as progress:
             for _, cells in itertools.groupby(pending, key=lambda cell: cell.group):
                 group.measure(plan, list(cells), folder, progress)
+        folder.settle(plan)
         run = load_run(folder.path)
         verdicts = gate.judge(run)
         write_results(run, verdicts)
         page = write(run, verdicts, reports)
-    return Finished(run, verdicts, page, gate.exit_code(run, verdicts), len(pending))
+    return Finished(run, verdicts, page, _exit_code(run, plan), len(pending))
+
+
+def _exit_code(run: Run, plan: Plan) -> int:
+    """What the cells that were asked for came to."""
+    asked = run.only(plan.chosen)
+    return gate.exit_code(asked, gate.judge(asked))

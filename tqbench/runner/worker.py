@@ -1,13 +1,11 @@
 """The worker: a child process that loads one model and measures its cells. Started as `python -m tqbench.runner.worker`.
 
-It reads one line of JSON, its job, and reports events as lines of JSON on the standard output it was born with. Everything that
-libraries print goes to the log of the cell. It ends when its parent does: then its standard input ends.
+It reads one line of JSON, its job, and reports events as lines of JSON on a pipe of their own. Everything that libraries print goes to
+the log of the cell. It ends when its parent does: then its standard input ends.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import io
 import json
 import math
@@ -21,23 +19,22 @@ from typing import Any
 import numpy as np
 
 from tqbench import corpora, tasks
-from tqbench.codecs.blocks.wrap import resolve_order
 from tqbench.core import registry
 from tqbench.core.errors import TqbenchError, Unsupported
 from tqbench.core.files import write_atomic
 from tqbench.core.record import Cell, Outcome, Record
-from tqbench.core.scheme import Scheme, read
 from tqbench.core.session import Session
 from tqbench.measure import clock, memory
 from tqbench.measure.environment import versions
 from tqbench.models import resolve
+from tqbench.runner import audit
 
 EXIT_AFTER_OOM = 75
 
 
 def main() -> None:
-    """Serve one job."""
-    events = os.fdopen(os.dup(1), "w", buffering=1)
+    """Serve one job. The argument is the file descriptor for events."""
+    events = os.fdopen(int(sys.argv[1]), "w", buffering=1)
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     Worker(job, lambda **event: print(json.dumps(event), file=events)).run()
@@ -56,7 +53,6 @@ class Worker:
         self.root, self.folder = Path(job["root"]), Path(job["folder"])
         self.trust_remote_code = bool(job["trust_remote_code"])
         self.cells = [Cell(**cell) for cell in job["cells"]]
-        self.records = self._earlier()
 
     def run(self) -> None:
         """Load, measure, write."""
@@ -68,7 +64,6 @@ class Worker:
             self.emit(event="start", key=cell.key)
             record = problem(cell) if problem else self._measure(session, cell)
             record.write(self.folder / "cells" / cell.key)
-            self.records.append(record)
             self.emit(event="done", key=cell.key, outcome=record.outcome)
             if record.outcome == "oom":
                 sys.exit(EXIT_AFTER_OOM)  # a fresh process measures the rest
@@ -91,24 +86,19 @@ class Worker:
         try:
             text = corpora.load(cell.corpus, self.root)
             result = tasks.run(tasks.Job(session, cell, text, lambda n: self.emit(event="tokens", n=n)))
+            record = audit.inactive(Record(cell, "ok", None, clock.seconds() - begin, **result.fields, **common, peak_bytes=memory.peak()))
+            wrong = [
+                name for name, e in record.metrics.items() if not math.isfinite(sum(v for v in (e.value, e.low, e.high) if v is not None))
+            ]
+            if wrong:
+                return Record(cell, "failed", f"{', '.join(wrong)} is not finite", record.seconds, **common)
+            for name, array in result.arrays.items() if record.outcome == "ok" else ():
+                _write_array(folder / f"{name}.npy", array)
         except Exception as error:  # noqa: BLE001 - whatever it is becomes the outcome of this cell
             traceback.print_exc()
             outcome, reason = outcome_of(error)
             return Record(cell, outcome, reason, clock.seconds() - begin, **common)
-        record = Record(cell, "ok", None, clock.seconds() - begin, **result.fields, **common, peak_bytes=memory.peak())
-        wrong = [name for name, e in record.metrics.items() if not math.isfinite(sum(v for v in (e.value, e.low, e.high) if v is not None))]
-        if wrong:
-            return Record(cell, "failed", f"{', '.join(wrong)} is not finite", record.seconds, **common)
-        for name, array in result.arrays.items():
-            _write_array(folder / f"{name}.npy", array)
-        return judge(record, self.records)
-
-    def _earlier(self) -> list[Record]:
-        found = []
-        for path in sorted(self.folder.glob("cells/*/record.json")):
-            with contextlib.suppress(TqbenchError):
-                found.append(Record.read(path))
-        return found
+        return record
 
 
 def outcome_of(error: Exception) -> tuple[Outcome, str]:
@@ -123,42 +113,6 @@ def outcome_of(error: Exception) -> tuple[Outcome, str]:
     ):
         return "oom", text.splitlines()[0][:500]
     return "failed", text[:2000]
-
-
-def judge(record: Record, others: list[Record]) -> Record:
-    """Add the audits that need the other cells of the same setting; a cell that fails an audit is inactive and keeps no numbers."""
-    if record.cell.scheme is None:
-        return record
-    audits = list(record.audits)
-    peers = [other for other in others if other.outcome == "ok" and other.cell.setting == record.cell.setting and other.cell != record.cell]
-    base = next((other for other in peers if other.cell.scheme is None), None)
-    floors = record.floors
-    if base is not None:
-        floors = {**floors, "instrument": base.floors.get("instrument")}
-        if base.text["ids_sha256"] != record.text["ids_sha256"]:
-            audits.append("the tokens differ from the baseline's: another tokenizer or another text")
-        drift = abs(record.metrics["base_ppl"].value - base.metrics["ppl"].value)
-        if drift > max(base.floors.get("instrument") or 0.0, 1e-6 * base.metrics["ppl"].value):
-            audits.append(f"the baseline beside this cell is {drift:.3g} ppl away from the baseline cell: another model or build")
-    own = _definition(record)
-    twins = [other for other in peers if own and other.fingerprint == record.fingerprint and _definition(other) not in (None, own)]
-    audits += [f"every score equals that of {twin.cell.label!r} bit for bit, though the two schemes differ" for twin in twins]
-    if audits:
-        return dataclasses.replace(record, outcome="inactive", reason=audits[0], audits=audits, metrics={}, positions=[], floors={})
-    return dataclasses.replace(record, floors=floors)
-
-
-def _definition(record: Record) -> str | None:
-    """What a lossy scheme does on this model, its channel order resolved; None for the baseline and for lossless schemes."""
-    scheme = read(record.cell.scheme) if record.cell.scheme else None
-    if scheme is None or scheme.lossless_in(record.cell.dtype):
-        return None
-    return _resolved(scheme, record.model["architecture"]).definition()
-
-
-def _resolved(scheme: Scheme, architecture: str) -> Scheme:
-    k, v = (dataclasses.replace(side, order=resolve_order(side.order, architecture)) for side in (scheme.k, scheme.v))
-    return dataclasses.replace(scheme, k=k, v=v)
 
 
 def _log_to(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqbench.core.errors import ConfigError
 from tqbench.core.files import sha256_file, short_hash
 from tqbench.core.gate import Gate, matches
 from tqbench.core.record import Cell
+from tqbench.kernels import native
 from tqbench.measure import environment
 from tqbench.models import resolve
 from tqbench.suite.cost import Cost, cost, tokens
@@ -31,12 +31,23 @@ class Plan:
     gates: tuple[Gate, ...]
     timeout: float
     trust_remote_code: bool
+    only: frozenset[str] | None  # keys of the cells that `-k` leaves to be measured; None is all
     content: str  # hash of all cells of the suite, also of those that `-k` leaves out, and of the files they read
 
     def identity(self) -> str:
         """The run's name: a hash of everything that decides its digits, so that the same command continues the same run."""
-        codecs = {file for codec in registry.codecs().values() if (file := inspect.getsourcefile(codec))}
-        return short_hash({"content": self.content, "numerics": environment.numerics(), "sources": environment.sources(codecs)})
+        library = native.path()
+        sources = environment.sources([*registry.outside(), *([library] if library else [])])
+        return short_hash({"content": self.content, "numerics": environment.numerics(), "sources": sources})
+
+    @property
+    def chosen(self) -> list[Cell]:
+        """The cells to be measured."""
+        return [cell for cell in self.cells if self.only is None or cell.key in self.only]
+
+    def cost(self, cell: Cell) -> Cost:
+        """The guess for a cell."""
+        return self.costs[self.cells.index(cell)]
 
     def tokens(self, cell: Cell) -> int:
         """How many tokens a cell runs through the model."""
@@ -56,6 +67,7 @@ def plan(suite: Suite) -> Plan:
         suite.gates,
         settings.timeout,
         settings.trust_remote_code,
+        None,
         short_hash([[dataclasses.asdict(cell) for cell in cells], _files(suite)]),
     )
 
@@ -73,7 +85,7 @@ def select(plans: Sequence[Plan], only: str | None) -> list[Plan]:
             f"-k: {', '.join(map(repr, idle)) or repr(only)} selects nothing; "
             f"give labels or patterns such as '*turbo*', apart by commas (labels: {', '.join(labels)})"
         )
-    return [left for plan in plans if (left := _left(plan, patterns)).cells]
+    return [left for plan in plans if (left := _left(plan, patterns)).chosen]
 
 
 def _cells(suite: Suite) -> Iterator[Cell]:
@@ -103,6 +115,7 @@ def _files(suite: Suite) -> list[Any]:
     for model in suite.settings.model:
         path = suite.root / Path(model).expanduser()
         parts = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
+        found += [resolve.hub_commit(model)] if not parts else []
         found += [[part.name, part.stat().st_size, part.stat().st_mtime_ns] for part in parts]
     return found
 
@@ -114,14 +127,7 @@ def _wanted(cell: Cell, patterns: Sequence[str]) -> bool:
 def _left(plan: Plan, patterns: Sequence[str]) -> Plan:
     chosen = [cell for cell in plan.cells if _wanted(cell, patterns)]
     settings = {cell.setting for cell in chosen}
-    keep = [(cell, cost) for cell, cost in zip(plan.cells, plan.costs, strict=True) if cell in chosen or _needed(cell, settings)]
-    labels = {cell.label for cell, _ in keep}
-    return dataclasses.replace(
-        plan,
-        cells=tuple(cell for cell, _ in keep),
-        costs=tuple(cost for _, cost in keep),
-        gates=tuple(gate for gate in plan.gates if any(map(gate.covers, labels))),
-    )
+    return dataclasses.replace(plan, only=frozenset(cell.key for cell in plan.cells if cell in chosen or _needed(cell, settings)))
 
 
 def _needed(cell: Cell, settings: set[str]) -> bool:

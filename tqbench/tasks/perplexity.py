@@ -29,7 +29,7 @@ def passes(cell: Any) -> int:
 
 def second_chunk(chunk: int) -> int:
     """The other cut, for the floors: odd, because matrix products of round sizes may agree to the last bit."""
-    return max(1, chunk * 3 // 8) | 1
+    return 2 if chunk == 1 else chunk * 3 // 4 | 1 if chunk > 3 else 1
 
 
 def run(job: Job) -> Result:
@@ -57,7 +57,6 @@ def run(job: Job) -> Result:
             "protocol": "strict",
             "windows": len(parts),
             "scored": len(where),
-            "blocks": int(paired.blocks(where).max()) + 1,
         },
         "fingerprint": hashlib.sha256(first.scores.nll.tobytes()).hexdigest(),
     }
@@ -96,6 +95,9 @@ def _proof(run: _Pass, scheme: Scheme, info: ModelInfo) -> dict[str, Any]:
         for window in run.evidence
         for text in proof.audit(window, info.kv_layers, lossless=scheme.lossless_in(info.dtype), identical=identical)
     ]
+    found += proof.audit_control(
+        bypass=scheme.bypass, lossless=scheme.lossless_in(info.dtype), dtype=info.dtype, identical=identical, kld=float(scores.kld.mean())
+    )
     last = run.evidence[-1]
     return {
         "audits": list(dict.fromkeys(found)),

@@ -17,17 +17,14 @@ LLAMACPP_ORDER: dict[str, Order] = {
 
 
 def resolve_order(order: Order, architecture: str) -> Order:
-    """`half_split` or `interleaved` for this architecture. Hugging Face's own order, `native`, is half-split."""
+    """`native`, `half_split` or `interleaved` for this architecture. Those listed here are half-split in Hugging Face; what an order means
+    for another is not known, so only `native` is taken there."""
     if order == "native":
-        return "half_split"
-    if order != "llamacpp":
         return order
     if architecture not in LLAMACPP_ORDER:
         known = ", ".join(sorted(LLAMACPP_ORDER))
-        raise Unsupported(
-            f"k_order llamacpp: the channel order of architecture {architecture!r} in llama.cpp is not known here (known: {known})"
-        )
-    return LLAMACPP_ORDER[architecture]
+        raise Unsupported(f"order {order}: how architecture {architecture!r} orders its key channels is not known here (known: {known})")
+    return LLAMACPP_ORDER[architecture] if order == "llamacpp" else order
 
 
 @dataclass(frozen=True)

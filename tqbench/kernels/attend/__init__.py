@@ -45,4 +45,19 @@ def _load_reference() -> Any:
     return attend
 
 
-OP = Op("attend", (Impl("torch", _load_torch), Impl("mlx", _load_mlx, platform="mlx"), Impl("reference", _load_reference)))
+def _load_host() -> Any:
+    from tqbench.kernels._host import attend
+
+    return attend
+
+
+REFERENCE = {"torch": "reference", "mlx": "reference (host)"}
+OP = Op(
+    "attend",
+    (
+        Impl("torch", _load_torch),
+        Impl("reference", _load_reference),
+        Impl("mlx", _load_mlx, platform="mlx"),
+        Impl("reference (host)", _load_host, platform="mlx"),
+    ),
+)
