@@ -41,6 +41,12 @@ def records(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {path.parent.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.glob("results/small/*/cells/*/record.json")}
 
 
+def measured(folder: Path) -> dict[str, tuple[str, str]]:
+    """When each finished cell was measured, and what was found."""
+    found = {key: json.loads(value[0]) for key, value in records(folder).items()}
+    return {key: (record["started"], json.dumps(record["metrics"])) for key, record in found.items() if record["outcome"] == "ok"}
+
+
 def summary(folder: Path) -> bytes:
     (path,) = folder.glob("results/small/*/summary.csv")
     return path.read_bytes()
@@ -76,10 +82,10 @@ def test_a_kill_costs_no_finished_cell(
     assert process.returncode == (3 if victim == "worker" else -signal.SIGKILL)
     assert psutil.wait_procs(children, timeout=30)[1] == [], "an orphan worker lives on"
 
-    before = {key: value for key, value in records(tmp_path).items() if json.loads(value[0])["outcome"] == "ok"}
+    before = measured(tmp_path)
     again = tqbench("run", "small.yaml")
     assert again.returncode == 0, again.stderr
-    after = records(tmp_path)
+    after = measured(tmp_path)
     assert len(after) == 1 + len(SCHEMES)
     assert before.items() <= after.items(), "a finished cell was measured again"
     assert summary(tmp_path) == expected
