@@ -36,7 +36,12 @@ def brief(run: Run) -> str:
     for table in tables(run):
         rows = [(cells[0], *(cells[1 + i] for i in keep)) for cells in map(_row, table.rows)]
         below = [escape(line) for line in (*table.marks(), *table.notes())]
-        parts += [f"**{escape(table.heading)}**", _grid(("scheme", *(COLUMNS[i].title for i in keep)), rows), "  \n".join(below)]
+        parts += [
+            f"**{escape(table.heading)}**",
+            escape(" · ".join(table.facts)),
+            _grid(("scheme", *(COLUMNS[i].title for i in keep)), rows),
+            "  \n".join(below),
+        ]
     return "\n\n".join(part for part in parts if part)
 
 
