@@ -1,5 +1,8 @@
 """The store against its policy written out token by token."""
 
+import dataclasses
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -7,11 +10,12 @@ import torch
 
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.store import Kernels, Shape, Store
+from tqbench.codecs.block import Block
 from tqbench.core.codec import nbytes
 from tqbench.core.errors import ConfigError, EvidenceError, Unsupported
-from tqbench.core.evidence import coverage
+from tqbench.core.evidence import audit, coverage
 from tqbench.core.op import Choice
-from tqbench.core.scheme import preset, read
+from tqbench.core.scheme import Scheme, Side, preset, read
 
 HEAD_DIM, TOKENS = 64, 90
 POLICIES = [(0, 0, 1), (0, 8, 1), (3, 0, 1), (5, 7, 4), (2, 0, 32), (4, 16, 32), (100, 0, 1), (0, 200, 1)]
@@ -203,3 +207,46 @@ def test_identity_goes_through_the_engine():
     store.visible()
     assert {side.attend for side in store.evidence()} == {"engine"}
     assert not open_store(preset("turbo4")).through_engine
+
+
+def test_an_attention_that_reads_only_exact_tokens_covers_nothing():
+    """The usual mistake: K and V are packed, and attention takes the raw ones."""
+    store = open_store(preset("turbo2"))
+
+    def raw(q, k, v, start, scale):
+        return q  # never asks for k.packed()
+
+    store.attention.fn = raw
+    feed(store, TOKENS)
+    found = audit(store.evidence(), 1, lossless=False, identical=False)
+    assert "no attended key or value was packed" in found
+    assert any("attention was handed 0 packed positions" in text for text in found)
+    assert any("off the reference" in text for text in found)
+
+
+def test_what_a_codec_packs_must_be_what_it_declares():
+    @dataclasses.dataclass(frozen=True)
+    class Wide(Block):
+        def quantize(self, y):
+            return {name: array.float() for name, array in super().quantize(y).items()}
+
+    with pytest.raises(EvidenceError, match=r"declares codes as int8 .* and packs torch\.float32"):
+        feed(open_store(Scheme("wide", Side(Wide()), Side(Wide()))), 8)
+
+
+def test_a_store_is_freed_with_its_last_reference():
+    store = open_store(preset("q8_0"))
+    feed(store, 32)
+    gone = weakref.ref(store)
+    gc.disable()
+    try:
+        del store
+        assert gone() is None  # no cycle: caches of past windows must not wait for the collector
+    finally:
+        gc.enable()
+
+
+def test_sinks_do_not_keep_the_chunk_that_they_came_in():
+    store = open_store(read({"name": "s", "k": "q8_0", "v": "q8_0", "sinks": 4}))
+    feed(store, TOKENS)
+    assert store.k.exact_sinks.untyped_storage().nbytes() == store.k.exact_sinks.nbytes

@@ -1,0 +1,60 @@
+"""Audits over a whole run: they do not depend on which cell was measured first."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from tqbench.core.record import Cell, Estimate, Record
+from tqbench.runner.audit import settle
+
+
+def cell(name: str | None) -> Cell:
+    scheme = {"name": name} if name else None
+    return Cell("m", "b", "cpu", "float32", scheme, "auto", "perplexity", {"context": 64}, {"name": "python-docs"})
+
+
+def record(name: str | None, fingerprint: str, error: float = 0.1, ppl: float = 10.0, ids: str = "tokens") -> Record:
+    metrics = {"ppl": Estimate(ppl)} if name is None else {"base_ppl": Estimate(ppl), "dppl": Estimate(0.1)}
+    evidence = [] if name is None else [{"error": error, "lossless": False}]
+    floors: dict[str, float | None] = {"instrument": 1e-6} if name is None else {"scheme": 0.01}
+    return Record(cell(name), "ok", metrics=metrics, evidence=evidence, floors=floors, fingerprint=fingerprint, text={"ids_sha256": ids})
+
+
+BASE = record(None, "f0")
+
+
+def outcomes(records: list[Record]) -> dict[str, str]:
+    return {found.cell.label: found.outcome for found in settle(records)}
+
+
+def test_honest_cells_stay_and_learn_the_instruments_floor() -> None:
+    found = settle([BASE, record("a", "f1"), record("b", "f2")])
+    assert [r.outcome for r in found] == ["ok", "ok", "ok"]
+    assert found[1].floors == {"scheme": 0.01, "instrument": 1e-6}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_equal_scores_of_unequal_schemes_void_both_in_any_order(order: tuple[int, ...]) -> None:
+    records = [BASE, record("a", "same", error=0.1), record("b", "same", error=0.2)]
+    assert outcomes([records[i] for i in order]) == {"baseline": "ok", "a": "inactive", "b": "inactive"}
+
+
+def test_the_same_mathematics_under_two_names_is_no_fraud() -> None:
+    assert outcomes([BASE, record("turbo4", "same"), record("mine", "same")]) == {"baseline": "ok", "turbo4": "ok", "mine": "ok"}
+
+
+def test_another_tokenizer_or_model_is_told() -> None:
+    (_, swapped) = settle([BASE, record("a", "f1", ids="other")])
+    assert swapped.outcome == "inactive"
+    assert swapped.metrics == {}
+    assert "another tokenizer or another text" in str(swapped.reason)
+    (_, drifted) = settle([BASE, record("a", "f1", ppl=10.1)])
+    assert "another model or build" in str(drifted.reason)
+
+
+def test_another_setting_is_not_compared() -> None:
+    other = replace(record("b", "same", error=0.2), cell=replace(cell("b"), params={"context": 128}))
+    assert [r.outcome for r in settle([BASE, record("a", "same"), other])] == ["ok", "ok", "ok"]
