@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tqbench.cache.arrays import Arrays
+from tqbench.cache.wanted import Wanted
 from tqbench.codecs.blocks.wrap import Bridge, Identity, Interleaved, resolve_order
 from tqbench.core.codec import ITEMSIZE, Codec
-from tqbench.core.errors import ConfigError, EvidenceError, Unsupported
+from tqbench.core.errors import EvidenceError
 from tqbench.core.evidence import SideEvidence
 from tqbench.core.op import Choice, Place
 from tqbench.core.scheme import Scheme, Side
@@ -49,7 +50,7 @@ class Store:
     def __init__(self, scheme: Scheme, shape: Shape, arrays: Arrays, kernel: str = "auto", index: int = 0):
         self.scheme, self.index = scheme, index
         self.k, self.v = (_SideStore(side, build(side, shape, scheme), scheme.sinks, shape, arrays) for side in (scheme.k, scheme.v))
-        wanted = _Wanted(kernel)
+        wanted = Wanted(kernel)
         place = Place(arrays.platform, arrays.device, shape.dtype)
         for side in (self.k, self.v):
             side.kernels = Kernels(wanted.pick(encode.OP, side.codec, place), wanted.pick(decode.OP, side.codec, place))
@@ -298,38 +299,3 @@ def _keeps_all(bits: float, dtype: str) -> bool:
 
 def _plain(codec: Codec) -> Codec:
     return _plain(codec.inner) if isinstance(codec, Bridge | Interleaved) else codec
-
-
-class _Wanted:
-    """What the user asked of kernels: `auto`, a name, or `op=name,op=name`.
-
-    A bare name is taken by every operation that has such a form for the codec; at least one must, else it is an error that says why.
-    """
-
-    def __init__(self, kernel: str):
-        self.pinned: dict[str, str] = {}
-        self.bare, self.taken, self.reasons = "auto", False, list[str]()
-        if "=" in kernel:
-            for item in kernel.split(","):
-                op, _, name = item.partition("=")
-                if op not in ("encode", "decode", "attend") or not name:
-                    raise ConfigError(f"kernel {kernel!r}: write a form's name, or op=name with op one of encode, decode, attend")
-                self.pinned[op] = name
-        else:
-            self.bare = kernel
-
-    def pick(self, op: Any, codec: Codec, place: Place) -> Choice:
-        if op.name in self.pinned or self.bare == "auto":
-            choice: Choice = op.resolve(codec, self.pinned.get(op.name, "auto"), place)
-            return choice
-        try:
-            choice = op.resolve(codec, self.bare, place)
-        except Unsupported as error:
-            self.reasons.append(str(error))
-            return op.resolve(codec, "auto", place)
-        self.taken = True
-        return choice
-
-    def check(self) -> None:
-        if self.bare != "auto" and not self.taken:
-            raise Unsupported("; ".join(dict.fromkeys(self.reasons)))

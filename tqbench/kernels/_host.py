@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 
 from tqbench.core.codec import Codec, Packed, compute_dtype
-from tqbench.kernels.attend import View, reference
 
 
 def to_torch(array: Any) -> Tensor:
@@ -45,13 +43,3 @@ def decode(codec: Codec, packed: Packed, head_dim: int, like: Any) -> Any:
 def _name(dtype: Any) -> str:
     """`float32` for torch.float32 and for mlx.core.float32."""
     return str(dtype).rpartition(".")[2]
-
-
-def attend(q: Any, k: View, v: View, start: int, scale: float) -> Any:
-    """The reference on the host."""
-    return to_mlx(reference.attend(to_torch(q), _crossed(k), _crossed(v), start, scale))
-
-
-def _crossed(side: View) -> View:
-    sinks = None if side.sinks is None else to_torch(side.sinks)
-    return dataclasses.replace(side, sinks=sinks, packed=lambda: to_torch(side.packed()), tail=to_torch(side.tail))

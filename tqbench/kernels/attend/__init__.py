@@ -46,7 +46,7 @@ def _load_reference() -> Any:
 
 
 def _load_host() -> Any:
-    from tqbench.kernels._host import attend
+    from tqbench.kernels.attend._host import attend
 
     return attend
 
