@@ -46,10 +46,14 @@ def describe() -> dict[str, Any]:
         "system": platform.platform(),
         "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
-        "variables": {
-            name: os.environ[name] for name in sorted(os.environ) if name.startswith(("OMP_", "MKL_", "TQBENCH_", "CUDA_VISIBLE"))
-        },
+        "variables": _variables(),
     }
+
+
+def _variables() -> dict[str, str]:
+    """The settings that matter. Paths stay private, because results are published: that one was set is enough."""
+    names = [name for name in sorted(os.environ) if name.startswith(("OMP_", "MKL_", "TQBENCH_", "CUDA_VISIBLE"))]
+    return {name: "set" if os.sep in os.environ[name] else os.environ[name] for name in names}
 
 
 def threads() -> str:
