@@ -58,6 +58,6 @@ def _run(planned: Plan, output: Path, *, fresh: bool) -> int:
         console.print(part)
     if done.verdicts:
         console.print(terminal.verdicts(done.run, done.verdicts))
-    typer.echo(f"\n{planned.suite}: {done.measured} of {len(planned.chosen)} cells measured now, the rest was there already")
+    typer.echo(f"\n{planned.suite}: {done.measured} of {len(planned.chosen)} cells measured now")
     typer.echo(f"results  {done.run.folder}\npage     {done.page}")
     return done.exit_code

@@ -111,7 +111,7 @@ def _facts(run: Run, cells: list[Cell]) -> tuple[str, ...]:
         fact
         for fact in (
             f"{text['scored']:,} tokens scored in {text['windows']:,} windows" if "scored" in text and "windows" in text else "",
-            f"only {text['windows']} windows, so intervals are rough" if text.get("windows", ENOUGH) < ENOUGH else "",
+            "too few windows for more than rough intervals" if text.get("windows", ENOUGH) < ENOUGH else "",
             f"{text['protocol']} protocol" if "protocol" in text else "",
             f"warm-up {params['warmup']}, chunks of {params['chunk']}" if "warmup" in params and "chunk" in params else "",
             f"{model['kv_layers']} layers of {model['kv_heads']} KV heads, head_dim {model['head_dim']}" if "head_dim" in model else "",

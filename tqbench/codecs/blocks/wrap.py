@@ -86,6 +86,7 @@ class Interleaved(_Wrapper):
 class Bridge(_Wrapper):
     """The control that runs store, policy, channel order, rotation and padding, and skips the quantizer."""
 
+    name: ClassVar[str] = "bridge"
     dtype: str = "float32"
 
     @property
@@ -105,6 +106,8 @@ class Bridge(_Wrapper):
 @dataclass(frozen=True)
 class Identity(Bridge):
     """The control that runs store and policy only: what comes out is bit for bit what went in."""
+
+    name: ClassVar[str] = "identity"
 
     def stored_dim(self, head_dim: int) -> int:
         return head_dim
