@@ -28,6 +28,9 @@ class MlxArrays:
             return mx.contiguous(parts[0])
         return mx.concatenate([part.astype(parts[-1].dtype) for part in parts], axis=2)
 
+    def scaled(self, q: mx.array, factors: list[float]) -> mx.array:
+        return q * mx.array(factors, dtype=q.dtype)[:, None]
+
     def squares(self, x: mx.array, y: mx.array) -> tuple[float, float]:
         wide = _float64(x)
         return float(np.square(wide - _float64(y)).sum()), float(np.square(wide).sum())

@@ -9,11 +9,12 @@ import mlx.core as mx
 from mlx_lm.models.cache import ArraysCache, KVCache
 
 from backends.mlx.arrays import MlxArrays
-from tqbench.cache.store import Shape, Store
+from tqbench.cache.build import Layer, Shape
+from tqbench.cache.store import Store
 from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.core.evidence import SideEvidence
 from tqbench.core.scheme import Scheme
-from tqbench.core.session import ModelInfo
+from tqbench.core.session import ModelInfo, Terms
 
 
 class BaselineCache(list[Any]):
@@ -27,12 +28,13 @@ class BaselineCache(list[Any]):
 class StoreCache(list[Any]):
     """The model's own cache with every full-attention layer replaced by a store; linear-attention layers stay the engine's."""
 
-    def __init__(self, own: list[Any], info: ModelInfo, scheme: Scheme, kernel: str):
+    def __init__(self, own: list[Any], info: ModelInfo, scheme: Scheme, terms: Terms):
         super().__init__(own)
-        shape = Shape(info.architecture, info.head_dim, info.dtype)
+        shape = Shape(info.architecture, info.head_dim, info.dtype, info.kv_heads, info.heads)
         held = kv_layers(own)
         for position, index in enumerate(held):
-            store = Store(scheme.for_layer(position, len(held)), shape, MlxArrays(info.device), kernel, index)
+            layer = Layer(index, position)
+            store = Store(scheme.for_layer(position, len(held), shape.sharing), shape, MlxArrays(info.device), terms, layer)
             self[index] = StoreLayer(store, info.head_dim)
         self.stores: list[Store] = [self[index].store for index in held]
 
@@ -44,9 +46,8 @@ class StoreCache(list[Any]):
         """Raise if any layer's queries did not go through its store."""
         for store in self.stores:
             if not store.queries == store.tokens == tokens:
-                raise EvidenceError(
-                    f"layer {store.index}: {store.tokens} of {tokens} tokens stored, {store.queries} attended through the store"
-                )
+                through = f"{store.tokens} of {tokens} tokens stored, {store.queries} attended through the store"
+                raise EvidenceError(f"layer {store.layer.index}: {through}")
 
 
 def kv_layers(cache: Sequence[Any]) -> list[int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import mlx.core as mx
 import numpy as np
@@ -18,7 +18,7 @@ from backends.mlx.cache import BaselineCache, StoreCache, kv_layers
 from backends.mlx.loading import load_weights
 from tqbench.core.errors import Unsupported
 from tqbench.core.scheme import Scheme
-from tqbench.core.session import Floats, Ids, LocalModel, ModelInfo, TokenScores
+from tqbench.core.session import Floats, Ids, LocalModel, ModelInfo, Terms, TokenScores
 
 ROWS = 64  # logits are reduced this many rows at a time
 DEVICES = {"cpu": mx.cpu, "gpu": mx.gpu}
@@ -59,14 +59,18 @@ class MlxSession:
             self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"], dtype=np.int64
         )
 
-    def new_cache(self, scheme: Scheme | None, kernel: str = "auto") -> BaselineCache | StoreCache:
+    def new_cache(self, scheme: Scheme | None, terms: Terms = Terms()) -> BaselineCache | StoreCache:
         """An empty cache; None is the model's own."""
         own = make_prompt_cache(self.model)
         if scheme is None:
             return BaselineCache(own)
         if not self.lookups:
             raise Unsupported(f"architecture {self.info.architecture!r} does not call mlx-lm's {attention.NAME}, where schemes come in")
-        return StoreCache(own, self.info, scheme, kernel)
+        return StoreCache(own, self.info, scheme, terms)
+
+    def calibrate(self, windows: Sequence[Ids]) -> NoReturn:
+        """Not here: codecs learn in torch, from a transformers session."""
+        raise Unsupported(f"{len(windows)} windows of calibration text, but calibrated schemes run on the transformers backend only")
 
     def forward(self, tokens: Ids, cache: BaselineCache | StoreCache) -> mx.array:
         """Logits [tokens, vocab]."""

@@ -40,21 +40,31 @@ def register(engine: str) -> str:
 
 
 def _through(store: Any, module: Any, query: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-    given = [key for key, value in kwargs.items() if key not in HARMLESS and value is not None and value is not False and value != 0]
+    known = HARMLESS | ({"sliding_window"} if kwargs.get("sliding_window") == store.layer.reach else set())
+    given = [key for key, value in kwargs.items() if key not in known and value is not None and value is not False and value != 0]
     if given:
         raise Unsupported(f"this model's attention is given {', '.join(given)}, which schemes do not support yet")
-    if mask is not None and not _is_causal(mask, store.tokens):
+    if mask is not None and not _expected(mask, store.tokens, store.layer.reach):
         raise Unsupported("this model masks keys in a way of its own, which schemes do not support yet")
-    if store.index != module.layer_idx:
-        raise EvidenceError(f"layer {module.layer_idx} was handed the store of layer {store.index}")
+    if store.layer.index != module.layer_idx:
+        raise EvidenceError(f"layer {module.layer_idx} was handed the store of layer {store.layer.index}")
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
     out: Tensor = store.attend(query, scale)
     return out.transpose(1, 2).contiguous()
 
 
-def _is_causal(mask: Tensor, keys: int) -> bool:
-    """Whether a mask lets each of the last queries see everything up to itself, and nothing else."""
+_ACCEPTED: list[Any] = []  # the last mask that was compared, with what it was compared for: the layers of a forward call share one
+
+
+def _expected(mask: Tensor, tokens: int, reach: int | None) -> bool:
+    """Whether a mask lets each of the last queries see everything up to itself, in its sliding window, and nothing else."""
+    if _ACCEPTED and _ACCEPTED[0] is mask and _ACCEPTED[1:] == [tokens, reach]:
+        return True
     seen = mask if mask.dtype == torch.bool else mask == 0
-    queries = mask.shape[-2]
-    causal = torch.ones(queries, keys, dtype=torch.bool, device=mask.device).tril(keys - queries)
-    return mask.shape[-1] == keys and bool((seen == causal).all())
+    queries, keys = mask.shape[-2:]
+    at = torch.arange(tokens - queries, tokens, device=mask.device)[:, None]
+    keys_at = torch.arange(tokens - keys, tokens, device=mask.device)
+    expected = keys_at <= at if reach is None else (keys_at <= at) & (keys_at > at - reach)
+    accepted = keys == (tokens if reach is None else min(tokens, reach - 1 + queries)) and bool((seen == expected).all())
+    _ACCEPTED[:] = [mask, tokens, reach] if accepted else []
+    return accepted

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin, DynamicCache, DynamicLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from tqbench.cache.arrays import TorchArrays
-from tqbench.cache.store import Shape, Store
+from tqbench.cache.build import Layer, Shape
+from tqbench.cache.store import Store
 from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.core.evidence import SideEvidence
 from tqbench.core.scheme import Scheme
-from tqbench.core.session import ModelInfo
+from tqbench.core.session import Terms
 
 
 class BaselineCache(DynamicCache):
@@ -24,15 +25,15 @@ class BaselineCache(DynamicCache):
 
 
 class StoreCache(DynamicCache):
-    """The model's own cache with every full-attention layer replaced by a store; linear-attention layers stay the engine's."""
+    """The model's own cache with every layer that holds K and V replaced by a store; linear-attention layers stay the engine's."""
 
-    def __init__(self, config: Any, info: ModelInfo, scheme: Scheme, kernel: str):
+    def __init__(self, config: Any, shape: Shape, device: str, scheme: Scheme, terms: Terms):
         super().__init__(config=config)
-        shape = Shape(info.architecture, info.head_dim, info.dtype)
         held = kv_layers(self)
         for position, index in enumerate(held):
-            store = Store(scheme.for_layer(position, len(held)), shape, TorchArrays(info.device), kernel, index)
-            self.layers[index] = StoreLayer(store)
+            own = scheme.for_layer(position, len(held), shape.sharing)
+            layer = Layer(index, position, getattr(self.layers[index], "sliding_window", None))
+            self.layers[index] = StoreLayer(Store(own, shape, TorchArrays(device), terms, layer))
         self.stores = [self.layers[index].store for index in held]
 
     def evidence(self) -> list[SideEvidence]:
@@ -43,26 +44,24 @@ class StoreCache(DynamicCache):
         """Raise if any layer's queries did not go through its store."""
         for store in self.stores:
             if not store.queries == store.tokens == tokens:
-                raise EvidenceError(
-                    f"layer {store.index}: {store.tokens} of {tokens} tokens stored, {store.queries} attended through the store"
-                )
+                through = f"{store.tokens} of {tokens} tokens stored, {store.queries} attended through the store"
+                raise EvidenceError(f"layer {store.layer.index}: {through}")
 
 
 def kv_layers(cache: DynamicCache) -> list[int]:
-    """The layers that hold keys and values. A sliding window is refused until the store can forget."""
-    sliding = [i for i, layer in enumerate(cache.layers) if getattr(layer, "is_sliding", False)]
-    if sliding:
-        raise Unsupported(f"{len(sliding)} of {len(cache.layers)} layers attend in a sliding window, which schemes do not support yet")
-    held = [i for i, layer in enumerate(cache.layers) if type(layer) is DynamicLayer]
+    """The layers that hold keys and values, of full or sliding-window attention."""
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
+    held = [i for i, layer in enumerate(cache.layers) if isinstance(layer, kinds)]
+    if other := sorted({type(cache.layers[i]).__name__ for i in held if type(cache.layers[i]) not in kinds}):
+        raise Unsupported(f"this model keeps {', '.join(other)}, which schemes do not support yet")
     if not held:
-        raise Unsupported("no layer of this model keeps keys and values of full attention")
+        raise Unsupported("no layer of this model keeps keys and values")
     return held
 
 
 class StoreLayer(CacheLayerMixin):
     """Hands new K and V to the store. The attention function finds the store on the key tensor."""
 
-    is_sliding = False
     is_compileable = False
     is_croppable = False
 
@@ -70,6 +69,7 @@ class StoreLayer(CacheLayerMixin):
         super().__init__()
         self.store = store
         self.is_initialized = True
+        self.is_sliding = store.layer.reach is not None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """The store sizes itself."""
@@ -86,13 +86,15 @@ class StoreLayer(CacheLayerMixin):
         return tagged, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.store.tokens + query_length, 0
+        held, reach = self.store.tokens, self.store.layer.reach
+        kept = held if reach is None else min(held, reach - 1)
+        return kept + query_length, held - kept
 
     def get_seq_length(self) -> int:
         return self.store.tokens
 
     def get_max_length(self) -> int:
-        return -1
+        return -1 if self.store.layer.reach is None else self.store.layer.reach
 
     def reset(self) -> None:
         raise Unsupported("a tqbench cache holds one sequence; make a new one")

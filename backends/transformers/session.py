@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -17,8 +17,12 @@ from transformers.cache_utils import DynamicCache
 from backends import weights
 from backends.transformers.attention import register
 from backends.transformers.cache import BaselineCache, StoreCache, kv_layers
+from tqbench.cache.build import Shape
+from tqbench.cache.calibration import Calibration, Piece
+from tqbench.cache.rope import Rope
+from tqbench.codecs.blocks.wrap import LLAMACPP_ORDER
 from tqbench.core.scheme import Scheme
-from tqbench.core.session import Ids, LocalModel, ModelInfo, TokenScores
+from tqbench.core.session import Ids, LocalModel, ModelInfo, Terms, TokenScores
 
 ROWS = 64  # logits are reduced this many rows at a time
 
@@ -39,6 +43,8 @@ class TransformersSession:
     def __init__(self, model: Any, tokenizer: Any, name: str, described: str = ""):
         self.model, self.tokenizer = model.eval(), tokenizer
         self.info = _info(model, tokenizer, name, described)
+        facts = self.info
+        self.shape = Shape(facts.architecture, facts.head_dim, facts.dtype, facts.kv_heads, facts.heads, _rope(model, facts))
         self.open = True
         _fit(model)
 
@@ -48,11 +54,22 @@ class TransformersSession:
             self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"], dtype=np.int64
         )
 
-    def new_cache(self, scheme: Scheme | None, kernel: str = "auto") -> BaselineCache | StoreCache:
+    def new_cache(self, scheme: Scheme | None, terms: Terms = Terms()) -> BaselineCache | StoreCache:
         """An empty cache; None is the model's own."""
         if scheme is None:
             return BaselineCache(config=self.model.config)
-        return StoreCache(self.model.config, self.info, scheme, kernel)
+        return StoreCache(self.model.config, self.shape, self.info.device, scheme, terms)
+
+    def calibrate(self, windows: Sequence[Ids]) -> Calibration:
+        """The keys and values that each layer has at the end of each window."""
+        layers: list[list[Piece]] = [[] for _ in range(self.info.kv_layers)]
+        for window in windows:
+            cache = BaselineCache(config=self.model.config)
+            self.forward(window, cache)
+            for own, index in zip(layers, kv_layers(cache), strict=True):
+                layer = cache.layers[index]
+                own.append(Piece(layer.keys, layer.values, len(window) - layer.keys.shape[2]))
+        return Calibration(layers)
 
     @torch.inference_mode()
     def forward(self, tokens: Ids, cache: BaselineCache | StoreCache) -> Tensor:
@@ -132,13 +149,11 @@ def _numpy(x: Tensor) -> Any:
 def _info(model: Any, tokenizer: Any, name: str, described: str) -> ModelInfo:
     config = model.config.get_text_config(decoder=True)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = DynamicCache(config=model.config)
-    sliding = any(getattr(layer, "is_sliding", False) for layer in cache.layers)
     return ModelInfo(
         name=name,
         architecture=config.model_type,
         layers=config.num_hidden_layers,
-        kv_layers=0 if sliding else len(kv_layers(cache)),
+        kv_layers=len(kv_layers(DynamicCache(config=model.config))),
         heads=config.num_attention_heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
         head_dim=head_dim,
@@ -149,6 +164,15 @@ def _info(model: Any, tokenizer: Any, name: str, described: str) -> ModelInfo:
         weights=described,
         bos_token=_bos(tokenizer),
     )
+
+
+def _rope(model: Any, info: ModelInfo) -> Rope | None:
+    """The rotary embedding, where it is one for all layers and half-split, with frequencies that do not depend on the length."""
+    found = [m for m in model.modules() if hasattr(m, "inv_freq") and hasattr(m, "attention_scaling")]
+    fixed = len(found) == 1 and found[0].rope_type in ("default", "linear", "llama3", "yarn")
+    if not fixed or info.architecture not in LLAMACPP_ORDER:
+        return None
+    return Rope(tuple(found[0].inv_freq.float().tolist()), float(found[0].attention_scaling))
 
 
 def _bos(tokenizer: Any) -> int | None:

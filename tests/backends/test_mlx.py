@@ -28,7 +28,8 @@ from backends.transformers import tiny
 from tqbench.codecs.cast import Cast
 from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.core.evidence import audit, coverage
-from tqbench.core.scheme import Scheme, parse, preset, presets
+from tqbench.core.presets import parse, preset, presets
+from tqbench.core.scheme import Scheme
 from tqbench.core.session import LocalModel, TokenScores
 from tqbench.kernels import _host
 from tqbench.kernels.attend import View

@@ -12,7 +12,7 @@ from backends.transformers import tiny
 from backends.transformers.attention import _is_causal
 from backends.transformers.session import TransformersSession
 from tqbench.core.errors import Unsupported
-from tqbench.core.scheme import preset
+from tqbench.core.presets import preset
 
 TOKENS = np.arange(20)
 

@@ -4,18 +4,23 @@ import dataclasses
 import gc
 import weakref
 from dataclasses import replace
+from math import log
 
 import pytest
 import torch
 
 from tqbench.cache.arrays import TorchArrays
-from tqbench.cache.store import Kernels, Shape, Store
+from tqbench.cache.build import Shape
+from tqbench.cache.side import Kernels
+from tqbench.cache.store import Store
 from tqbench.codecs.block import Block
 from tqbench.core.codec import nbytes
 from tqbench.core.errors import ConfigError, EvidenceError, Unsupported
 from tqbench.core.evidence import audit, coverage
 from tqbench.core.op import Choice
-from tqbench.core.scheme import Scheme, Side, preset, read
+from tqbench.core.presets import preset, read
+from tqbench.core.scheme import Scheme, Side
+from tqbench.core.session import Terms
 
 HEAD_DIM, TOKENS = 64, 90
 POLICIES = [(0, 0, 1), (0, 8, 1), (3, 0, 1), (5, 7, 4), (2, 0, 32), (4, 16, 32), (100, 0, 1), (0, 200, 1)]
@@ -30,7 +35,7 @@ def scheme(sinks=0, window=0, flush=1, codec="block"):
 
 
 def open_store(wanted, kernel="auto", architecture="llama", dtype="float32"):
-    return Store(wanted, Shape(architecture, HEAD_DIM, dtype), TorchArrays(), kernel)
+    return Store(wanted, Shape(architecture, HEAD_DIM, dtype, kv_heads=2, heads=4), TorchArrays(), Terms(kernel))
 
 
 def feed(store, chunk, tokens=TOKENS):
@@ -250,3 +255,43 @@ def test_sinks_do_not_keep_the_chunk_that_they_came_in():
     store = open_store(read({"name": "s", "k": "q8_0", "v": "q8_0", "sinks": 4}))
     feed(store, TOKENS)
     assert store.k.exact_sinks.untyped_storage().nbytes() == store.k.exact_sinks.nbytes
+
+
+def test_deploy_shows_each_query_its_own_call_exact_and_what_came_before_by_the_policy():
+    store = Store(scheme(window=5), Shape("llama", HEAD_DIM, "float32", 2, 4), TorchArrays(), Terms(protocol="deploy"))
+    feed(store, 30)
+    for side in store.evidence():
+        assert side.attended_packed == 0 * 30 + 25 * 30 + 55 * 30  # by then 30 − 5 and 60 − 5 tokens had left the window
+        assert side.tokens_packed == TOKENS - 5
+    one = Store(scheme(window=5), Shape("llama", HEAD_DIM, "float32", 2, 4), TorchArrays(), Terms(protocol="deploy"))
+    feed(one, TOKENS)
+    assert coverage(one.evidence()) == 0  # one forward call reads nothing that was packed
+    assert audit(one.evidence(), 1, lossless=False, identical=True)
+
+
+def test_a_logit_multiplier_scales_each_query_by_its_own_number_of_keys():
+    plain = {"name": "plain", "k": "f32", "v": "f32"}
+    outs = []
+    for logits in ({}, {"logits": {"form": "grow", "value": 0.5}}):
+        store = open_store(read(plain | logits))
+        store.append(K, V)
+        factor = torch.tensor([1 + 0.5 * log(n) ** 0.5 for n in range(1, TOKENS + 1)]) if not logits else torch.ones(TOKENS)
+        outs.append(store.attend(Q * factor[:, None], 0.125))
+    assert torch.allclose(*outs, rtol=0, atol=1e-5)
+    shrink = read(plain | {"logits": {"form": "shrink", "value": 3.45}}).logits
+    assert shrink.factor(2048) == pytest.approx(3.45 / 4.45)
+    assert not read(plain | {"logits": {"form": "grow", "value": 0.5}}).lossless_in("float32")
+
+
+def test_heads_that_are_packed_together_are_counted_once():
+    wanted = read({"name": "eight", "k": {"codec": "block", "rotation": "cross_head"}, "v": "q8_0"})
+    store = Store(wanted, Shape("llama", 64, "float32", 8, 8), TorchArrays())
+    q, k, v = torch.randn(3, 1, 8, 20, 64, generator=torch.Generator().manual_seed(0))
+    store.append(k, v)
+    out = store.attend(q, 0.125)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.125)
+    assert (out - expected).abs().max() < 0.05
+    for side in store.evidence():
+        assert side.bytes_payload + side.bytes_metadata == side.bytes_declared == 20 * 8 * 68
+    with pytest.raises(Unsupported, match="8 KV heads are packed together here, and the model has 3"):
+        Store(wanted, Shape("llama", 64, "float32", 3, 3), TorchArrays())

@@ -6,7 +6,7 @@ import torch
 from backends.transformers import tiny
 from backends.transformers.session import TransformersSession
 from tqbench.core.errors import Unsupported
-from tqbench.core.scheme import preset
+from tqbench.core.presets import preset
 from tqbench.testing import Backend, backend_cases
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tqbench.core import registry
-from tqbench.core.scheme import presets
+from tqbench.core.presets import presets
 from tqbench.testing import codec_cases
 
 MORE = [

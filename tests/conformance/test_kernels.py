@@ -2,7 +2,7 @@
 
 import pytest
 
-from tqbench.core.scheme import presets
+from tqbench.core.presets import presets
 from tqbench.testing import kernel_cases
 
 FULL = {"name": "full", "k": {"codec": "block", "window": 40, "flush": 7}, "v": {"codec": "affine", "bits": 4, "window": 9}, "sinks": 4}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tqbench.core.scheme import presets
+from tqbench.core.presets import presets
 from tqbench.testing import scheme_cases
 
 WINDOWED = {"codec": "affine", "bits": 2, "axis": "channel", "window": 40, "flush": 64}

@@ -6,7 +6,8 @@ import yaml
 from tqbench.codecs.block import Block
 from tqbench.codecs.codebook import Codebook
 from tqbench.core.errors import ConfigError, Unsupported
-from tqbench.core.scheme import Side, parse, preset, presets, read
+from tqbench.core.presets import parse, preset, presets, read
+from tqbench.core.scheme import Side
 
 
 def problems(data):
@@ -39,8 +40,8 @@ def test_the_example_of_the_design_is_a_scheme():
         (mine(k={"codec": "blok"}), "k.codec", "unknown codec 'blok'; did you mean 'block'?"),
         (mine(k={"bits": 8}), "k.codec", "unknown codec 'None'"),
         (mine(k={"codec": "block", "bit": 8}), "k.bit", "unknown parameter of codec 'block' 'bit'; did you mean 'bits'?"),
-        (mine(k={"codec": "block", "bits": 5}), "k.bits", "bits must be one of 4, 8, got 5"),
-        (mine(k={"codec": "block", "bits": "8"}), "k.bits", "bits must be one of 4, 8, got '8'"),
+        (mine(k={"codec": "block", "bits": 7}), "k.bits", "bits must be one of 4, 5, 8, got 7"),
+        (mine(k={"codec": "block", "bits": "8"}), "k.bits", "bits must be one of 4, 5, 8, got '8'"),
         (mine(k={"codec": "block", "order": "reversed"}), "k.order", "order must be one of native, half_split, interleaved, llamacpp"),
         (mine(k={"codec": "block", "window": -1}), "k.window", "window must be a whole number of tokens or layers, 0 or more, got -1"),
         (mine(k={"codec": "block", "window": True}), "k.window", "got True"),
@@ -53,11 +54,19 @@ def test_the_example_of_the_design_is_a_scheme():
         (mine(name=""), "name", "1 to 80 printable characters"),
         (mine(name="a\nb"), "name", "1 to 80 printable characters"),
         (mine(bypass="all"), "bypass", "bypass must be one of identity, bridge, got 'all'"),
-        (mine(protect="q8_0"), "protect", "protect is a mapping {first: n, last: n, scheme: name}"),
-        (mine(protect={"first": 1}), "protect", "protect is a mapping {first: n, last: n, scheme: name}"),
+        (mine(protect="q8_0"), "protect", "a rule for layers is a mapping {first: n, last: n, at: [n, …], scheme: name}"),
+        (mine(protect={"first": 1}), "protect", "a rule for layers is a mapping"),
         (mine(protect={"first": -1, "scheme": "q8_0"}), "protect.first", "0 or more, got -1"),
         (mine(protect={"first": 1, "scheme": "q8"}), "protect.scheme", "did you mean 'q8_0'?"),
-        (mine(protect={"scheme": mine(protect={"scheme": "q8_0"})}), "protect.scheme", "cannot protect layers itself"),
+        (mine(protect={"scheme": "q8_0"}), "protect", "a rule for layers names some: first, last or at"),
+        (mine(protect={"first": 1, "scheme": mine(protect={"last": 1, "scheme": "q8_0"})}), "protect.scheme", "cannot have protect itself"),
+        (mine(layers=[{"at": [1.5], "scheme": "q8_0"}]), "layers.0.at", "at must be a list of layers, the last being -1, got [1.5]"),
+        (mine(gqa={"at_least": 6}), "gqa", "gqa is a mapping {at_least: query heads per KV head, scheme: name}"),
+        (mine(logits={"form": "grow", "value": 0}), "logits", "logits is a mapping {form: grow or shrink, value: a number above 0}"),
+        (mine(k={"codec": "block", "rotation": "hadamar"}), "k.rotation", "rotation must be one of none, hadamard"),
+        (mine(k={"codec": "block", "rotation": "hadamard", "rotation_group": 48}), "k.rotation_group", "a power of two, got 48"),
+        (mine(v={"codec": "block", "rope": "pre"}), "v.rope", "values are never rotated"),
+        ("tq3_1s", "", "'tq3_1s' is no scheme for a KV cache: "),
         ({"scheme": "q8_0", "window": 8}, "window", "'window' cannot be combined with 'scheme'"),
         ({"scheme": "q9_0"}, "scheme", "unknown scheme 'q9_0'"),
         ("q8_0/turbo3/f16", "", "unknown scheme 'q8_0/turbo3/f16'"),
@@ -71,14 +80,14 @@ def test_a_mistake_is_reported_at_its_path_with_what_is_allowed(data, at, text):
 
 
 def test_all_mistakes_are_reported_at_once():
-    k = {"codec": "block", "bits": 5, "bit": 4, "window": -3}
+    k = {"codec": "block", "bits": 7, "bit": 4, "window": -3}
     found = problems({"k": k, "v": "turbo33", "sinks": "four", "sink": 4, "protect": {"first": "two", "scheme": "q8"}})
     assert set(found) == {"k.bits", "k.bit", "k.window", "v", "sinks", "sink", "protect.first", "protect.scheme", "name"}
 
 
 def test_read_raises_with_every_mistake():
     with pytest.raises(ConfigError) as error:
-        read(mine(sinks=-1, k={"codec": "block", "bits": 5}))
+        read(mine(sinks=-1, k={"codec": "block", "bits": 7}))
     assert [text.partition(": ")[0] for text in error.value.problems] == ["k.bits", "sinks"]
 
 
@@ -182,3 +191,23 @@ def test_the_boundary_of_a_token_wise_side_is_its_own_position(t):
 def test_the_boundary_of_kivi_is_that_of_its_paper(t, k, v):
     scheme = preset("kivi2")
     assert (scheme.k.packed(t), scheme.v.packed(t)) == (k, v)
+
+
+def test_rules_for_layers_name_them_from_both_ends_and_the_first_that_holds_wins():
+    rules = [{"first": 1, "at": [-2], "scheme": "q4_0"}, {"last": 2, "scheme": "f16"}]
+    scheme = read(mine(protect={"at": [2], "scheme": "bf16"}, layers=rules))
+    assert [scheme.for_layer(i, 6).name for i in range(6)] == ["q4_0", "mine", "bf16", "mine", "q4_0", "f16"]
+    assert [scheme.for_layer(i, 6).protecting for i in range(6)] == [False, False, True, False, False, False]
+    assert read(scheme.to_data()) == scheme
+
+
+def test_a_rule_for_a_layer_that_is_not_there_is_refused():
+    with pytest.raises(Unsupported, match="a rule for layer 9, there are 6 that hold K and V"):
+        read(mine(layers=[{"at": [9], "scheme": "q4_0"}])).for_layer(0, 6)
+
+
+def test_the_gqa_rule_holds_from_so_many_query_heads_on():
+    scheme = read(mine(gqa={"at_least": 6, "scheme": "q8_0/turbo3"}, logits={"form": "grow", "value": 0.1}))
+    assert [scheme.for_layer(0, 2, sharing).name for sharing in (1, 5, 6, 8)] == ["mine", "mine", "q8_0/turbo3", "q8_0/turbo3"]
+    assert scheme.for_layer(0, 2, 8).logits == scheme.logits
+    assert read(scheme.to_data()) == scheme

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tqbench.core.errors import ConfigError
-from tqbench.corpora import load, names, wikitext_2
+from tqbench.corpora import load, names, recipes, wikitext_2
 
 
 def test_the_names_are_the_files() -> None:
@@ -40,9 +40,11 @@ def test_a_file_is_relative_to_its_suite(tmp_path: Path) -> None:
 
 @pytest.mark.wikitext
 def test_the_hub_rows_give_the_same_file(wikitext: str) -> None:
-    """The hub's builder keeps one row per line and empties blank ones."""
+    """The hub's builder keeps one row per line and empties blank ones; its test split has 4,358 rows."""
     rows = [line if line.strip() else "" for line in wikitext.splitlines(keepends=True)]
+    assert len(rows) == 4358
     assert wikitext_2.join(rows) == wikitext
+    assert recipes.prepare({"recipe": "gptq"}, wikitext) == "\n\n".join(rows)
 
 
 @pytest.mark.wikitext

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tqbench.core.evidence import audit
-from tqbench.core.scheme import Scheme, preset, presets
+from tqbench.core.presets import preset, presets
+from tqbench.core.scheme import Scheme
 from tqbench.core.session import Ids, LocalModel, Session
 from tqbench.corpora import load, recipes
 
@@ -120,7 +121,7 @@ def test_recipe_llamacpp_reproduces_llama_perplexity(
 ) -> None:
     session = open_packaged("float32")
     ids = session.tokenize(wikitext[: 8 * context * chunks])
-    parts = recipes.windows("llamacpp", ids, context, context * chunks, 0, session.info.bos_token)
+    parts = recipes.windows({"recipe": "llamacpp", "context": context, "tokens": context * chunks}, ids, session.info.bos_token)
     scores = [session.score(w.tokens, session.new_cache(preset(name)), w.targets, chunk=context) for w in parts]
     assert np.exp(np.concatenate([s.nll for s in scores]).mean()) == pytest.approx(expected, abs=tolerance)
 
@@ -130,7 +131,7 @@ def test_the_order_of_key_channels_matters(open_packaged: Open, wikitext: str) -
     """llama.cpp interleaves RoPE pairs for this architecture; with half-split keys q4_0 would not reproduce it."""
     session = open_packaged("float32")
     ids = session.tokenize(wikitext[:40_000])
-    parts = recipes.windows("llamacpp", ids, 1024, 4096, 0, None)
+    parts = recipes.windows({"recipe": "llamacpp", "context": 1024, "tokens": 4096}, ids, None)
     scheme = preset("q4_0")
     native = dataclasses.replace(scheme, k=dataclasses.replace(scheme.k, order="native"))
     scores = [session.score(w.tokens, session.new_cache(native), w.targets, chunk=1024) for w in parts]

@@ -11,7 +11,7 @@ import torch
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.store import Shape, Store
 from tqbench.core.errors import Unsupported
-from tqbench.core.scheme import preset
+from tqbench.core.presets import preset
 from tqbench.core.session import ModelInfo, TokenScores
 from tqbench.testing import Backend
 from tqbench.testing import backend_checks as checks

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tqbench.core.op import Choice, Impl, Op
-from tqbench.core.scheme import preset
+from tqbench.core.presets import preset
 from tqbench.kernels import decode
 from tqbench.testing import kernel_checks as checks
 

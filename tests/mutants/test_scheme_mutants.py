@@ -12,7 +12,8 @@ from tqbench.codecs.cast import Cast
 from tqbench.codecs.codebook import Codebook
 from tqbench.core.codec import Tags
 from tqbench.core.errors import Unsupported
-from tqbench.core.scheme import Scheme, Side, preset, read
+from tqbench.core.presets import preset, read
+from tqbench.core.scheme import Scheme, Side
 from tqbench.testing import scheme_checks as checks
 
 K = {"codec": "affine", "bits": 2, "axis": "channel", "window": 3, "flush": 64}
@@ -104,8 +105,8 @@ class Leaky(Codebook):
 class ForgetsBypass(Scheme):
     """Quantizes in its own controls."""
 
-    def for_layer(self, index, layers):
-        return dataclasses.replace(super().for_layer(index, layers), bypass=None)
+    def for_layer(self, index, layers, sharing=1):
+        return dataclasses.replace(super().for_layer(index, layers, sharing), bypass=None)
 
 
 FORGETFUL = ForgetsBypass("broken", Side(Block()), Side(Block()))

@@ -25,6 +25,8 @@ TINY = {
     "max_position_embeddings": 256,
 }
 
+STREAM = {"recipe": "stream", "protocol": "strict"}
+
 
 @pytest.fixture
 def planned(tmp_path: Path):
@@ -51,13 +53,13 @@ def test_the_baseline_comes_first_for_every_context(planned) -> None:
         *(("baseline", 32), ("f16", 32), ("turbo4_pad128", 32)),
         *(("baseline", 64), ("f16", 64), ("turbo4_pad128", 64)),
     ]
-    assert found.cells[0].params == {"recipe": "stream", "context": 32, "tokens": 128, "warmup": 4, "chunk": 32}
+    assert found.cells[0].params == STREAM | {"context": 32, "tokens": 128, "warmup": 4, "chunk": 32}
     assert len({cell.key for cell in found.cells}) == 6
 
 
 def test_defaults_are_resolved(planned) -> None:
     cell, _ = planned("f16", task="context: 16").cells
-    assert cell.params == {"recipe": "stream", "context": 16, "tokens": 4096, "warmup": 0, "chunk": 16}
+    assert cell.params == STREAM | {"context": 16, "tokens": 4096, "warmup": 0, "chunk": 16}
     assert (cell.backend, cell.device, cell.dtype, cell.kernel, cell.corpus) == (
         "transformers",
         "cpu",
@@ -65,6 +67,44 @@ def test_defaults_are_resolved(planned) -> None:
         "auto",
         {"name": "python-docs"},
     )
+
+
+def test_a_cell_names_all_parameters_of_its_recipe(planned) -> None:
+    task = "recipe: hf-stride, context: [32, 64], tokens: 128"
+    assert [cell.params["stride"] for cell in planned("f16", task=task).cells] == [16, 16, 32, 32]
+    numbers = {"context": 64, "tokens": 128, "warmup": 0, "stride": 5, "chunk": 64}
+    assert planned("f16", task=f"{task}, stride: 5").cells[2].params == {"recipe": "hf-stride", "protocol": "strict", **numbers}
+
+
+def test_deploy_leaves_half_a_window_after_the_exact_prefill(planned) -> None:
+    params = planned("f16", task="context: 64, tokens: 128, protocol: deploy").cells[0].params
+    assert (params["protocol"], params["chunk"]) == ("deploy", 32)
+    params = planned("f16", task="context: 64, tokens: 128, protocol: deploy, chunk: 8").cells[0].params
+    assert params["chunk"] == 8
+
+
+CALIBRATED = "{name: mine, k: {codec: block, bits: 8, center: true}, v: f16}"
+
+
+def test_calibration_is_carried_by_the_cells_that_need_it(planned) -> None:
+    found = planned(f"f16, {CALIBRATED}", "calibration: {corpus: wikitext-2, tokens: 2k}\n")
+    base, plain, calibrated = found.cells
+    assert calibrated.params == plain.params | {"calibration": {"corpus": {"name": "wikitext-2"}, "tokens": 2048, "seed": 0}}
+    assert "calibration" not in base.params | plain.params
+    ((_, _, defaults),) = [planned(f"f16, {CALIBRATED}").cells]
+    assert defaults.params["calibration"] == {"corpus": {"name": "python-docs"}, "tokens": 4096, "seed": 0}
+
+
+def test_the_text_of_the_calibration_names_the_run(planned, tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    identities = []
+    for content in ("one", "two"):
+        text.write_text(content)
+        more = "calibration: {corpus: {name: file, path: notes.txt}}\n"
+        identities.append([planned(scheme, more).identity() for scheme in ("f16", CALIBRATED)])
+    (plain, one), (again, two) = identities
+    assert plain == again
+    assert one != two
 
 
 def test_the_kernel_is_for_schemes_only(planned) -> None:
@@ -148,6 +188,12 @@ def test_costs_count_every_pass(planned) -> None:
     assert base.seconds
     assert scheme.seconds == pytest.approx(base.seconds * 3.5 / 2)
     assert scheme.peak_bytes > base.peak_bytes
+
+
+def test_costs_count_overlapping_windows(planned) -> None:
+    """64 tokens from 0, 20, 40 and 60; then from 80, where 50 are left."""
+    found = planned("f16", task="recipe: hf-stride, context: 64, stride: 20, tokens: 130")
+    assert [cost.tokens for cost in found.costs] == [2 * (4 * 64 + 50), 3 * (4 * 64 + 50)]
 
 
 def test_a_scheme_that_cannot_store_the_models_vectors_says_so(planned) -> None:

@@ -23,6 +23,9 @@ class Arrays(Protocol):
     def concat(self, parts: list[Any]) -> Any:
         """Parts one after another along n, in memory of their own and in the dtype of the last."""
 
+    def scaled(self, q: Any, factors: list[float]) -> Any:
+        """q [batch, heads, n, head_dim] with row i times factors[i]."""
+
     def squares(self, x: Any, y: Any) -> tuple[float, float]:
         """(Σ (x − y)², Σ x²), summed in float64."""
 
@@ -44,6 +47,9 @@ class TorchArrays:
 
     def concat(self, parts: list[Tensor]) -> Tensor:
         return torch.cat([part.to(parts[-1].dtype) for part in parts], dim=2)
+
+    def scaled(self, q: Tensor, factors: list[float]) -> Tensor:
+        return q * torch.tensor(factors, dtype=q.dtype, device=q.device)[:, None]
 
     def squares(self, x: Tensor, y: Tensor) -> tuple[float, float]:
         wide = x.double()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -11,13 +14,37 @@ Only = Annotated[
     str | None,
     typer.Option("-k", metavar="PATTERNS", help="Only cells whose scheme or folder matches: 'q8_0,turbo*', '*-c8192-*'. Baselines stay."),
 ]
-Model = Annotated[str | None, typer.Option(metavar="NAME", help="Instead of the suite's: alias, directory, .gguf file or hub id.")]
-Corpus = Annotated[str | None, typer.Option(metavar="NAME", help="Instead of the suite's: a known corpus or a text file.")]
-Backend = Annotated[str | None, typer.Option(metavar="NAME", help="Instead of the suite's.")]
-Device = Annotated[str | None, typer.Option(metavar="NAME", help="Instead of the suite's: cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[str | None, typer.Option(metavar="NAME", help="Instead of the suite's: float32, bfloat16, float16, float64.")]
-Kernel = Annotated[str | None, typer.Option(metavar="NAME", help="auto, a form's name, or op=name for encode, decode, attend.")]
-Bypass = Annotated[
-    str | None,
-    typer.Option(metavar="identity|bridge", help="Skip the quantizer of every scheme: identity must cost exactly 0. Leaves the gates out."),
-]
+HeadDim = Annotated[int, typer.Option(min=1, max=65536, help="Values per key; groups and padding depend on it.")]
+
+
+def _instead(help_text: str, metavar: str = "NAME") -> Any:
+    return Annotated[str | None, typer.Option(metavar=metavar, help=help_text)]
+
+
+# What stands in the place of a suite's own values: the fields of `Overrides`.
+OVERRIDES: dict[str, Any] = {
+    "model": _instead("Instead of the suite's: alias, directory, .gguf file or hub id."),
+    "corpus": _instead("Instead of the suite's: a known corpus or a text file."),
+    "backend": _instead("Instead of the suite's."),
+    "device": _instead("Instead of the suite's: cpu, cuda, cuda:1, mps."),
+    "dtype": _instead("Instead of the suite's: float32, bfloat16, float16, float64."),
+    "kernel": _instead("auto, a form's name, or op=name for encode, decode, attend."),
+    "bypass": _instead("Skip the quantizer of every scheme: identity must cost exactly 0. Leaves the gates out.", "identity|bridge"),
+}
+
+
+def overriding(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each of OVERRIDES; it gets them together, as its keyword `overrides`."""
+
+    @functools.wraps(command)
+    def filled(**given: Any) -> None:
+        from tqbench.suite.schema import Overrides
+
+        command(overrides=Overrides(**{name: given.pop(name) for name in OVERRIDES}), **given)
+
+    own = inspect.signature(command, eval_str=True, locals={"Overrides": object})
+    options = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in OVERRIDES.items()]
+    shown = [option for p in own.parameters.values() for option in (options if p.name == "overrides" else [p])]
+    filled.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined] - what the command line library reads
+    filled.__annotations__ = {p.name: p.annotation for p in shown}
+    return filled

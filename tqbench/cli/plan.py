@@ -19,21 +19,10 @@ if TYPE_CHECKING:
 UNKNOWN = "?"  # the model's configuration, or the device's speed, is not known before it is loaded
 
 
-def plan(  # noqa: PLR0913 - one parameter per option
-    suites: options.Suites,
-    only: options.Only = None,
-    model: options.Model = None,
-    corpus: options.Corpus = None,
-    backend: options.Backend = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    kernel: options.Kernel = None,
-    bypass: options.Bypass = None,
-) -> None:
+@options.overriding
+def plan(suites: options.Suites, only: options.Only = None, *, overrides: Overrides) -> None:
     """Show what a run would measure, and about what it costs."""
-    from tqbench.suite.schema import Overrides
-
-    show(read(suites, only, Overrides(model, corpus, backend, device, dtype, kernel, bypass)))
+    show(read(suites, only, overrides))
 
 
 def read(suites: Sequence[str], only: str | None, overrides: Overrides) -> list[Plan]:
@@ -55,7 +44,8 @@ def show(plans: Sequence[Plan]) -> None:
 
 
 def _heading(cell: Cell) -> str:
-    return " · ".join((*cell.group, " ".join(map(str, cell.corpus.values())), f"{cell.task} {cell.params['recipe']}"))
+    protocol = " deploy" if cell.params["protocol"] == "deploy" else ""
+    return " · ".join((*cell.group, " ".join(map(str, cell.corpus.values())), f"{cell.task} {cell.params['recipe']}{protocol}"))
 
 
 COLUMNS = ("scheme", "kernel", "context>", "tokens run>", "about>", "memory>", "note")
@@ -71,8 +61,14 @@ def _row(cell: Cell, cost: Cost) -> tuple[str, ...]:
         f"{cost.tokens:,}",
         UNKNOWN if cost.seconds is None else duration(cost.seconds),
         UNKNOWN if cost.peak_bytes is None else size(cost.peak_bytes),
-        f"unsupported: {cost.unsupported}" if cost.unsupported else "",
+        f"unsupported: {cost.unsupported}" if cost.unsupported else _calibration(cell),
     )
+
+
+def _calibration(cell: Cell) -> str:
+    """What the scheme learns from before it is measured."""
+    found = cell.params.get("calibration")
+    return f"calibrated on {found['tokens']:,} tokens of {' '.join(map(str, found['corpus'].values()))}" if found else ""
 
 
 def _total(planned: Plan) -> str:

@@ -15,26 +15,21 @@ from tqbench.core.errors import worst
 
 if TYPE_CHECKING:
     from tqbench.suite.plan import Plan
+    from tqbench.suite.schema import Overrides
 
 
-def run(  # noqa: PLR0913 - one parameter per option
+@options.overriding
+def run(
     suites: options.Suites,
     only: options.Only = None,
-    model: options.Model = None,
-    corpus: options.Corpus = None,
-    backend: options.Backend = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    kernel: options.Kernel = None,
-    bypass: options.Bypass = None,
+    *,
+    overrides: Overrides,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure everything anew, beside earlier runs.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where results go.")] = Path("results"),
 ) -> None:
     """Measure suites. The same command again continues: what is measured stays."""
-    from tqbench.suite.schema import Overrides
-
-    plans = read(suites, only, Overrides(model, corpus, backend, device, dtype, kernel, bypass))
+    plans = read(suites, only, overrides)
     if dry_run:
         show(plans)
         return

@@ -1,4 +1,4 @@
-"""`tqbench schemes`: every scheme there is, with its bits per value."""
+"""`tqbench schemes`: every scheme there is, and `tqbench schemes show NAME`: one of them, down to its bytes."""
 
 from __future__ import annotations
 
@@ -6,28 +6,35 @@ from typing import Annotated
 
 import typer
 
-from tqbench.cli import table
+from tqbench.cli import options, table
 
-COLUMNS = ("scheme", "bits K>", "bits V>", "family", "note · source")
+app = typer.Typer(help="List the schemes, or explain one.", invoke_without_command=True)
 
 
+@app.callback()
 def schemes(
-    head_dim: Annotated[int, typer.Option(min=1, max=65536, help="Values per key; groups and padding depend on it.")] = 64,
+    context: typer.Context,
+    head_dim: options.HeadDim = 64,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The page docs/schemes.md.")] = False,
 ) -> None:
-    """List the schemes: presets, and those of installed packages."""
-    from tqbench.core.scheme import presets
+    """List the schemes: presets, and those of installed packages. `show NAME` explains one."""
+    if context.invoked_subcommand is not None:
+        return
+    from tqbench.cli import catalog
 
-    table.show("", COLUMNS, [_row(name, head_dim) for name in presets()])
+    if markdown:
+        typer.echo(catalog.markdown(), nl=False)
+    else:
+        table.show("", catalog.COLUMNS, catalog.rows(head_dim))
 
 
-def _row(name: str, head_dim: int) -> tuple[str, ...]:
-    from tqbench.core.errors import Unsupported
-    from tqbench.core.scheme import preset
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A scheme of the list, or K/V: keys as in the first, values as in the second.")],
+    head_dim: options.HeadDim = 64,
+) -> None:
+    """What a scheme does, what it stores to the byte, and how a suite writes it."""
+    from tqbench.cli import describe
+    from tqbench.core.presets import preset
 
-    scheme = preset(name)
-    try:
-        scheme.check(head_dim)
-        bits, note = [f"{value:.4g}" for value in scheme.bits(head_dim)], scheme.note
-    except Unsupported as reason:
-        bits, note = ["–", "–"], f"unsupported: {reason}"
-    return (scheme.name, *bits, scheme.family, " · ".join(filter(None, (note, scheme.source))))
+    typer.echo(describe.show(preset(name), head_dim))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import typer
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -35,4 +37,6 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> N
     out = console()
     if title:
         out.print(Text(plain(title), style="bold"))
-    out.print(grid)
+    with out.capture() as printed:
+        out.print(grid)
+    typer.echo("".join(f"{line.rstrip()}\n" for line in printed.get().splitlines()), nl=False)

@@ -1,16 +1,18 @@
 """What every codec is: a tensor in, named arrays out, and a layout that says beforehand how many bytes that takes.
 
-Shapes are always [batch, kv_heads, tokens, head_dim]. A codec encodes `unit` tokens together; its arrays have the shape
-[batch, kv_heads, units, *part.shape], so a store can append units in place and count every byte.
+Shapes are always [batch, kv_heads, tokens, head_dim]. A codec encodes `unit` tokens (and, rarely, several heads) together; its arrays have
+the shape [batch, kv_heads / heads, units, *part.shape], so a store can append units in place and count every byte.
 """
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, field, fields, replace
+from functools import cached_property
 from math import prod
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from tqbench.core.errors import Unsupported
 from tqbench.core.lazy import Tensor, torch
@@ -35,19 +37,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """The resident bytes of one unit of one head."""
+    """The resident bytes of one unit: `unit` tokens of one KV head, or of `heads` KV heads that are encoded together."""
 
     unit: int
     parts: tuple[Part, ...]
+    heads: int = 1
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one unit of one head: `unit` tokens of `head_dim` values."""
+        """Bytes of one unit."""
         return sum(part.nbytes for part in self.parts)
 
     def bits(self, head_dim: int) -> float:
         """Bits per value, scales and norms included."""
-        return 8 * self.nbytes / (self.unit * head_dim)
+        return 8 * self.nbytes / (self.unit * self.heads * head_dim)
 
 
 Order = Literal["native", "half_split", "interleaved", "llamacpp"]  # of the channels of a RoPE pair
@@ -59,9 +62,28 @@ class Tags:
 
     lossless_in: tuple[str, ...] = ()  # model dtypes that survive encode and decode bit for bit
     destructive: bool = False  # a control that must ruin the model
+    calibrated: bool = False  # must `learn` from other text before it can encode
 
 
-Packed = dict[str, Any]  # part name -> array [batch, kv_heads, units, *part.shape]; a torch or an MLX array
+Packed = dict[str, Any]  # part name -> array [batch, kv_heads / heads, units, *part.shape]; a torch or an MLX array
+
+
+class Learned(dict[str, Any]):
+    """What a codec has learned from calibration text: arrays by name. It is as equal as its bytes are."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of all arrays."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.items()):
+            digest.update(f"{name} {tuple(array.shape)} {array.dtype} ".encode() + array.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(self.sha256)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Learned) and self.sha256 == other.sha256
 
 
 def nbytes(packed: Mapping[str, Any]) -> int:
@@ -80,15 +102,41 @@ class Codec(ABC):
     name: ClassVar[str]
     source: ClassVar[str]
 
+    learned: Learned | None = field(default=None, kw_only=True, repr=False)
+
+    @classmethod
+    def parameters(cls) -> list[Field[Any]]:
+        """What a user may set."""
+        return [f for f in fields(cls) if f.name != "learned"]
+
+    def data(self) -> dict[str, Any]:
+        """What a user must set to get this codec: its parameters that are not the default."""
+        return {f.name: getattr(self, f.name) for f in self.parameters() if getattr(self, f.name) != f.default}
+
     @property
     def unit(self) -> int:
         """Tokens that are encoded together."""
         return 1
 
     @property
+    def heads(self) -> int:
+        """KV heads that are encoded together."""
+        return 1
+
+    @property
     def tags(self) -> Tags:
         """What this codec declares about itself."""
         return Tags()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can encode: what must be learned has been."""
+        return not self.tags.calibrated or self.learned is not None
+
+    @property
+    def plain(self) -> Codec:
+        """The codec without what is wrapped around it."""
+        return self
 
     def check(self, head_dim: int) -> None:  # noqa: B027 - most codecs take every head_dim
         """Raise Unsupported if this codec cannot store vectors of this size."""
@@ -117,10 +165,23 @@ class Codec(ABC):
     def dequantize(self, packed: Packed, dtype: torch.dtype) -> Tensor:
         """The values that `quantize` kept."""
 
+    def learn(self, y: Tensor) -> Mapping[str, Tensor]:
+        """What to keep from calibration vectors [1, kv_heads, tokens, head_dim] that have been transformed; tables per head have the
+        heads first."""
+        raise NotImplementedError(f"codec {self.name!r} is not calibrated")
+
+    def calibrate(self, x: Tensor) -> Self:
+        """This codec after it has seen calibration vectors of its layer and side."""
+        if not self.tags.calibrated:
+            return self
+        return replace(self, learned=Learned(self.learn(self.transform(x.to(compute_dtype(x.dtype))))))
+
     def encode(self, x: Tensor) -> Packed:
         """Pack [batch, kv_heads, tokens, head_dim]; tokens must be a multiple of `unit`."""
         if x.shape[-2] % self.unit:
             raise Unsupported(f"codec {self.name!r} encodes {self.unit} tokens together, got {x.shape[-2]}")
+        if not self.ready:
+            raise Unsupported(f"codec {self.name!r} must be calibrated before it can encode")
         if not bool(torch.isfinite(x).all()):
             raise Unsupported(f"codec {self.name!r}: keys or values contain NaN or infinity")
         packed = self.quantize(self.transform(x.to(compute_dtype(x.dtype))))

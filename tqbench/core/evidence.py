@@ -14,7 +14,7 @@ class SideEvidence:
     side: str
     codec: str
     order: str
-    tokens: int
+    tokens: int  # held
     tokens_packed: int
     tokens_declared: int
     bytes_payload: int
@@ -34,6 +34,8 @@ class SideEvidence:
     passed_over: dict[str, str]  # faster forms, and why they did not run
     attend_error: float | None = None  # of attention against the reference on the same packed data; None if nothing was compared
     attend_limit: float = 0.0
+    tokens_forgotten: int = 0  # beyond the reach of a sliding window
+    bytes_tables: int = 0  # of what the codec has learned: once, however many tokens
     protecting: bool = False  # a layer that another scheme protects: it does not count as covered
 
 

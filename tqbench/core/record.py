@@ -46,9 +46,10 @@ class Cell:
 
     @property
     def setting(self) -> str:
-        """Everything but the scheme and the kernel: cells of one setting are compared with each other."""
+        """Everything but the scheme, its calibration and the kernel: cells of one setting are compared with each other."""
         data = dataclasses.asdict(self)
         del data["scheme"], data["kernel"]
+        data["params"].pop("calibration", None)
         return short_hash(data)
 
     @property
@@ -80,6 +81,7 @@ class Record:
     text: dict[str, Any] = field(default_factory=dict)  # corpus and its hash, hash of the ids, recipe, windows, tokens scored
     metrics: dict[str, Estimate] = field(default_factory=dict)
     positions: list[dict[str, float]] = field(default_factory=list)  # the same by position in the window
+    calibration: dict[str, Any] = field(default_factory=dict)  # the text that codecs learned from, and the hash of what they learned
     floors: dict[str, float | None] = field(default_factory=dict)  # `instrument` and `scheme`, in ppl
     coverage: float | None = None  # share of attended K and V that was packed
     ledger: dict[str, Any] = field(default_factory=dict)  # resident bytes and bits

@@ -30,6 +30,19 @@ def codecs() -> dict[str, type[Codec]]:
     return found
 
 
+def wrappers() -> tuple[type[Codec], ...]:
+    """What a side may wrap around its codec (rotation, padding, centring), innermost first."""
+    found: tuple[type[Codec], ...] = importlib.import_module("tqbench.codecs.blocks.wrap").WRAPPERS
+    return found
+
+
+@cache
+def refused() -> dict[str, str]:
+    """Names that people take for KV-cache schemes, with the reason why they are not: `REFUSED` in the families' files."""
+    families = (importlib.import_module(path) for path in modules("tqbench.schemes").values())
+    return {name: reason for family in families for name, reason in getattr(family, "REFUSED", {}).items()}
+
+
 @cache
 def preset_data() -> dict[str, dict[str, Any]]:
     """Every preset as plain data: `PRESETS` in `tqbench/schemes/<family>.py`, then the entry points `tqbench.schemes`."""

@@ -1,34 +1,31 @@
 """A scheme: a codec for K, a codec for V, and the policy that says which tokens are packed when. A scheme is data.
 
-The same mapping serves a preset file and a suite:
-
-    {name: mine, k: {codec: codebook, bits: 3, window: 64}, v: q8_0, sinks: 4, protect: {first: 1, last: 1, scheme: q8_0}}
+`core/presets.py` reads it from the mapping that preset files and suites share.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from math import log, sqrt
+from typing import Any, Literal
 
-from tqbench.core import registry
 from tqbench.core.codec import Codec, Order
-from tqbench.core.errors import ConfigError, Unsupported, unknown
+from tqbench.core.errors import Unsupported
 
 Bypass = Literal["identity", "bridge"]
-Problem = Callable[[tuple[str | int, ...], str], None]
+Phase = Literal["post", "pre"]  # keys as attention takes them, or as they were before the rotary embedding
 
 
 @dataclass(frozen=True)
 class Side:
-    """How K (or V) is stored: the codec, the order of its channels, and which tokens are packed when."""
+    """How K (or V) is stored: the codec with what is wrapped around it, the form of the keys, and which tokens are packed when."""
 
     codec: Codec
     order: Order = "native"
+    rope: Phase = "post"
     window: int = 0  # recent tokens kept exact
     flush: int = 1  # tokens leave the window in multiples of this
 
@@ -37,26 +34,56 @@ class Side:
         old = max(0, t + 1 - sinks - self.window)
         return min(sinks, t + 1) + old // self.flush * self.flush
 
+    def check(self, head_dim: int, kv_heads: int | None = None) -> None:
+        """Raise Unsupported if the codec cannot store vectors of this size, or of so many heads."""
+        self.codec.check(head_dim)
+        if kv_heads is not None and kv_heads % self.codec.heads:
+            raise Unsupported(f"{self.codec.heads} KV heads are packed together here, and the model has {kv_heads}")
+
     def problems(self) -> list[tuple[str, str]]:
         """(field, what is wrong) for the policy of this side."""
-        found = [(name, f"{name} must not be negative, got {value}") for name, value in (("window", self.window),) if value < 0]
-        if self.flush < 1 or self.flush % self.codec.unit:
-            found.append(
-                (
-                    "flush",
-                    f"flush must be a positive multiple of {self.codec.unit} (the codec packs that many tokens together), got {self.flush}",
-                )
-            )
+        unit = self.codec.unit
+        found = [("window", f"window must not be negative, got {self.window}")] if self.window < 0 else []
+        if self.flush < 1 or self.flush % unit:
+            together = f"(the codec packs that many tokens together), got {self.flush}"
+            found.append(("flush", f"flush must be a positive multiple of {unit} {together}"))
         return found
 
 
 @dataclass(frozen=True)
-class Protect:
-    """First and last KV-bearing layers that are kept in another scheme."""
+class Layers:
+    """Some of the layers that hold K and V, counted over these alone, and the scheme that they run instead."""
 
-    first: int
-    last: int
     scheme: Scheme
+    first: int = 0
+    last: int = 0
+    at: tuple[int, ...] = ()  # negative: from the end
+
+    def hold(self, index: int, layers: int) -> bool:
+        """Whether the index-th of so many layers is one of them."""
+        return index < self.first or index >= layers - self.last or index in self.at or index - layers in self.at
+
+
+@dataclass(frozen=True)
+class Gqa:
+    """The scheme that runs instead where a KV head serves at least so many query heads."""
+
+    at_least: int
+    scheme: Scheme
+
+
+@dataclass(frozen=True)
+class Logits:
+    """A multiplier on the attention logits that depends on the number of keys (AmesianX): no quantization, so it stands apart."""
+
+    form: Literal["grow", "shrink"]
+    value: float
+
+    def factor(self, keys: int) -> float:
+        """What a query over so many keys multiplies its logits by."""
+        if self.form == "grow":
+            return 1 + self.value * sqrt(log(keys))
+        return self.value / (self.value + sqrt(log(keys) / log(2048)))
 
 
 @dataclass(frozen=True)
@@ -67,7 +94,10 @@ class Scheme:
     k: Side
     v: Side
     sinks: int = 0
-    protect: Protect | None = None
+    protect: Layers | None = None  # layers that are kept in another scheme and do not count as covered
+    layers: tuple[Layers, ...] = ()  # layers that run another scheme and count
+    gqa: Gqa | None = None
+    logits: Logits | None = None
     bypass: Bypass | None = None
     protecting: bool = field(default=False, compare=False)  # stands in for another scheme in a layer
     family: str = field(default="suite", compare=False)
@@ -79,47 +109,65 @@ class Scheme:
         """The name with its control, as tables print it."""
         return f"{self.name}[{self.bypass}]" if self.bypass else self.name
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether a codec must learn from other text first."""
+        return self.bypass != "identity" and any(side.codec.tags.calibrated for one in self.variants() for side in (one.k, one.v))
+
+    def variants(self) -> Iterator[Scheme]:
+        """Itself and the schemes that layers may run instead."""
+        yield self
+        rules = [rule for rule in (self.protect, *self.layers, self.gqa) if rule]
+        for rule in rules:
+            yield dataclasses.replace(rule.scheme, bypass=self.bypass)
+
     def bits(self, head_dim: int) -> tuple[float, float]:
         """Bits per packed value of K and of V, scales included."""
         return tuple(side.codec.layout(head_dim).bits(head_dim) for side in (self.k, self.v))  # type: ignore[return-value]
 
-    def for_layer(self, index: int, layers: int) -> Scheme:
-        """The scheme of the index-th of the KV-bearing layers."""
-        if self.protect is None:
-            return self
-        if self.protect.first + self.protect.last >= layers:
-            raise Unsupported(
-                f"scheme {self.name!r} protects {self.protect.first} + {self.protect.last} of {layers} layers, so it would run in none"
-            )
-        if self.protect.first <= index < layers - self.protect.last:
-            return self
-        return dataclasses.replace(self.protect.scheme, bypass=self.bypass, protecting=True)
+    def for_layer(self, index: int, layers: int, sharing: int = 1) -> Scheme:
+        """The scheme of the index-th of the KV-bearing layers, in a model whose KV heads serve `sharing` query heads each."""
+        self._fit(layers)
+        if self.protect and self.protect.hold(index, layers):
+            return dataclasses.replace(self.protect.scheme, bypass=self.bypass, protecting=True)
+        other = next((rule.scheme for rule in self.layers if rule.hold(index, layers)), None)
+        if other is None and self.gqa and sharing >= self.gqa.at_least:
+            other = self.gqa.scheme
+        return self if other is None else dataclasses.replace(other, bypass=self.bypass, logits=self.logits)
 
-    def check(self, head_dim: int) -> None:
-        """Raise Unsupported if a codec cannot store vectors of this size."""
-        for side in (self.k, self.v):
-            side.codec.check(head_dim)
-        if self.protect:
-            self.protect.scheme.check(head_dim)
+    def _fit(self, layers: int) -> None:
+        """Raise Unsupported if the rules for layers make no sense for so many."""
+        if self.protect and all(self.protect.hold(i, layers) for i in range(layers)):
+            raise Unsupported(f"scheme {self.name!r} protects all of {layers} layers, so it would run in none")
+        rules = [rule for rule in (self.protect, *self.layers) if rule]
+        if strange := [i for rule in rules for i in rule.at if not -layers <= i < layers]:
+            raise Unsupported(f"scheme {self.name!r} has a rule for layer {strange[0]}, there are {layers} that hold K and V")
+
+    def check(self, head_dim: int, kv_heads: int | None = None) -> None:
+        """Raise Unsupported if a codec cannot store vectors of this size, or of so many heads."""
+        for side in (side for one in self.variants() for side in (one.k, one.v)):
+            side.check(head_dim, kv_heads)
 
     def lossless_in(self, dtype: str) -> bool:
         """Whether results must equal the baseline's up to the order of summation."""
         if self.bypass:
             return True
-        own = all(dtype in side.codec.tags.lossless_in for side in (self.k, self.v))
-        return own and (self.protect is None or self.protect.scheme.lossless_in(dtype))
+        codecs = [side.codec for one in self.variants() for side in (one.k, one.v)]
+        return self.logits is None and all(dtype in codec.tags.lossless_in for codec in codecs)
 
     def to_data(self) -> dict[str, Any]:
-        """The mapping that `parse` reads back to an equal scheme."""
+        """The mapping that `presets.parse` reads back to an equal scheme."""
         data: dict[str, Any] = {"name": self.name, "k": _side_data(self.k), "v": _side_data(self.v)}
         if self.sinks:
             data["sinks"] = self.sinks
         if self.protect:
-            data["protect"] = {
-                "first": self.protect.first,
-                "last": self.protect.last,
-                "scheme": self.protect.scheme.to_data(),
-            }
+            data["protect"] = _layers_data(self.protect)
+        if self.layers:
+            data["layers"] = [_layers_data(rule) for rule in self.layers]
+        if self.gqa:
+            data["gqa"] = {"at_least": self.gqa.at_least, "scheme": self.gqa.scheme.to_data()}
+        if self.logits:
+            data["logits"] = dataclasses.asdict(self.logits)
         if self.bypass:
             data["bypass"] = self.bypass
         return data
@@ -132,195 +180,10 @@ class Scheme:
 
 
 def _side_data(side: Side) -> dict[str, Any]:
-    defaults = {f.name: f.default for f in dataclasses.fields(side)}
-    policy = {name: getattr(side, name) for name in ("order", "window", "flush") if getattr(side, name) != defaults[name]}
-    params = {f.name: getattr(side.codec, f.name) for f in dataclasses.fields(side.codec) if getattr(side.codec, f.name) != f.default}
-    return {"codec": side.codec.name, **params, **policy}
+    policy = {f.name: getattr(side, f.name) for f in dataclasses.fields(side)[1:] if getattr(side, f.name) != f.default}
+    return {"codec": side.codec.plain.name, **side.codec.data(), **policy}
 
 
-@cache
-def preset(name: str) -> Scheme:
-    """The preset of that name; `A/B` takes K from A and V from B."""
-    return read(name)
-
-
-def presets() -> list[str]:
-    """All preset names, in the order of their files."""
-    return list(registry.preset_data())
-
-
-def read(data: Any) -> Scheme:
-    """A scheme from a preset's name or a mapping; ConfigError with every mistake."""
-    problems: list[str] = []
-    scheme = parse(data, lambda at, text: problems.append(": ".join([*(".".join(map(str, at)),) * bool(at), text])))
-    if scheme is None:
-        raise ConfigError(problems)
-    return scheme
-
-
-def parse(data: Any, problem: Problem, at: tuple[str | int, ...] = ()) -> Scheme | None:
-    """A scheme from a preset's name or a mapping. Every mistake goes to `problem` with its path; None if there was one."""
-    if isinstance(data, str):
-        return _named(data, problem, at)
-    if not isinstance(data, Mapping):
-        problem(at, f"a scheme is a name or a mapping with k and v, got {type(data).__name__}")
-        return None
-    allowed = {"name", "scheme", "k", "v", "window", "sinks", "protect", "bypass", "family", "source", "note"}
-    count = _Counter(problem)
-    for key in data.keys() - allowed:
-        count((*at, str(key)), unknown("scheme key", str(key), allowed - {"family", "source"}))
-    if "scheme" in data:
-        base = _named(data["scheme"], count, (*at, "scheme"))
-        for key in data.keys() & {"k", "v", "window", "sinks", "protect"}:
-            count((*at, key), f"{key!r} cannot be combined with 'scheme'; write out k and v, or use the preset as it is")
-        if base is None or count.found:
-            return None
-        return dataclasses.replace(base, name=str(data.get("name", base.name)), bypass=_bypass(data, count, at))
-    window = _count(data.get("window", 0), "window", count, at)
-    sides = [_side(data.get(key), window, count, (*at, key)) for key in ("k", "v")]
-    sinks = _count(data.get("sinks", 0), "sinks", count, at)
-    protect = _protect(data["protect"], count, (*at, "protect")) if data.get("protect") is not None else None
-    bypass = _bypass(data, count, at)
-    name = data.get("name")
-    if not isinstance(name, str) or not name or len(name) > 80 or any(ord(c) < 32 for c in name):
-        count((*at, "name"), "a composed scheme needs a name: 1 to 80 printable characters")
-    if count.found:
-        return None
-    k, v = (side for side in sides if side is not None)  # `count` has seen any failure
-    texts = {key: str(data.get(key, default)) for key, default in (("family", "suite"), ("source", ""), ("note", ""))}
-    return Scheme(str(name), k, v, sinks, protect, bypass, family=texts["family"], source=texts["source"], note=texts["note"])
-
-
-@dataclass
-class _Counter:
-    """Passes problems on and remembers that there were some."""
-
-    problem: Problem
-    found: int = 0
-
-    def __call__(self, at: tuple[str | int, ...], text: str) -> None:
-        self.found += 1
-        self.problem(at, text)
-
-
-def _named(name: Any, problem: Problem, at: tuple[str | int, ...]) -> Scheme | None:
-    known = registry.preset_data()
-    if isinstance(name, str) and name in known:
-        return parse({"name": name, **known[name]}, problem, at)
-    if isinstance(name, str) and name.count("/") == 1:
-        k, v = (_named(part, problem, at) for part in name.split("/"))
-        if k is None or v is None:
-            return None
-        if k.sinks != v.sinks or k.protect != v.protect:
-            problem(at, f"{name!r}: the two schemes differ in sinks or protected layers; write out a mapping with k and v")
-            return None
-        return Scheme(
-            name,
-            k.k,
-            v.v,
-            k.sinks,
-            k.protect,
-            family=f"{k.family}/{v.family}",
-            source="K as in the first, V as in the second",
-        )
-    problem(at, unknown("scheme", str(name), known))
-    return None
-
-
-def _side(data: Any, window: int, problem: Problem, at: tuple[str | int, ...]) -> Side | None:
-    if isinstance(data, str):
-        named = _named(data, problem, at)
-        if named is None:
-            return None
-        if named.sinks or named.protect:
-            problem(
-                at,
-                f"scheme {data!r} has sinks or protected layers, which no side can have; write them beside k and v",
-            )
-            return None
-        own = named.k if at[-1] == "k" else named.v
-        return dataclasses.replace(own, window=own.window or window)
-    if not isinstance(data, Mapping):
-        problem(at, "k and v are a scheme's name or a mapping with 'codec'")
-        return None
-    count = _Counter(problem)
-    if data.get("order", "native") not in get_args(Order):
-        count((*at, "order"), f"order must be {_spell(Order)}, got {data['order']!r}")
-    own_window = _count(data.get("window", window), "window", count, at)
-    flush = _count(data.get("flush", 0), "flush", count, at)
-    codec = _codec({key: value for key, value in data.items() if key not in ("order", "window", "flush")}, count, at)
-    if codec is None or count.found:
-        return None
-    side = Side(codec, data.get("order", "native"), own_window, flush or codec.unit)
-    for key, text in side.problems():
-        count((*at, key), text)
-    return None if count.found else side
-
-
-def _codec(data: Mapping[str, Any], problem: Problem, at: tuple[str | int, ...]) -> Codec | None:
-    known = registry.codecs()
-    if not isinstance(data.get("codec"), str) or data["codec"] not in known:
-        problem((*at, "codec"), unknown("codec", str(data.get("codec")), known))
-        return None
-    cls = known[data["codec"]]
-    hints = get_type_hints(cls)
-    allowed = {f.name for f in dataclasses.fields(cls)}
-    params = {key: value for key, value in data.items() if key != "codec"}
-    count = _Counter(problem)
-    for key, value in params.items():
-        if key not in allowed:
-            count((*at, str(key)), unknown(f"parameter of codec {cls.name!r}", str(key), allowed | {"order", "window", "flush"}))
-        elif not _fits(value, hints[key]):
-            count((*at, key), f"{key} must be {_spell(hints[key])}, got {value!r}")
-    if count.found:
-        return None
-    try:
-        return cls(**params)
-    except ConfigError as error:
-        for text in error.problems:
-            problem((*at, text.split()[0]), text)
-        return None
-
-
-def _protect(data: Any, problem: Problem, at: tuple[str | int, ...]) -> Protect | None:
-    if not isinstance(data, Mapping) or data.keys() - {"first", "last", "scheme"} or "scheme" not in data:
-        problem(at, "protect is a mapping {first: n, last: n, scheme: name}")
-        return None
-    first, last = (_count(data.get(key, 0), key, problem, at) for key in ("first", "last"))
-    scheme = parse(data["scheme"], problem, (*at, "scheme"))
-    if scheme is not None and scheme.protect:
-        problem((*at, "scheme"), "a protecting scheme cannot protect layers itself")
-        return None
-    return None if scheme is None else Protect(first, last, scheme)
-
-
-def _bypass(data: Mapping[str, Any], problem: Problem, at: tuple[str | int, ...]) -> Any:
-    bypass = data.get("bypass")
-    if bypass is not None and bypass not in get_args(Bypass):
-        problem((*at, "bypass"), f"bypass must be {_spell(Bypass)}, got {bypass!r}")
-    return bypass
-
-
-def _count(value: Any, name: str, problem: Problem, at: tuple[str | int, ...]) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 1 << 24:
-        problem((*at, name), f"{name} must be a whole number of tokens or layers, 0 or more, got {value!r}")
-        return 0
-    return value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return any(value == allowed and type(value) is type(allowed) for allowed in get_args(hint))
-    if get_origin(hint) in (types.UnionType,):
-        return any(_fits(value, part) for part in get_args(hint))
-    if hint is type(None):
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-
-
-def _spell(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(str(value) for value in get_args(hint))
-    return getattr(hint, "__name__", str(hint))
+def _layers_data(rule: Layers) -> dict[str, Any]:
+    data = {"first": rule.first, "last": rule.last, "at": list(rule.at), "scheme": rule.scheme.to_data()}
+    return {key: value for key, value in data.items() if value}

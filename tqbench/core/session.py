@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal
+from typing import Protocol as Interface
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,20 @@ from tqbench.core.scheme import Scheme
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+
+# What a query sees. strict: what the scheme would hold at its position in decoding. deploy: the tokens of its own forward call exact and
+# older ones as the policy holds them, which is what engines do.
+Protocol = Literal["strict", "deploy"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a cell wants a scheme's cache: which kernels, which protocol, and what its codecs learn from."""
+
+    kernel: str = "auto"
+    protocol: Protocol = "strict"
+    calibration: Any = None  # from `Session.calibrate`; None if the scheme needs none
 
 
 @dataclass(frozen=True)
@@ -60,14 +75,14 @@ class TokenScores:
         return TokenScores(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("nll", "base_nll", "kld", "rank")))
 
 
-class Cache(Protocol):
+class Cache(Interface):
     """A cache of one sequence. The baseline's is the engine's own and has no evidence."""
 
     def evidence(self) -> list[SideEvidence]:
         """Per layer and side, what the store did."""
 
 
-class Session(Protocol):
+class Session(Interface):
     """A backend with a model loaded."""
 
     info: ModelInfo
@@ -75,8 +90,11 @@ class Session(Protocol):
     def tokenize(self, text: str) -> Ids:
         """Token ids without special tokens."""
 
-    def new_cache(self, scheme: Scheme | None, kernel: str = "auto") -> Cache:
+    def new_cache(self, scheme: Scheme | None, terms: Terms = Terms()) -> Cache:
         """An empty cache; None is the model's own cache and attention."""
+
+    def calibrate(self, windows: Sequence[Ids]) -> Any:
+        """Run other text through the model's own cache, for codecs to learn from; what comes back goes into `Terms`."""
 
     def forward(self, tokens: Ids, cache: Any) -> Any:
         """Run the tokens; the logits, as the engine's array [tokens, vocab]."""

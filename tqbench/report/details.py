@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
@@ -123,19 +124,27 @@ def _resident(record: Record) -> dict[str, str]:
         return {}
     packed = held["payload"] + held["metadata"]
     equal = "equal to the byte" if packed == held["declared"] else "NOT equal"
-    return {"bytes": f"{held['declared']:,} declared, {packed:,} resident: {equal}"}
+    learned = f"; and once, whatever the length, {size(held['tables'])} of learned tables" if held.get("tables") else ""
+    return {"bytes": f"{held['declared']:,} declared, {packed:,} resident: {equal}{learned}"}
 
 
 def _forms(record: Record) -> dict[str, str]:
     ran = record.kernels
     return {
+        "definition": json.dumps({key: value for key, value in (record.cell.scheme or {}).items() if key != "name"}, ensure_ascii=False),
         "codec": _by_side(record, "codec"),
         "channel order": _by_side(record, "order"),
         "kernels": ", ".join(f"{op}: {ran[op]}" for op in ("encode", "decode", "attend") if op in ran),
         "faster forms passed over": "; ".join(f"{name}: {why}" for name, why in ran.get("passed_over", {}).items()),
+        "learned from": _learned(record),
         "peak of the process": size(record.peak_bytes) if record.peak_bytes else "",
         "hash of the scores": record.fingerprint or "",
     }
+
+
+def _learned(record: Record) -> str:
+    text = record.calibration
+    return f"{text['tokens']:,} tokens of {text['corpus']} that are not scored, drawn with seed {text['seed']}" if text else ""
 
 
 def _by_side(record: Record, field: str) -> str:

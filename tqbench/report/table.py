@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tqbench.core.record import Cell, Record
 from tqbench.metrics.paired import ENOUGH
@@ -114,11 +115,17 @@ def _facts(run: Run, cells: list[Cell]) -> tuple[str, ...]:
             "too few windows for more than rough intervals" if text.get("windows", ENOUGH) < ENOUGH else "",
             f"{text['protocol']} protocol" if "protocol" in text else "",
             f"warm-up {params['warmup']}, chunks of {params['chunk']}" if "warmup" in params and "chunk" in params else "",
-            f"{model['kv_layers']} layers of {model['kv_heads']} KV heads, head_dim {model['head_dim']}" if "head_dim" in model else "",
+            f"{_layers(model)} of {model['kv_heads']} KV heads, head_dim {model['head_dim']}" if "head_dim" in model else "",
             f"instrument floor {number(floor, 2)} ppl" if floor is not None else "",
         )
         if fact
     )
+
+
+def _layers(model: dict[str, Any]) -> str:
+    """In a hybrid model only some layers keep keys and values."""
+    every = model["kv_layers"] == model["layers"]
+    return f"{model['kv_layers']} layers" if every else f"only {model['kv_layers']} of {model['layers']} layers keep K and V:"
 
 
 def _row(run: Run, cell: Cell) -> Row:

@@ -85,7 +85,7 @@ class Worker:
         common: dict[str, Any] = {"started": started, "tqbench": versions()["tqbench"]}
         try:
             text = corpora.load(cell.corpus, self.root)
-            result = tasks.run(tasks.Job(session, cell, text, lambda n: self.emit(event="tokens", n=n)))
+            result = tasks.run(tasks.Job(session, cell, text, lambda n: self.emit(event="tokens", n=n), self.root))
             record = audit.inactive(Record(cell, "ok", None, clock.seconds() - begin, **result.fields, **common, peak_bytes=memory.peak()))
             wrong = [
                 name for name, e in record.metrics.items() if not math.isfinite(sum(v for v in (e.value, e.low, e.high) if v is not None))

@@ -1,30 +1,39 @@
-"""TheTom's turbo2/3/4 (llama-cpp-turboquant). The plain names use groups that fit head_dim; `_pad128` is the fork's zero-padded form."""
+"""The TurboQuant paper: a Haar rotation per quantizer, tables for the exact distribution of a coordinate, the norm as it is.
+
+The paper leaves open how norms are stored (fp16 here), which quantizer serves K and which V, how outlier channels are found (calibrated
+here), and how 3.5 bits are split. It counts 2.5 and 3.5 bits in two ways: the first with the norms, the second without (3.75 with them).
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-SOURCE = "TheTom/llama-cpp-turboquant ggml/src/ggml-turbo-quant.c @ 69d8e4be4; arXiv 2504.19874"
+SOURCE = "arXiv 2504.19874"
 
 
-def _turbo(bits: int, note: str, **params: Any) -> dict[str, Any]:
-    side = {
-        "codec": "codebook",
-        "bits": bits,
-        "table": "turbo",
-        "rotation": "hadamard_double_signed",
-        "scale": "norm_corrected",
-        **params,
-    }
-    return {"k": side, "v": side, "source": SOURCE, "note": note}
+def _mse(bits: int, seed: int) -> dict[str, Any]:
+    table = {"table": "sphere", "scale": "raw", "group": 0, "planes": "stream"}
+    return {"codec": "codebook", "bits": bits, **table, "rotation": "haar", "seed": seed}
+
+
+def _split(bits: int, outliers: float, seed: int) -> dict[str, Any]:
+    return {"codec": "split", "outliers": outliers, "outlier_bits": bits + 1, "bits": bits, "rotate": "haar", "rotate_seed": seed}
+
+
+def _scheme(k: dict[str, Any], v: dict[str, Any], note: str) -> dict[str, Any]:
+    return {"k": k, "v": v, "source": SOURCE, "note": note}
+
+
+def _product(bits: int) -> dict[str, Any]:
+    k = {"codec": "product", "bits": bits, "residual": "qjl", "table": "sphere", "rotation": "haar", "seed": 42}
+    return _scheme(
+        k, _mse(bits, 43), f"K: {bits - 1} bits and the sign of a Gaussian projection of what they leave; V: {bits} bits for squared error"
+    )
 
 
 PRESETS = {
-    "turbo2": _turbo(2, "groups of 128 or 64 channels"),
-    "turbo3": _turbo(3, "groups of 128 or 64 channels"),
-    "turbo4": _turbo(4, "groups of 128 or 64 channels; the corrected codebook"),
-    "turbo2_pad128": _turbo(2, "zero-padded to 128 channels", pad=128),
-    "turbo3_pad128": _turbo(3, "zero-padded to 128 channels", pad=128),
-    "turbo4_pad128": _turbo(4, "zero-padded to 128 channels, 66 bytes per 128 values", pad=128),
-    "turbo4_fork": _turbo(4, "the snapshot's uniterated codebook and 68 bytes per 128 values", pad=128, table="turbo_historic", reserved=2),
+    **{f"turboquant_mse{bits}": _scheme(_mse(bits, 42), _mse(bits, 43), f"{bits} bits for squared error") for bits in (1, 2, 3, 4)},
+    **{f"turboquant_prod{bits}": _product(bits) for bits in (2, 3, 4)},
+    "turboquant_2.5": _scheme(_split(2, 0.25, 42), _split(2, 0.25, 43), "a quarter of the channels at 3 bits, the others at 2"),
+    "turboquant_3.5": _scheme(_split(3, 0.5, 42), _split(3, 0.5, 43), "half of the channels at 4 bits, half at 3"),
 }

@@ -11,11 +11,13 @@ from tqbench import corpora
 from tqbench.core import registry
 from tqbench.core.errors import unknown
 from tqbench.core.gate import Gate, matches
-from tqbench.core.scheme import Bypass, Problem, Scheme, parse
+from tqbench.core.presets import Problem, parse
+from tqbench.core.scheme import Bypass, Scheme
+from tqbench.corpora.recipes import RECIPES
 from tqbench.kernels import attend, decode, encode
 from tqbench.models import resolve
 from tqbench.suite.document import At
-from tqbench.suite.schema import MOST, TASKS, GateKeys, Perplexity, Settings
+from tqbench.suite.schema import MOST, TASKS, Calibration, GateKeys, Perplexity, Settings
 from tqbench.suite.validate import short, validate
 
 REQUIRED = ("model", "corpus", "schemes", "tasks")
@@ -48,18 +50,27 @@ def backends(settings: Settings, problem: Problem) -> None:
             problem(("backend", i), unknown("backend", name, known))
 
 
-def corpus(options: dict[str, Any], root: Path, problem: Problem) -> None:
+def corpus(options: dict[str, Any], root: Path, problem: Problem, at: At = ("corpus",)) -> None:
     """The corpus must be known, and its file there."""
     name, path = options.get("name"), options.get("path")
     if not isinstance(name, str) or name not in corpora.names():
-        problem(("corpus", "name"), unknown("corpus", str(name), corpora.names()))
+        problem((*at, "name"), unknown("corpus", str(name), corpora.names()))
         return
     allowed = {"name", "path"} if name == "file" else {"name"}
     for key in options.keys() - allowed:
-        problem(("corpus", key), unknown(f"option of corpus {name}", key, allowed))
+        problem((*at, key), unknown(f"option of corpus {name}", key, allowed))
     if name == "file" and not (isinstance(path, str) and _is_file(root, path)):
         what = f"the file {short(path)} does not exist" if isinstance(path, str) else "corpus file needs the path of a text file"
-        problem(("corpus", "path"), f"{what}: {{name: file, path: …}}")
+        problem((*at, "path"), f"{what}: {{name: file, path: …}}")
+
+
+def calibration(options: dict[str, Any], root: Path, problem: Problem) -> Calibration:
+    """From what text schemes learn. What is not said is the default."""
+    found = validate(Calibration, options, ("calibration",), problem)
+    if found is None:
+        return Calibration()
+    corpus(found.corpus, root, problem, ("calibration", "corpus"))
+    return found
 
 
 def kernel(wanted: str, problem: Problem) -> None:
@@ -150,12 +161,23 @@ def _consistent(task: Perplexity, at: At, most: int, problem: Problem) -> None:
     _repeats(task.context, (*at, "context"), problem)
     if task.tokens < longest:
         problem((*at, "tokens"), f"tokens {task.tokens} do not fill one window: context is {longest}")
-    if task.chunk is not None and task.chunk > shortest:
-        problem((*at, "chunk"), f"chunk {task.chunk} is longer than the window: context is {shortest}")
+    _chunk(task, shortest, at, problem)
+    for key in ("warmup", "stride"):
+        if getattr(task, key) and key not in RECIPES[task.recipe].keys:
+            takers = ", ".join(name for name, recipe in RECIPES.items() if key in recipe.keys)
+            problem((*at, key), f"recipe {task.recipe} takes no {key}; leave it out (recipes with {key}: {takers})")
+            return
     if task.warmup >= shortest:
         problem((*at, "warmup"), f"warmup {task.warmup} leaves nothing to score: context is {shortest}")
-    elif task.warmup and task.recipe == "llamacpp":
-        problem((*at, "warmup"), "recipe llamacpp always scores the second half of a window; leave warmup out")
+    if task.stride is not None and task.stride > shortest:
+        problem((*at, "stride"), f"stride {task.stride} leaves tokens out between windows: context is {shortest}")
+
+
+def _chunk(task: Perplexity, shortest: int, at: At, problem: Problem) -> None:
+    if task.chunk is not None and task.chunk > shortest:
+        problem((*at, "chunk"), f"chunk {task.chunk} is longer than the window: context is {shortest}")
+    elif task.chunk == shortest and task.protocol == "deploy":
+        problem((*at, "chunk"), f"chunk {task.chunk} is the exact prefill in protocol deploy and the whole window: context is {shortest}")
 
 
 def _positions(task: Perplexity, positions: dict[str, int], at: At, blame: At | None, problem: Problem) -> None:

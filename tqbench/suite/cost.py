@@ -12,8 +12,9 @@ from typing import Any
 
 from tqbench.core.codec import ITEMSIZE
 from tqbench.core.errors import Unsupported
+from tqbench.core.presets import read
 from tqbench.core.record import Cell
-from tqbench.core.scheme import read
+from tqbench.corpora import recipes
 from tqbench.measure import environment
 from tqbench.tasks.perplexity import passes
 
@@ -61,9 +62,8 @@ class Size:
 
 
 def tokens(cell: Cell) -> int:
-    """How many tokens a cell runs through the model, all passes together."""
-    context = int(cell.params["context"])
-    return int(passes(cell)) * (int(cell.params["tokens"]) // context) * context
+    """How many tokens a cell runs through the model, all passes together; where windows overlap, some of the text more than once."""
+    return int(passes(cell) * sum(span.end - span.start for span in recipes.spans(cell.params)))
 
 
 def cost(cell: Cell, config: dict[str, Any] | None) -> Cost:
@@ -97,7 +97,7 @@ def _unsupported(cell: Cell, size: Size) -> str | None:
     if cell.scheme is None:
         return None
     try:
-        read(cell.scheme).check(size.head_dim)
+        read(cell.scheme).check(size.head_dim, size.kv_channels // size.head_dim)
     except Unsupported as error:
         return str(error)
     return None

@@ -73,6 +73,7 @@ class _Reading:
         check.backends(settings, self.problem)
         if settings.corpus:
             check.corpus(settings.corpus, root, self.problem)
+        calibration = check.calibration(settings.calibration, root, self.problem)
         check.kernel(settings.kernel, self.problem)
         schemes = check.schemes(settings.schemes, self.problem)
         tasks = check.tasks(settings.tasks, positions, ("model",) if "model" in self.options else None, self.problem)
@@ -82,7 +83,7 @@ class _Reading:
             check.repeated(tasks, self.problem)
         if "bypass" in self.options:  # the gates are about the schemes as they are
             schemes, gates = check.bypassed(schemes, self.options["bypass"], self.problem), ()
-        return Suite(root, settings, schemes, tasks, gates)
+        return Suite(root, settings, schemes, tasks, calibration, gates)
 
 
 def _model(model: str) -> str:

@@ -90,6 +90,7 @@ def select(plans: Sequence[Plan], only: str | None) -> list[Plan]:
 
 def _cells(suite: Suite) -> Iterator[Cell]:
     settings = suite.settings
+    calibration = {"calibration": dataclasses.asdict(suite.calibration)}
     for model in settings.model:
         for backend in settings.backend:
             for task, params in suite.tasks:
@@ -103,15 +104,17 @@ def _cells(suite: Suite) -> Iterator[Cell]:
                             scheme=scheme.to_data() if scheme else None,
                             kernel=settings.kernel if scheme else "auto",
                             task=task,
-                            params=params.params(context),
+                            params=params.params(context) | (calibration if scheme and scheme.calibrated else {}),
                             corpus=dict(settings.corpus),
                         )
 
 
 def _files(suite: Suite) -> list[Any]:
     """What tells whether the local files of a suite are still the same. Other corpora and models are named by hash or revision."""
-    text = suite.settings.corpus.get("path")
-    found: list[Any] = [sha256_file(suite.root / Path(text).expanduser())] if text else []
+    texts = [suite.settings.corpus.get("path")]
+    if any(scheme.calibrated for scheme in suite.schemes):
+        texts.append(suite.calibration.corpus.get("path"))
+    found: list[Any] = [sha256_file(suite.root / Path(text).expanduser()) for text in texts if text]
     for model in suite.settings.model:
         path = suite.root / Path(model).expanduser()
         parts = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []

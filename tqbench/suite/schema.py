@@ -49,6 +49,8 @@ def _list(what: str) -> Any:
 Word = Annotated[str, Field(min_length=1, max_length=1000, description="a name")]
 Words = Annotated[tuple[Word, ...], BeforeValidator(_one_or_many), Field(min_length=1, description="a name or a list of names")]
 Whole = Annotated[int, BeforeValidator(_count), Field(strict=True, ge=0, le=MOST)]
+AtLeastOne = Annotated[Annotated[Whole, Field(ge=1)] | None, Field(description="a whole number of tokens, 1 or more")]
+Corpus = Annotated[dict[str, Any], BeforeValidator(_corpus), Field(description="a name or {name: …, path: …}")]
 STRICT: Any = {"extra": "forbid"}
 
 
@@ -61,9 +63,8 @@ class Settings:
     backend: Words = ("transformers",)
     device: Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]{1,3})?$", description="cpu, cuda, cuda:1, mps or the like")] = "cpu"
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
-    corpus: Annotated[dict[str, Any], BeforeValidator(_corpus), Field(description="a name or {name: …, path: …}")] = Field(
-        default_factory=dict
-    )
+    corpus: Corpus = Field(default_factory=dict)
+    calibration: Annotated[dict[str, Any], Field(description="a mapping {corpus: …, tokens: …, seed: …}")] = Field(default_factory=dict)
     kernel: Word = "auto"
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number of seconds per cell, above 0")] = 3600.0
     schemes: list[Any] = _list("scheme")
@@ -84,15 +85,38 @@ class Perplexity:
     ] = (512,)
     tokens: Annotated[Whole, Field(ge=1, description=f"a whole number of tokens from 1 to {MOST}; 8k is {8 * K}")] = 4096
     warmup: Annotated[Whole, Field(description="a whole number of tokens, 0 or more")] = 0
-    chunk: Annotated[Whole, Field(ge=1, description="a whole number of tokens, 1 or more")] | None = None
+    stride: AtLeastOne = None  # half a window
+    protocol: Literal["strict", "deploy"] = "strict"
+    chunk: AtLeastOne = None
 
     def params(self, context: int) -> dict[str, Any]:
         """What a cell carries, fully resolved."""
-        chunk = min(512, context) if self.chunk is None else self.chunk
-        return {"recipe": self.recipe, "context": context, "tokens": self.tokens, "warmup": self.warmup, "chunk": chunk}
+        stride = {"stride": self.stride or context // 2} if "stride" in RECIPES[self.recipe].keys else {}
+        return {
+            "recipe": self.recipe,
+            "context": context,
+            "tokens": self.tokens,
+            "warmup": self.warmup,
+            **stride,
+            "protocol": self.protocol,
+            "chunk": self.chunk or self._chunk(context),
+        }
+
+    def _chunk(self, context: int) -> int:
+        """In `deploy` the first chunk of a window is the exact prefill, so something must be left to attend to what was packed after it."""
+        return min(512, context if self.protocol == "strict" else context // 2)
 
 
 TASKS = {"perplexity": Perplexity}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Calibration:
+    """What schemes learn from that need it: text other than what is scored."""
+
+    corpus: Corpus = Field(default_factory=lambda: {"name": "python-docs"})
+    tokens: Annotated[Whole, Field(ge=1, description=f"a whole number of tokens from 1 to {MOST}; 8k is {8 * K}")] = 4096
+    seed: Annotated[int, Field(strict=True, ge=0, lt=1 << 32, description="a whole number, 0 or more")] = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -128,4 +152,5 @@ class Suite:
     settings: Settings
     schemes: tuple[Scheme, ...]
     tasks: tuple[tuple[str, Perplexity], ...]
+    calibration: Calibration
     gates: tuple[Gate, ...]

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 
 from tqbench.core.errors import unknown
-from tqbench.core.scheme import Problem
+from tqbench.core.presets import Problem
 from tqbench.suite.document import At
 
 T = TypeVar("T")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -16,12 +17,13 @@ from tqbench.corpora import Text
 
 @dataclass(frozen=True)
 class Job:
-    """What a task gets: a loaded session, its cell, the text, and whom to tell how many tokens are done."""
+    """What a task gets: a loaded session, its cell, the text, whom to tell how many tokens are done, and where calibration text lies."""
 
     session: Session
     cell: Cell
     text: Text
     progress: Callable[[int], None]
+    root: Path = Path()
 
 
 @dataclass(frozen=True)

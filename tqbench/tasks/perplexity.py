@@ -1,6 +1,7 @@
-"""Perplexity through the cache, strict: what each query sees is what the scheme would hold at that position in decoding.
+"""Perplexity through the cache. Protocol strict: what each query sees is what the scheme would hold at that position in decoding. Protocol
+deploy: what came in the same forward call is exact, as engines have it, so the chunk is part of what is measured.
 
-Each window gets a fresh cache; the baseline runs side by side on the same tokens, so KLD is exact. The whole is scored once more cut
+Each window gets a fresh cache; the baseline runs side by side on the same tokens, so KLD is exact. Some windows are scored once more cut
 into other chunks: in exact arithmetic nothing would change, so what does change is the floor below which a difference means nothing.
 """
 
@@ -12,19 +13,27 @@ from typing import Any
 
 import numpy as np
 
+from tqbench import corpora
 from tqbench.core import evidence as proof
 from tqbench.core.errors import ConfigError
 from tqbench.core.evidence import SideEvidence
-from tqbench.core.scheme import Scheme, read
-from tqbench.core.session import ModelInfo, TokenScores
+from tqbench.core.presets import read
+from tqbench.core.record import Cell, Estimate
+from tqbench.core.scheme import Scheme
+from tqbench.core.session import ModelInfo, Terms, TokenScores
 from tqbench.corpora import recipes
+from tqbench.corpora._held_out import held_out
 from tqbench.metrics import paired
 from tqbench.tasks import Job, Result
 
+FLOOR_TOKENS = 4096  # the second cut runs no more windows than hold this many tokens
 
-def passes(cell: Any) -> int:
+
+def passes(cell: Cell) -> float:
     """How many times the cell runs each token through the model: what a plan multiplies by."""
-    return 2 if cell.scheme is None else 3
+    once = 1 if cell.scheme is None else 2
+    again = cell.scheme is None or cell.params["protocol"] == "strict"
+    return float(once + again * min(1.0, FLOOR_TOKENS / cell.params["tokens"]))
 
 
 def second_chunk(chunk: int) -> int:
@@ -37,16 +46,14 @@ def run(job: Job) -> Result:
     params, info = job.cell.params, job.session.info
     if params["context"] > info.max_positions:
         raise ConfigError(f"context {params['context']} is longer than the {info.max_positions} positions of {info.name}")
-    ids = job.session.tokenize(job.text.text)
-    parts = recipes.windows(params["recipe"], ids, params["context"], params["tokens"], params["warmup"], info.bos_token)
+    ids = job.session.tokenize(recipes.prepare(params, job.text.text))
+    parts = recipes.windows(params, ids, info.bos_token)
     scheme = None if job.cell.scheme is None else read(job.cell.scheme)
-    first = _Pass(job, parts, scheme, params["chunk"], beside=scheme is not None)
-    second = _Pass(job, parts, scheme, second_chunk(params["chunk"]), beside=False)
+    terms, text = _terms(job, parts, scheme)
+    first = _Pass(job, parts, scheme, terms, params["chunk"])
     where = np.concatenate([np.full((w.targets >= 0).sum(), i) for i, w in enumerate(parts)])
     positions = np.concatenate([np.flatnonzero(w.targets >= 0) for w in parts])
-    gap = paired.recut(first.scores.nll, second.scores.nll, where)
-    moved = not np.array_equal(first.scores.nll, second.scores.nll)
-    floor = paired.floor(first.scores.nll, gap) if moved else None  # two cuts that agree by luck have measured no floor
+    gap, floor = _recut(job, parts, scheme, terms, first.scores)
     fields: dict[str, Any] = {
         "model": dataclasses.asdict(info),
         "text": {
@@ -55,32 +62,67 @@ def run(job: Job) -> Result:
             "sha256": job.text.sha256,
             "ids_sha256": recipes.fingerprint(parts),
             "recipe": params["recipe"],
-            "protocol": "strict",
+            "protocol": params["protocol"],
             "windows": len(parts),
             "scored": len(where),
         },
         "fingerprint": hashlib.sha256(first.scores.nll.tobytes()).hexdigest(),
     }
     if scheme is None:
-        fields |= {"metrics": paired.baseline(first.scores.nll, where) | {"recut": gap}, "floors": {"instrument": floor}}
+        fields |= {"metrics": paired.baseline(first.scores.nll, where) | gap, "floors": {"instrument": floor}}
     else:
         fields |= {
-            "metrics": paired.quality(first.scores, where) | {"recut": gap},
+            "metrics": paired.quality(first.scores, where) | gap,
             "positions": paired.by_position(first.scores, positions),
             "floors": {"scheme": floor},
+            "calibration": text | {"learned_sha256": terms.calibration.sha256()} if terms.calibration else {},
             **_proof(first, scheme, info),
         }
     return Result(fields, {"nll": first.scores.nll.astype(np.float32)})
 
 
-class _Pass:
-    """All windows once, in chunks of one size."""
+def _terms(job: Job, parts: list[recipes.Window], scheme: Scheme | None) -> tuple[Terms, dict[str, Any]]:
+    """Kernel, protocol and calibration of the cell, and the record of the text that codecs learn from."""
+    terms = Terms(job.cell.kernel, job.cell.params["protocol"])
+    if scheme is None or not scheme.calibrated:
+        return terms, {}
+    wanted = job.cell.params["calibration"]
+    text = corpora.load(wanted["corpus"], job.root)
+    stretches = held_out(job.session.tokenize(text.text), [part.tokens for part in parts], wanted["tokens"], wanted["seed"])
+    about = {
+        "corpus": text.name,
+        "sha256": text.sha256,
+        "ids_sha256": hashlib.sha256(np.concatenate(stretches).astype("<i8").tobytes()).hexdigest(),
+        "tokens": sum(map(len, stretches)),
+        "seed": wanted["seed"],
+    }
+    return dataclasses.replace(terms, calibration=job.session.calibrate(stretches)), about
 
-    def __init__(self, job: Job, parts: list[recipes.Window], scheme: Scheme | None, chunk: int, *, beside: bool):
+
+def _recut(
+    job: Job, parts: list[recipes.Window], scheme: Scheme | None, terms: Terms, scores: TokenScores
+) -> tuple[dict[str, Estimate], float | None]:
+    """The first windows again, cut into other chunks: the paired difference and the floor in ppl. In protocol deploy the cut is part of
+    what is measured, so there is no second one of a scheme."""
+    if scheme is not None and terms.protocol == "deploy":
+        return {}, None
+    again = parts[: max(1, FLOOR_TOKENS // job.cell.params["context"])]
+    second = _Pass(job, again, scheme, terms, second_chunk(job.cell.params["chunk"]), alone=True).scores.nll
+    first = scores.nll[: len(second)]
+    gap = paired.recut(first, second, np.concatenate([np.full((w.targets >= 0).sum(), i) for i, w in enumerate(again)]))
+    # Two cuts that agree by luck have measured no floor.
+    return {"recut": gap}, None if np.array_equal(first, second) else paired.floor(scores.nll, gap)
+
+
+class _Pass:
+    """Windows once, in chunks of one size; a scheme beside the baseline, unless alone."""
+
+    def __init__(self, job: Job, parts: list[recipes.Window], scheme: Scheme | None, terms: Terms, chunk: int, *, alone: bool = False):
         scores = []
+        beside = scheme is not None and not alone
         self.evidence: list[list[SideEvidence]] = []
         for window in parts:
-            cache = job.session.new_cache(scheme, job.cell.kernel)
+            cache = job.session.new_cache(scheme, terms)
             base = job.session.new_cache(None) if beside else None
             scores.append(job.session.score(window.tokens, cache, window.targets, base, chunk, lambda n: job.progress(n * (1 + beside))))
             self.evidence.append(cache.evidence())
@@ -124,7 +166,9 @@ def ledger(evidence: list[SideEvidence], info: ModelInfo) -> dict[str, Any]:
     `bits` are those of a packed value; `bits_resident` spread everything that is kept over all values, with exact tokens counted at 16
     bits whatever the model's dtype, so that a float32 model does not make every scheme look twice as good.
     """
-    total = {name: sum(getattr(e, f"bytes_{name}") for e in evidence) for name in ("payload", "metadata", "declared", "exact", "slack")}
+    total = {
+        name: sum(getattr(e, f"bytes_{name}") for e in evidence) for name in ("payload", "metadata", "declared", "tables", "exact", "slack")
+    }
     tokens, width = evidence[0].tokens, info.kv_heads * info.head_dim
     sides = {name: _bits([e for e in evidence if e.side == name], width) for name in ("k", "v")}
     packed, exact = total["payload"] + total["metadata"], sum(e.tokens - e.tokens_packed for e in evidence)

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqbench.core.evidence import audit, coverage
-from tqbench.core.scheme import Scheme, preset, read
-from tqbench.core.session import Ids, Session, TokenScores
+from tqbench.core.presets import preset, read
+from tqbench.core.scheme import Scheme
+from tqbench.core.session import Ids, Session, Terms, TokenScores
 from tqbench.testing.refusal import refusal
 
 
@@ -192,7 +193,9 @@ def check_evidence(backend: Backend) -> None:
             objections = audit(evidence, session.info.kv_layers, lossless=scheme.lossless_in(session.info.dtype), identical=identical)
             assert not objections, f"{backend.name}: {scheme.label}: {'; '.join(objections)}"
             assert coverage(evidence) > 0, f"{backend.name}: {scheme.label}: nothing that was attended was packed"
-            assert {side.tokens for side in evidence} == {TOKENS}, f"{backend.name}: {scheme.label}: not every layer holds all tokens"
+            assert {side.tokens + side.tokens_forgotten for side in evidence} == {TOKENS}, (
+                f"{backend.name}: {scheme.label}: not every layer holds all tokens"
+            )
         assert session.new_cache(None).evidence() == [], f"{backend.name}: the engine's own cache claims evidence"
 
 
@@ -200,7 +203,7 @@ def check_unknown_kernel(backend: Backend) -> None:
     """A kernel that does not exist is refused by its name, never replaced in silence."""
     with opened(backend) as session:
         for kernel in ("warp", "attend=warp", "warp=reference"):
-            reason = refusal(session.new_cache, preset("turbo4"), kernel)
+            reason = refusal(session.new_cache, preset("turbo4"), Terms(kernel))
             assert reason is not None, f"{backend.name}: kernel {kernel!r} is accepted"
             assert "warp" in reason, f"{backend.name}: kernel {kernel!r} is refused without being named: {reason}"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tqbench.core.codec import Codec
-from tqbench.core.scheme import Scheme, presets, read
+from tqbench.core.presets import presets, read
+from tqbench.core.scheme import Scheme
 from tqbench.testing.backend_checks import Backend
 
 Wanted = str | Mapping[str, Any] | Scheme  # a preset's name, a mapping as it stands in a suite, or a scheme
@@ -73,15 +73,9 @@ def _scheme(wanted: Wanted) -> Scheme:
 
 
 def _codecs(schemes: Iterable[Scheme]) -> list[Codec]:
-    found: dict[Codec, None] = {}
-    for scheme in schemes:
-        found |= dict.fromkeys((scheme.k.codec, scheme.v.codec))
-        if scheme.protect:
-            found |= dict.fromkeys(_codecs([scheme.protect.scheme]))
-    return list(found)
+    return list(dict.fromkeys(side.codec for scheme in schemes for one in scheme.variants() for side in (one.k, one.v)))
 
 
 def _label(codec: Codec) -> str:
     """The codec's name and the parameters that are not the default."""
-    params = ((f.name, getattr(codec, f.name), f.default) for f in dataclasses.fields(codec))
-    return " ".join([codec.name, *(f"{name}={value}" for name, value, default in params if value != default)])
+    return " ".join([codec.plain.name, *(f"{name}={value}" for name, value in codec.data().items())])

@@ -72,7 +72,8 @@ def checks_for(form: Form) -> Iterator[Check]:
 
 def _for_encode(scheme: Scheme, codec: Codec, dtype: torch.dtype) -> Arguments:
     head_dim = scheme_checks.head_dims(scheme)[0]
-    return codec, gaussian(1, 3, codec.unit * (2048 // codec.unit), head_dim).to(dtype)  # long enough for several threads
+    heads = scheme_checks.kv_heads(scheme)
+    return codec, gaussian(1, heads, codec.unit * (2048 // codec.unit), head_dim).to(dtype)  # long enough for several threads
 
 
 def _for_decode(scheme: Scheme, codec: Codec, dtype: torch.dtype) -> Arguments:

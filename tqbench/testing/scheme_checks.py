@@ -11,17 +11,22 @@ import yaml
 from torch import Tensor
 
 from tqbench.cache.arrays import TorchArrays
-from tqbench.cache.store import Shape, Store
+from tqbench.cache.build import Shape
+from tqbench.cache.calibration import Calibration, Piece
+from tqbench.cache.rope import Rope
+from tqbench.cache.store import Store
 from tqbench.core.codec import ITEMSIZE
 from tqbench.core.evidence import SideEvidence, audit, coverage
-from tqbench.core.scheme import Scheme, Side, parse
+from tqbench.core.presets import parse
+from tqbench.core.scheme import Scheme, Side
+from tqbench.core.session import Terms
 from tqbench.testing.refusal import refusal
 from tqbench.testing.samples import HEAD_DIMS, gaussian, relative
 
 Check = Callable[[Scheme], None]
 ARCHITECTURE = "llama"  # llama.cpp's channel order is known for it and differs from Hugging Face's
-KV_HEADS, HEADS = 2, 4
 CHUNKS = (1, 7, 32)
+CALIBRATION = 512  # random vectors per head for codecs that learn
 
 
 def checks_for(scheme: Scheme) -> Iterator[Check]:
@@ -32,10 +37,16 @@ def checks_for(scheme: Scheme) -> Iterator[Check]:
 
 
 def layers(scheme: Scheme) -> list[Scheme]:
-    """The different schemes that the layers of a model run: the scheme itself and the one that protects layers."""
-    protect = scheme.protect
-    count = 1 + protect.first + protect.last if protect else 1
-    return list(dict.fromkeys(scheme.for_layer(index, count) for index in range(count)))
+    """The different schemes that the layers of a model run: the scheme itself and those that some layers run instead."""
+    rules = [rule for rule in (scheme.protect, *scheme.layers) if rule]
+    count = 1 + sum(rule.first + rule.last for rule in rules) + 2 * max((abs(i) + 1 for rule in rules for i in rule.at), default=0)
+    sharing = (1, scheme.gqa.at_least) if scheme.gqa else (1,)
+    return list(dict.fromkeys(scheme.for_layer(index, count, n) for n in sharing for index in range(count)))
+
+
+def kv_heads(scheme: Scheme) -> int:
+    """KV heads enough for two groups that are packed together."""
+    return 2 * max(side.codec.heads for side in (scheme.k, scheme.v))
 
 
 def head_dims(scheme: Scheme) -> list[int]:
@@ -49,14 +60,18 @@ def span(scheme: Scheme) -> int:
 
 
 def open_store(scheme: Scheme, dtype: str = "float64", kernel: str = "auto", head_dim: int | None = None) -> Store:
-    """The store of one layer under this scheme, on the CPU."""
-    return Store(scheme, Shape(ARCHITECTURE, head_dim or head_dims(scheme)[0], dtype), TorchArrays(), kernel)
+    """The store of one layer under this scheme, on the CPU, calibrated on random vectors."""
+    size, heads = head_dim or head_dims(scheme)[0], kv_heads(scheme)
+    rope = Rope(tuple(10000 ** (-i / size) for i in range(0, size, 2)))
+    seen = Piece(gaussian(1, heads, CALIBRATION, size, seed=8), gaussian(1, heads, CALIBRATION, size, seed=9), start=0)
+    terms = Terms(kernel, calibration=Calibration([[seen]]) if scheme.calibrated else None)
+    return Store(scheme, Shape(ARCHITECTURE, size, dtype, heads, 2 * heads, rope), TorchArrays(), terms)
 
 
 def samples(store: Store, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     """Random queries, keys and values of a sequence, as the store's model would hand them over."""
-    head_dim, dtype = store.k.shape.head_dim, getattr(torch, store.k.shape.dtype)
-    return tuple(gaussian(1, heads, tokens, head_dim, seed=seed, dtype=dtype) for seed, heads in enumerate((HEADS, KV_HEADS, KV_HEADS)))  # type: ignore[return-value]
+    head_dim, dtype, kv = store.shape.head_dim, getattr(torch, store.shape.dtype), store.shape.kv_heads
+    return tuple(gaussian(1, heads, tokens, head_dim, seed=seed, dtype=dtype) for seed, heads in enumerate((store.shape.heads, kv, kv)))  # type: ignore[return-value]
 
 
 def feed(store: Store, tokens: int, chunk: int) -> Tensor:
@@ -154,7 +169,7 @@ def check_bits(scheme: Scheme) -> None:
                 where = f"{layer.label} {side.side} at head_dim {head_dim}"
                 assert side.tokens_packed, f"{where}: nothing is packed after {side.tokens} tokens"
                 if layer.bypass is None:
-                    measured = 8 * (side.bytes_payload + side.bytes_metadata) / (side.tokens_packed * KV_HEADS * head_dim)
+                    measured = 8 * (side.bytes_payload + side.bytes_metadata) / (side.tokens_packed * store.shape.kv_heads * head_dim)
                     assert measured == declared, f"{where}: {measured} bits are resident, {declared} declared"
 
 
@@ -170,8 +185,8 @@ def check_ledger(scheme: Scheme) -> None:
                 unit = held.codec.layout(held.shape.head_dim).nbytes
                 expected = {
                     "tokens_packed": packed,
-                    "packed bytes": packed // side.codec.unit * unit * KV_HEADS,
-                    "bytes_exact": (tokens - packed) * held.shape.head_dim * ITEMSIZE[dtype] * KV_HEADS,
+                    "packed bytes": packed // side.codec.unit * unit * store.shape.kv_heads // held.codec.heads,
+                    "bytes_exact": (tokens - packed) * held.shape.head_dim * ITEMSIZE[dtype] * store.shape.kv_heads,
                 }
                 found = {
                     "tokens_packed": counted.tokens_packed,
@@ -193,9 +208,8 @@ def check_evidence(scheme: Scheme) -> None:
     found: list[SideEvidence] = []
     for index, layer in enumerate(layers(scheme)):
         store = open_store(layer, "float32")
-        store.index = index
         feed(store, span(layer), CHUNKS[2])
-        found += store.evidence()
+        found += [dataclasses.replace(side, layer=index) for side in store.evidence()]
     objections = audit(found, len(found) // 2, lossless=scheme.lossless_in("float32"), identical=False)
     assert not objections, f"{scheme.label}: {'; '.join(objections)}"
     assert coverage(found) > 0, f"{scheme.label}: nothing that was attended was packed"

@@ -1,12 +1,14 @@
-"""Wrappers around any codec: another channel order, and the two controls that skip the quantizer."""
+"""Wrappers around any codec: rotation and padding, centring, another channel order, and the two controls that skip the quantizer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import Field, dataclass, replace
+from typing import Any, ClassVar, Self
 
-from tqbench.core.codec import Codec, Layout, Order, Packed, Part, Tags
-from tqbench.core.errors import Unsupported
+from tqbench.codecs.blocks import rotations
+from tqbench.codecs.blocks.rotations import Rotation
+from tqbench.core.codec import Codec, Layout, Learned, Order, Packed, Part, Tags
+from tqbench.core.errors import ConfigError, Unsupported
 from tqbench.core.lazy import Tensor, torch
 
 # How llama.cpp orders the two channels of a RoPE pair in its cache, by Hugging Face model type. Hugging Face itself keeps them half-split.
@@ -28,20 +30,40 @@ def resolve_order(order: Order, architecture: str) -> Order:
 
 
 @dataclass(frozen=True)
-class _Wrapper(Codec):
+class Wrapper(Codec):
     """Forwards everything to the codec inside."""
 
     name: ClassVar[str] = "wrapper"
     source: ClassVar[str] = ""
+
     inner: Codec
+
+    @classmethod
+    def parameters(cls) -> list[Field[Any]]:
+        return [f for f in super().parameters() if f.name != "inner"]
+
+    def data(self) -> dict[str, Any]:
+        return {**self.inner.data(), **super().data()}
 
     @property
     def unit(self) -> int:
         return self.inner.unit
 
     @property
+    def heads(self) -> int:
+        return self.inner.heads
+
+    @property
     def tags(self) -> Tags:
         return self.inner.tags
+
+    @property
+    def ready(self) -> bool:
+        return self.inner.ready
+
+    @property
+    def plain(self) -> Codec:
+        return self.inner.plain
 
     def check(self, head_dim: int) -> None:
         self.inner.check(head_dim)
@@ -58,32 +80,153 @@ class _Wrapper(Codec):
     def inverse(self, y: Tensor, head_dim: int) -> Tensor:
         return self.inner.inverse(y, head_dim)
 
+    def calibrate(self, x: Tensor) -> Self:
+        return replace(self, inner=self.inner.calibrate(x))
+
     def quantize(self, y: Tensor) -> Packed:
         return self.inner.quantize(y)
 
     def dequantize(self, packed: Packed, dtype: torch.dtype) -> Tensor:
         return self.inner.dequantize(packed, dtype)
 
-
-@dataclass(frozen=True)
-class Interleaved(_Wrapper):
-    """RoPE pairs (i, i + d/2) stored as (2i, 2i + 1), so that a block groups the channels that llama.cpp's does."""
-
-    def transform(self, x: Tensor) -> Tensor:
-        return self.inner.transform(x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2))
-
-    def inverse(self, y: Tensor, head_dim: int) -> Tensor:
-        return self.inner.inverse(y, head_dim).unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
-
     def to_blocks(self, packed: Packed) -> Tensor:
         return self.inner.to_blocks(packed)
 
     def from_blocks(self, blocks: Tensor, head_dim: int) -> Packed:
-        return self.inner.from_blocks(blocks, head_dim)
+        return self.inner.from_blocks(blocks, self.inner_dim(head_dim))
+
+    def inner_dim(self, head_dim: int) -> int:
+        """The size of the vectors that reach the codec inside."""
+        return head_dim
 
 
 @dataclass(frozen=True)
-class Bridge(_Wrapper):
+class Rotated(Wrapper):
+    """Zero-pads vectors and rotates groups of their channels before the codec inside sees them.
+
+    `rotation_group: n` is groups of n channels, or of the largest power of two below n that divides the vector; 0 is the whole vector.
+    """
+
+    rotation: Rotation = "none"
+    rotation_group: int = 0
+    seed: int = 42
+    pad: int = 0  # to a multiple of this; 0 is no padding
+
+    def __post_init__(self) -> None:
+        if self.rotation_group < 0 or self.rotation_group & (self.rotation_group - 1):
+            raise ConfigError(f"rotation_group must be 0 (the whole vector) or a power of two, got {self.rotation_group}")
+        if not 0 <= self.pad <= 4096:
+            raise ConfigError(f"pad must be a number of channels from 0 (no padding) to 4096, got {self.pad}")
+        if self.rotation == "cross_head" and (self.rotation_group or self.pad):
+            raise ConfigError("rotation cross_head takes eight whole heads: no rotation_group, no pad")
+
+    @property
+    def heads(self) -> int:
+        return (8 if self.rotation == "cross_head" else 1) * self.inner.heads
+
+    def check(self, head_dim: int) -> None:
+        group = self.group(head_dim)
+        if self.rotation != "none" and group < min(self.rotation_group, 64):
+            raise Unsupported(f"head_dim {head_dim} does not split into groups of {self.rotation_group} or 64 channels to rotate; set pad")
+        try:
+            rotations.check(self.rotation, group)
+        except Unsupported as reason:
+            raise Unsupported(f"head_dim {head_dim}: {reason}") from None
+        self.inner.check(self.inner_dim(head_dim))
+
+    def group(self, head_dim: int) -> int:
+        """Channels that are rotated together."""
+        size = self.inner_dim(head_dim)
+        return min(self.rotation_group, size & -size) if self.rotation_group else size
+
+    def inner_dim(self, head_dim: int) -> int:
+        size = head_dim * (8 if self.rotation == "cross_head" else 1)
+        return -(-size // self.pad) * self.pad if self.pad else size
+
+    def layout(self, head_dim: int) -> Layout:
+        inner = self.inner.layout(self.inner_dim(head_dim))
+        return replace(inner, heads=self.heads)
+
+    def stored_dim(self, head_dim: int) -> int:
+        return self.inner.stored_dim(self.inner_dim(head_dim))
+
+    def transform(self, x: Tensor) -> Tensor:
+        return self.inner.transform(self._rotate(x))
+
+    def inverse(self, y: Tensor, head_dim: int) -> Tensor:
+        y = self.inner.inverse(y, self.inner_dim(head_dim))
+        x = rotations.unrotate(y, self.rotation, self.group(head_dim), self.seed)
+        if self.rotation == "cross_head":
+            return x.unflatten(-1, (8, head_dim)).transpose(2, 3).flatten(1, 2)
+        return x[..., :head_dim]
+
+    def calibrate(self, x: Tensor) -> Self:
+        return replace(self, inner=self.inner.calibrate(self._rotate(x)))
+
+    def _rotate(self, x: Tensor) -> Tensor:
+        group = self.group(x.shape[-1])
+        if self.rotation == "cross_head":
+            x = x.unflatten(1, (-1, 8)).transpose(2, 3).flatten(-2)
+        padded = torch.nn.functional.pad(x, (0, -x.shape[-1] % self.pad if self.pad else 0))
+        return rotations.rotate(padded, self.rotation, group, self.seed)
+
+
+@dataclass(frozen=True)
+class Centered(Wrapper):
+    """Subtracts what each channel is on average, as calibration text shows it. On K a constant per channel changes no softmax, and it is
+    what a bias of the key projection adds (llama.cpp #21385)."""
+
+    center: bool = False
+
+    @property
+    def tags(self) -> Tags:
+        return replace(self.inner.tags, calibrated=True)
+
+    def transform(self, x: Tensor) -> Tensor:
+        return self.inner.transform(x - self._mean(x))
+
+    def inverse(self, y: Tensor, head_dim: int) -> Tensor:
+        x = self.inner.inverse(y, head_dim)
+        return x + self._mean(x)
+
+    def calibrate(self, x: Tensor) -> Self:
+        learned = Learned(mean=x.mean(dim=(0, 2), keepdim=True)[0].to(torch.float32))  # [kv_heads, 1, head_dim]
+        return replace(self, learned=learned, inner=self.inner.calibrate(x - learned["mean"].to(x.dtype)))
+
+    @property
+    def ready(self) -> bool:
+        return self.learned is not None and self.inner.ready
+
+    def _mean(self, like: Tensor) -> Tensor:
+        if self.learned is None:
+            raise Unsupported(f"codec {self.plain.name!r} with center: true must be calibrated before it can encode")
+        return self.learned["mean"].to(like.device, like.dtype)
+
+
+# What a side may add to any codec, innermost first. Their parameters are keys of the side.
+WRAPPERS: tuple[type[Wrapper], ...] = (Rotated, Centered)
+
+
+@dataclass(frozen=True)
+class Interleaved(Wrapper):
+    """RoPE pairs (i, i + d/2) stored as (2i, 2i + 1), so that a block groups the channels that llama.cpp's does."""
+
+    def transform(self, x: Tensor) -> Tensor:
+        return self.inner.transform(self._interleave(x))
+
+    def inverse(self, y: Tensor, head_dim: int) -> Tensor:
+        return self.inner.inverse(y, head_dim).unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+
+    def calibrate(self, x: Tensor) -> Self:
+        return replace(self, inner=self.inner.calibrate(self._interleave(x)))
+
+    @staticmethod
+    def _interleave(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+
+
+@dataclass(frozen=True)
+class Bridge(Wrapper):
     """The control that runs store, policy, channel order, rotation and padding, and skips the quantizer."""
 
     name: ClassVar[str] = "bridge"
@@ -91,10 +234,20 @@ class Bridge(_Wrapper):
 
     @property
     def tags(self) -> Tags:
-        return Tags(lossless_in=("float16", "bfloat16", "float32", "float64"))
+        return Tags(lossless_in=("float16", "bfloat16", "float32", "float64"), calibrated=self.inner.tags.calibrated)
 
     def layout(self, head_dim: int) -> Layout:
-        return Layout(self.unit, (Part("values", self.dtype, (self.unit, self.stored_dim(head_dim))),))
+        return Layout(self.unit, (Part("values", self.dtype, (self.unit, self.stored_dim(head_dim))),), self.heads)
+
+    @property
+    def ready(self) -> bool:
+        return True
+
+    def to_blocks(self, packed: Packed) -> Tensor:
+        return Codec.to_blocks(self, packed)
+
+    def from_blocks(self, blocks: Tensor, head_dim: int) -> Packed:
+        return Codec.from_blocks(self, blocks, head_dim)
 
     def quantize(self, y: Tensor) -> Packed:
         return {"values": y.to(getattr(torch, self.dtype)).unflatten(-2, (-1, self.unit))}
@@ -108,6 +261,14 @@ class Identity(Bridge):
     """The control that runs store and policy only: what comes out is bit for bit what went in."""
 
     name: ClassVar[str] = "identity"
+
+    @property
+    def heads(self) -> int:
+        return 1
+
+    @property
+    def tags(self) -> Tags:
+        return replace(super().tags, calibrated=False)  # nothing of the codec inside runs
 
     def stored_dim(self, head_dim: int) -> int:
         return head_dim

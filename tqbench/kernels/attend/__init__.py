@@ -3,7 +3,8 @@
     attend(q, k, v, start, scale) -> [batch, heads, queries, head_dim]
 
 q is [batch, heads, queries, head_dim] for the positions start, start + 1, …; k and v are `View`s of everything up to the last query.
-The query at position t sees each key j ≤ t: packed where sinks ≤ j < k.bounds[t − start], exact elsewhere; likewise for values.
+The query at position t sees each key j ≤ t: packed where sinks ≤ j < k.bounds[t − start], exact elsewhere; likewise for values. In a
+sliding window it sees only j > t − reach.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class View:
     tail: Any  # exact, from tail_start to the last query
     tail_start: int
     bounds: Sequence[int]  # per query: where its packed region ends; never below the sinks
+    reach: int | None = None  # of a sliding window; None is all
 
 
 def _load_torch() -> Any:

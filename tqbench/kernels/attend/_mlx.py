@@ -22,8 +22,11 @@ def attend(q: mx.array, k: View, v: View, start: int, scale: float) -> mx.array:
         last = min(queries, first + QUERIES)
         stop = start + last
         scores = keys.scores(folded[:, :, :, first:last].flatten(2, 3), first, last, stop)
-        ahead = mx.arange(stop) > mx.arange(start + first, stop)[:, None]
-        weights = mx.softmax(mx.where(mx.tile(ahead, (heads // kv_heads, 1)), -mx.inf, scores), axis=-1)
+        keys_at, queries_at = mx.arange(stop), mx.arange(start + first, stop)[:, None]
+        hidden = keys_at > queries_at
+        if k.reach is not None:
+            hidden = hidden | (keys_at <= queries_at - k.reach)
+        weights = mx.softmax(mx.where(mx.tile(hidden, (heads // kv_heads, 1)), -mx.inf, scores), axis=-1)
         mixed = values.mix(weights, first, last, stop)
         blocks.append(mixed.reshape(batch, heads, last - first, dim))
     return mx.concatenate(blocks, axis=2).astype(q.dtype)

@@ -28,6 +28,9 @@ def attend(q: Tensor, k: View, v: View, start: int, scale: float) -> Tensor:
         scores = keys.scores(block, first, last, stop).unflatten(2, (heads // kv_heads, last - first))
         ahead = torch.arange(start + first, stop, device=q.device) > positions[:, None]
         scores[..., start + first :].masked_fill_(ahead, float("-inf"))
+        if k.reach is not None:
+            behind = torch.arange(stop, device=q.device) <= positions[:, None] - k.reach
+            scores.masked_fill_(behind, float("-inf"))
         weights = torch.softmax(scores, dim=-1).flatten(2, 3)
         out[:, :, :, first:last] = values.mix(weights, first, last, stop).unflatten(2, (heads // kv_heads, last - first))
     return out.reshape(batch, heads, queries, dim).to(q.dtype)

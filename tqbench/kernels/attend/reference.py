@@ -34,4 +34,5 @@ def visible(side: View, packed: Tensor, i: int, t: int) -> Tensor:
     ]
     if sinks:
         parts.insert(0, side.sinks[:, :, : t + 1].to(packed.dtype))
-    return torch.cat([part.to(packed.dtype) for part in parts], dim=2)
+    seen = torch.cat([part.to(packed.dtype) for part in parts], dim=2)
+    return seen if side.reach is None else seen[:, :, max(0, t + 1 - side.reach) :]

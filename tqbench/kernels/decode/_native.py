@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tqbench.codecs.block import BLOCK, Block
-from tqbench.codecs.blocks.wrap import Interleaved
+from tqbench.codecs.blocks.wrap import Bridge
 from tqbench.core.codec import Codec, Packed
 from tqbench.core.errors import EvidenceError
 from tqbench.kernels import native
@@ -14,10 +14,11 @@ from tqbench.kernels import native
 
 def supports(codec: Codec) -> str | None:
     """Why this codec cannot be decoded natively, or None."""
-    plain = codec.inner if isinstance(codec, Interleaved) else codec
-    return (
-        None if isinstance(plain, Block) and plain.bits == 8 else f"codec {plain.name!r} has no native decode yet (only 8-bit blocks have)"
-    )
+    if isinstance(codec, Bridge):
+        return "a control that skips the quantizer has no codes"
+    plain = codec.plain
+    served = isinstance(plain, Block) and plain.bits == 8
+    return None if served else f"codec {plain.name!r} has no native decode yet (only 8-bit blocks have)"
 
 
 def decode(codec: Codec, packed: Packed, head_dim: int, like: Tensor) -> Tensor:  # noqa: ARG001 - always float32

@@ -1,0 +1,230 @@
+"""K or V of one layer under a scheme: exact sinks, packed units, exact tail. Tokens are encoded once, when the policy says so.
+
+Positions count from the first token of the text. In a sliding window the oldest are forgotten: then `begin` moves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqbench.cache.arrays import Arrays
+from tqbench.cache.build import Layer, Shape
+from tqbench.cache.calibration import tables
+from tqbench.cache.rope import Rope
+from tqbench.codecs.blocks.wrap import resolve_order
+from tqbench.core.codec import ITEMSIZE, Codec, compute_dtype
+from tqbench.core.errors import EvidenceError
+from tqbench.core.evidence import SideEvidence
+from tqbench.core.op import Choice
+from tqbench.core.scheme import Side
+from tqbench.core.session import Protocol
+from tqbench.kernels.attend import View
+
+SAMPLED_TOKENS = 2048  # per layer and side: the codec error is measured on this many
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The resolved forms of the operations that one side uses."""
+
+    encode: Choice
+    decode: Choice
+
+
+@dataclass
+class SideStore:
+    """K or V of one layer."""
+
+    side: Side
+    codec: Codec
+    sinks: int
+    shape: Shape
+    layer: Layer
+    arrays: Arrays
+    protocol: Protocol
+    rope: Rope | None  # taken out of what is packed
+    kernels: Kernels = field(init=False)
+    tokens: int = 0
+    packed_end: int = 0  # position where the packed region ends
+    first_query: int = 0  # position of the first query that has not been settled
+    units: int = 0
+    base: int = 0  # position of the oldest token that is still held
+    exact_sinks: Any = None
+    tail: Any = None  # exact, from tail_start on
+    tail_start: int = 0
+    buffers: dict[str, Any] = field(default_factory=dict)
+    capacity: int = 0
+    seen: int = 0
+    seen_packed: int = 0
+    declared: int = 0  # what seen_packed must come to
+    read: bool = False  # whether the packed form was handed out for the current queries
+    error: tuple[float, float] = (0.0, 0.0)
+    sampled: int = 0
+
+    @property
+    def begin(self) -> int:
+        """Position of the oldest packed token."""
+        return max(self.base, min(self.sinks, self.tokens))
+
+    def bound(self, t: int) -> int:
+        """Where the packed region ends for the query at position t. Strict: as in decoding. Deploy: what came in the same forward call
+        is exact, as engines have it."""
+        end = self.side.packed(t if self.protocol == "strict" else self.first_query - 1, self.sinks)
+        return max(end, min(self.sinks, self.tokens))  # a query among the sinks sees them in the one form that there is
+
+    def append(self, x: Any) -> None:
+        """Append and pack; what the queries of this chunk need exact stays until `settle`."""
+        self.first_query = self.tokens
+        self.tokens += x.shape[2]
+        take = min(max(0, self.sinks - self.first_query), x.shape[2])
+        if take:
+            self.exact_sinks = self.arrays.concat([s for s in (self.exact_sinks, x[:, :, :take]) if s is not None])
+            self.packed_end = self.tail_start = min(self.sinks, self.tokens)
+            x = x[:, :, take:]
+        self.tail = x if self.tail is None else self.arrays.concat([self.tail, x])
+        self._pack(self.side.packed(self.tokens - 1, self.sinks))
+
+    def _pack(self, end: int) -> None:
+        new = end - self.packed_end
+        if new > 0:
+            start = self.packed_end - self.tail_start
+            fresh = self.tail[:, :, start : start + new]
+            plain = fresh if self.rope is None else self.rope.undo(fresh.to(compute_dtype(fresh.dtype)), self.packed_end)
+            rows = self.kernels.encode(self.codec, plain)
+            first = self.units
+            self._write(rows, new // self.codec.unit)
+            if self.sampled < SAMPLED_TOKENS:
+                self._sample(fresh, first)
+            self.packed_end = end
+
+    def _sample(self, fresh: Any, first: int) -> None:
+        """The error of what is resident now, not of what the codec returned. Calls that measure are not counted as use."""
+        resident = {name: array[:, :, first:] for name, array in self._packed().items()}
+        decoded = self._decode(resident, fresh, self.begin + first * self.codec.unit)
+        wrong, size = self.arrays.squares(fresh, decoded)
+        self.error = (self.error[0] + wrong, self.error[1] + size)
+        self.sampled += fresh.shape[2]
+
+    def _write(self, rows: dict[str, Any], units: int) -> None:
+        for part in self.codec.layout(self.shape.head_dim).parts:
+            row = rows.get(part.name)
+            shape = (self.tail.shape[0], self.tail.shape[1] // self.codec.heads, units, *part.shape)
+            if row is None or tuple(row.shape) != shape or str(row.dtype).rpartition(".")[2] != part.dtype:
+                got = "nothing" if row is None else f"{row.dtype} {tuple(row.shape)}"
+                raise EvidenceError(f"codec {self.codec.plain.name!r} declares {part.name} as {part.dtype} {shape} and packs {got}")
+        if extra := rows.keys() - {part.name for part in self.codec.layout(self.shape.head_dim).parts}:
+            raise EvidenceError(f"codec {self.codec.plain.name!r} packs {', '.join(sorted(extra))}, which its layout does not declare")
+        if self.units + units > self.capacity:
+            self.capacity = max(self.units + units, 2 * self.capacity)
+            for part in self.codec.layout(self.shape.head_dim).parts:
+                like = rows[part.name]
+                grown = self.arrays.empty((*like.shape[:2], self.capacity, *part.shape), part.dtype)
+                self.buffers[part.name] = self.arrays.write(grown, 0, self._packed()[part.name]) if self.units else grown
+        for name, array in rows.items():
+            self.buffers[name] = self.arrays.write(self.buffers[name], self.units, array)
+        self.units += units
+
+    def _packed(self) -> dict[str, Any]:
+        return {name: buffer[:, :, : self.units] for name, buffer in self.buffers.items()}
+
+    def _decode(self, packed: dict[str, Any], like: Any, start: int) -> Any:
+        decoded = self.kernels.decode.fn(self.codec, packed, self.shape.head_dim, like)
+        return decoded if self.rope is None else self.rope.redo(decoded, start)
+
+    def decoded(self) -> Any:
+        """The packed positions, for those who only compare."""
+        return self._decode(self._packed(), self.tail, self.begin) if self.units else self.tail[:, :, :0]
+
+    def _hand_out(self) -> Any:
+        """The packed positions, to be attended: coverage counts them only then."""
+        self.read = True
+        self.kernels.decode.calls += bool(self.units)
+        return self.decoded()
+
+    def view(self) -> View:
+        """What the queries of the last chunk see, in positions that count from the oldest token held."""
+        bounds = [self.bound(t) - self.base for t in range(self.first_query, self.tokens)]
+        packed_end, tail_start = self.packed_end - self.base, self.tail_start - self.base
+        return View(self.exact_sinks, self._hand_out, packed_end, self.tail, tail_start, bounds, self.layer.reach)
+
+    def everything(self) -> Any:
+        """All positions that the queries of the last chunk see, in one array, for the engine."""
+        parts = [self.exact_sinks, self._hand_out(), self.tail[:, :, self.packed_end - self.tail_start :]]
+        whole = self.arrays.concat([part for part in parts if part is not None])
+        return whole[:, :, max(0, self.oldest(self.first_query) - self.base) :]
+
+    def oldest(self, t: int) -> int:
+        """The first position that the query at position t sees."""
+        return 0 if self.layer.reach is None else max(0, t + 1 - self.layer.reach)
+
+    def settle(self) -> None:
+        """After the queries: count what they saw and drop exact tokens that are packed now."""
+        for t in range(self.first_query, self.tokens):
+            oldest = self.oldest(t)
+            packed = max(0, self.bound(t) - max(oldest, min(self.sinks, self.tokens)))
+            self.seen += t + 1 - oldest
+            self.declared += packed
+            self.seen_packed += packed if self.read else 0
+        self.read = False
+        kept = self.tail[:, :, self.packed_end - self.tail_start :]
+        self.tail, self.tail_start = self.arrays.concat([kept]), self.packed_end
+        if self.units * self.codec.unit + self.begin != self.packed_end:
+            raise EvidenceError(f"{self.units} units of {self.codec.unit} tokens are packed, but the policy says {self.packed_end}")
+
+    def forgettable(self) -> int:
+        """How many of the oldest tokens no later query sees and are not in the exact tail."""
+        return max(0, min(self.oldest(self.tokens), self.packed_end) - self.base)
+
+    def forget(self, position: int) -> None:
+        """Drop everything before a position: sinks, and whole units."""
+        units = (position - self.begin) // self.codec.unit
+        self.buffers = {name: self.arrays.concat([array[:, :, units:]]) for name, array in self._packed().items()}
+        self.units -= units
+        self.capacity, self.base, self.exact_sinks = self.units, position, None
+
+    def evidence(self, side: str, layer: int, attention: Choice) -> SideEvidence:
+        """Counts and bytes, from the arrays that exist."""
+        layout = self.codec.layout(self.shape.head_dim)
+        exact = [array for array in (self.exact_sinks, self.tail) if array is not None]  # none before the first token
+        heads = exact[0].shape[0] * exact[0].shape[1] // self.codec.heads if exact else 0
+        packed = self._packed()
+        sizes = {
+            role: sum(int(packed[p.name].nbytes) for p in layout.parts if p.name in packed and p.role == role)
+            for role in ("payload", "metadata")
+        }
+        return SideEvidence(
+            layer=layer,
+            side=side,
+            codec=self.codec.plain.name,
+            order=resolve_order(self.side.order, self.shape.architecture),
+            tokens=self.tokens - self.base,
+            tokens_forgotten=self.base,
+            tokens_packed=self.units * self.codec.unit,
+            tokens_declared=self.side.packed(self.tokens - 1, self.sinks) - self.begin if self.tokens else 0,
+            bytes_payload=sizes["payload"],
+            bytes_metadata=sizes["metadata"],
+            bytes_declared=layout.nbytes * self.units * heads,
+            bytes_tables=tables(self.codec),
+            bytes_exact=sum(int(array.nbytes) for array in exact),
+            bytes_slack=sum(int(buffer.nbytes) for buffer in self.buffers.values()) - sum(sizes.values()),
+            lossless=self.shape.dtype in self.codec.tags.lossless_in or _keeps_all(layout.bits(self.shape.head_dim), self.shape.dtype),
+            attended=self.seen,
+            attended_packed=self.seen_packed,
+            attended_declared=self.declared,
+            error=self.error[0] / self.error[1] if self.error[1] else None,
+            encode=self.kernels.encode.impl,
+            decode=self.kernels.decode.impl,
+            attend=attention.impl,
+            entered={choice.op: choice.calls for choice in (self.kernels.encode, self.kernels.decode, attention)},
+            passed_over={
+                f"{choice.op} {name}": why
+                for choice in (self.kernels.encode, self.kernels.decode, attention)
+                for name, why in choice.refused.items()
+            },
+        )
+
+
+def _keeps_all(bits: float, dtype: str) -> bool:
+    """Whether a 16-bit model may happen to lose nothing: most of its values fit the other 16-bit type."""
+    return ITEMSIZE[dtype] == 2 and bits >= 16
