@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from backends.mlx.cache import StoreLayer
+from backends.mlx.peers import PeerLayer
 from tqbench.core.errors import Unsupported
 
 NAME = "scaled_dot_product_attention"
@@ -26,15 +27,30 @@ class Routed:
     def __call__(
         self, queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any, **options: Any
     ) -> mx.array:
+        if isinstance(cache, PeerLayer):
+            cache.read(queries.shape[2], keys)
         if not isinstance(cache, StoreLayer) or cache.store.through_engine:
             return self.own(queries, keys, values, cache=cache, scale=scale, mask=mask, **options)
         given = [name for name, value in options.items() if value is not None]
         if given:
             raise Unsupported(f"this model's attention uses {', '.join(given)}, which schemes do not support yet")
-        causal = mask == "causal" if isinstance(mask, str) else mask is None and queries.shape[2] == 1
-        if not causal:
-            raise Unsupported("this model attends with a mask of its own; schemes support causal attention only")
+        if not _expected(mask, queries.shape[2], cache.store.tokens, cache.store.layer.reach):
+            raise Unsupported("this model masks keys in a way of its own, which schemes do not support yet")
         return cache.store.attend(queries, scale)
+
+
+def _expected(mask: Any, queries: int, tokens: int, reach: int | None) -> bool:
+    """Whether a mask lets each of the last queries see everything up to itself, in its sliding window, and nothing else."""
+    if mask is None:
+        return queries == 1
+    if isinstance(mask, str):
+        return mask == "causal" and (reach is None or tokens <= reach)
+    keys = tokens if reach is None else min(tokens, reach - 1 + queries)
+    if mask.dtype != mx.bool_ or mask.shape[-2:] != (queries, keys):
+        return False
+    at, keys_at = mx.arange(tokens - queries, tokens)[:, None], mx.arange(tokens - keys, tokens)
+    expected = keys_at <= at if reach is None else (keys_at <= at) & (keys_at > at - reach)
+    return bool((mask == expected).all())
 
 
 def lookups(model: Any) -> list[Names]:

@@ -1,4 +1,9 @@
-"""A tqbench store as a layer of an mlx-lm cache."""
+"""A tqbench store as a layer of an mlx-lm cache.
+
+What mlx-lm's own cache makes of a model is the baseline. A sliding window is where the model file gives a layer a `RotatingKVCache`; its
+`max_size` is the same number as transformers' `sliding_window`: what a query sees, itself included. Mistral runs as Llama there: its
+`sliding_window` is not read and every layer attends to everything.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import ArraysCache, KVCache
+from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache, create_attention_mask
 
 from backends.mlx.arrays import MlxArrays
 from tqbench.cache.build import Layer, Shape
@@ -18,7 +23,11 @@ from tqbench.core.session import ModelInfo, Terms
 
 
 class BaselineCache(list[Any]):
-    """The model's own cache."""
+    """The model's own cache. If it `keeps`, the logits of what was run through it stay, to score other schemes against."""
+
+    def __init__(self, own: list[Any], *, keeps: bool = False):
+        super().__init__(own)
+        self.keeps, self.kept = keeps, dict[Any, mx.array]()
 
     def evidence(self) -> list[SideEvidence]:
         """The engine's cache keeps no evidence."""
@@ -26,16 +35,16 @@ class BaselineCache(list[Any]):
 
 
 class StoreCache(list[Any]):
-    """The model's own cache with every full-attention layer replaced by a store; linear-attention layers stay the engine's."""
+    """The model's own cache with every layer that holds K and V replaced by a store; linear-attention layers stay the engine's."""
 
     def __init__(self, own: list[Any], info: ModelInfo, scheme: Scheme, terms: Terms):
         super().__init__(own)
         shape = Shape(info.architecture, info.head_dim, info.dtype, info.kv_heads, info.heads)
         held = kv_layers(own)
         for position, index in enumerate(held):
-            layer = Layer(index, position)
+            layer = Layer(index, position, getattr(own[index], "max_size", None))
             store = Store(scheme.for_layer(position, len(held), shape.sharing), shape, MlxArrays(info.device), terms, layer)
-            self[index] = StoreLayer(store, info.head_dim)
+            self[index] = SlidingLayer(store, own[index]) if layer.reach else StoreLayer(store)
         self.stores: list[Store] = [self[index].store for index in held]
 
     def evidence(self) -> list[SideEvidence]:
@@ -51,13 +60,15 @@ class StoreCache(list[Any]):
 
 
 def kv_layers(cache: Sequence[Any]) -> list[int]:
-    """The layers that hold keys and values. A sliding window is refused until the store can forget."""
-    other = sorted({type(layer).__name__ for layer in cache if type(layer) not in (KVCache, ArraysCache)})
+    """The layers that hold keys and values, of full or sliding-window attention. A layer of another class is refused by its name: it may
+    hold some too, which would stay uncompressed unseen."""
+    other = {type(layer).__name__ for layer in cache if type(layer) not in (KVCache, RotatingKVCache, ArraysCache)}
+    other |= {f"{type(layer).__name__} with keep={layer.keep}" for layer in cache if getattr(layer, "keep", 0)}
     if other:
-        raise Unsupported(f"this model keeps {', '.join(other)}; schemes replace only mlx-lm's KVCache of full attention yet")
-    held = [i for i, layer in enumerate(cache) if type(layer) is KVCache]
+        raise Unsupported(f"this model keeps {', '.join(sorted(other))}, which schemes do not support yet")
+    held = [i for i, layer in enumerate(cache) if type(layer) is not ArraysCache]
     if not held:
-        raise Unsupported("no layer of this model keeps keys and values of full attention")
+        raise Unsupported("no layer of this model keeps keys and values")
     return held
 
 
@@ -67,8 +78,8 @@ class StoreLayer:
     It must never have an attribute called `bits`: mlx-lm takes such a cache for its own quantized one.
     """
 
-    def __init__(self, store: Store, head_dim: int):
-        self.store, self.head_dim = store, head_dim
+    def __init__(self, store: Store):
+        self.store = store
 
     @property
     def offset(self) -> int:
@@ -77,23 +88,22 @@ class StoreLayer:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append; the engine gets everything only when its own attention is to read it."""
-        if {keys.shape[-1], values.shape[-1]} != {self.head_dim}:
-            sizes = f"{keys.shape[-1]} and {values.shape[-1]} values"
+        expected = (self.store.shape.kv_heads, self.store.shape.head_dim)
+        if found := {(x.shape[1], x.shape[-1]) for x in (keys, values)} - {expected}:
+            sizes = " and ".join(f"{heads} heads of {size}" for heads, size in sorted(found))
             raise Unsupported(
-                f"this model caches keys and values of {sizes}, which schemes do not support yet (only of head_dim, {self.head_dim})"
+                f"layer {self.store.layer.index} caches {sizes}, which schemes do not support yet (only {expected[0]} of {expected[1]})"
             )
         self.store.append(keys, values)
         if self.store.through_engine:
             keys, values = self.store.visible()
         return keys, values
 
-    def make_mask(self, queries: int, return_array: bool = False, window_size: int | None = None) -> str | None:
-        """The causal mask by its name, as mlx-lm's own cache gives it; the store applies it itself."""
+    def make_mask(self, queries: int, return_array: bool = False, window_size: int | None = None) -> Any:
+        """The mask that mlx-lm's own cache gives; a store applies it itself."""
         if window_size is not None:
-            raise Unsupported("this model attends in a sliding window, which schemes do not support yet")
-        if return_array:
-            raise Unsupported("this model computes its attention from a mask array, which schemes do not support yet")
-        return None if queries == 1 else "causal"
+            raise Unsupported("this model slides a window over a cache of full attention, which schemes do not support yet")
+        return create_attention_mask(queries, self.offset, return_array, None)
 
     @property
     def state(self) -> list[mx.array]:
@@ -114,3 +124,39 @@ class StoreLayer:
 
     def is_trimmable(self) -> bool:
         return False
+
+
+class SlidingLayer(StoreLayer):
+    """The same in a sliding window. The engine's own cache runs beside it with positions in place of keys: it makes the masks and says in
+    which order the engine reads its keys, which matters to the last bit of a sum."""
+
+    def __init__(self, store: Store, own: RotatingKVCache):
+        super().__init__(store)
+        self.own, self.reach = own, own.max_size
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append; the engine gets what it would have kept itself, in its order."""
+        positions = mx.arange(self.offset, self.offset + keys.shape[2])[None, None, :, None]
+        order, _ = self.own.update_and_fetch(positions, positions)
+        keys, values = super().update_and_fetch(keys, values)
+        if self.store.through_engine:
+            index = order.flatten() - (self.offset - keys.shape[2])
+            keys, values = (mx.take(x, index, axis=2) for x in (keys, values))
+        return keys, values
+
+    def make_mask(self, queries: int, return_array: bool = False, window_size: int | None = None) -> Any:
+        """The mask that mlx-lm's own cache gives; a store applies it itself."""
+        if window_size not in (None, self.reach):
+            raise Unsupported(f"this model slides a window of {window_size} over a cache of {self.reach}, which schemes do not support yet")
+        return self.own.make_mask(queries, window_size=window_size, return_array=return_array)
+
+    @property
+    def state(self) -> list[mx.array]:
+        """The arrays that exist, for mx.eval."""
+        beside = [self.own.keys, self.own.values]
+        return super().state + [array for array in beside if array is not None]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that exist; the positions belong to the instrument."""
+        return sum(array.nbytes for array in super().state)

@@ -10,13 +10,15 @@ from mlx_lm.utils import load_config, load_model
 
 from tqbench.core.errors import Unsupported
 
+PATTERNED = ("gemma3_text", "cohere2")  # architectures whose mlx-lm form counts where full attention is
+
 
 def load_weights(folder: Path, dtype: str, *, trust_remote_code: bool) -> Any:
     """The model, computing in `dtype`, on the device of the current stream."""
     config = load_config(folder)
-    older = legacy_rope(config)
+    older = older_names(config)
     if isinstance(text := config.get("text_config"), dict):
-        older["text_config"] = {**text, **legacy_rope(text)}
+        older["text_config"] = {**text, **older_names(text)}
     try:
         model, _ = load_model(folder, lazy=True, model_config=older, trust_remote_code=trust_remote_code)
     except (KeyError, TypeError, ValueError) as error:  # what its configuration classes raise
@@ -27,16 +29,33 @@ def load_weights(folder: Path, dtype: str, *, trust_remote_code: bool) -> Any:
     return model
 
 
-def legacy_rope(config: dict[str, Any]) -> dict[str, Any]:
-    """The rotary settings under the names that all mlx-lm models read.
+def older_names(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings that transformers 5 writes in a new form, under the names that mlx-lm's models read; where one is missing they fall back to
+    a default without a word. What the configuration has already is left alone."""
+    found = {**_rope(dict(config.get("rope_parameters") or {})), **_pattern(config)}
+    return {name: value for name, value in found.items() if config.get(name) is None}
 
-    transformers 5 writes them as `rope_parameters`; many mlx-lm models (llama among them) know only `rope_theta` and `rope_scaling`, and
-    fall back to a base of 10000 without a word: on SmolLM2 that costs 2.3 ppl.
-    """
-    rope = dict(config.get("rope_parameters") or {})
-    if "rope_theta" not in rope:  # there are none, or they differ by layer type: models that have those read `rope_parameters` themselves
+
+def _rope(rope: dict[str, Any]) -> dict[str, Any]:
+    """The rotary settings: many models (llama among them) know only `rope_theta` and `rope_scaling`, and assume a base of 10000: on
+    SmolLM2 that costs 2.3 ppl."""
+    if "sliding_attention" in rope:  # a base for each kind of layer
+        local = rope["sliding_attention"] or {}
+        return {**_rope(rope.get("full_attention") or {}), **({"rope_local_base_freq": local["rope_theta"]} if local else {})}
+    if "rope_theta" not in rope:
         return {}
     older = {name: rope.pop(name) for name in ("rope_theta", "partial_rotary_factor") if name in rope}
     if rope.get("rope_type", "default") != "default":
         older["rope_scaling"] = {**rope, "type": rope["rope_type"]}
-    return {name: value for name, value in older.items() if config.get(name) is None}
+    return older
+
+
+def _pattern(config: dict[str, Any]) -> dict[str, Any]:
+    """Every n-th layer attends to everything, the others in a sliding window."""
+    kinds = config.get("layer_types")
+    if config.get("model_type") not in PATTERNED or not kinds or config.get("sliding_window_pattern") is not None:
+        return {}
+    n = kinds.index("full_attention") + 1 if "full_attention" in kinds else len(kinds) + 1
+    if any((kind == "full_attention") != (i % n == 0) for i, kind in enumerate(kinds, 1)):
+        raise Unsupported(f"mlx-lm has full attention in every n-th layer of {config['model_type']}, this model has it elsewhere")
+    return {"sliding_window_pattern": n}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import mlx.core as mx
@@ -16,11 +16,12 @@ from backends import weights
 from backends.mlx import attention
 from backends.mlx.cache import BaselineCache, StoreCache, kv_layers
 from backends.mlx.loading import load_weights
+from backends.mlx.peers import PeerCache
+from backends.scoring import Scoring
 from tqbench.core.errors import Unsupported
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Floats, Ids, LocalModel, ModelInfo, Terms, TokenScores
 
-ROWS = 64  # logits are reduced this many rows at a time
 DEVICES = {"cpu": mx.cpu, "gpu": mx.gpu}
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -42,13 +43,14 @@ def load(model: LocalModel, device: str, dtype: str) -> MlxSession:
     return MlxSession(loaded, tokenizer, config, model.name, described, device)
 
 
-class MlxSession:
+class MlxSession(Scoring):
     """Runs tokens through the model with its own cache or with a scheme's stores."""
 
     def __init__(self, model: Any, tokenizer: Any, config: Any, name: str, described: str = "", device: str = "cpu"):
         self.model, self.tokenizer, self.device = model, tokenizer, DEVICES[device]
         facts = {"name": name, "device": device, "weights": described, "bos_token": _bos(tokenizer)}
-        self.info = _info(model, config.get_text_config(decoder=True), facts)
+        text_config = config.get_text_config(decoder=True)
+        self.info, self.shared = _info(model, text_config, facts), getattr(text_config, "num_kv_shared_layers", 0)
         self.lookups = attention.lookups(model)
         attention.replace(self.lookups)
         self.close_once = weakref.finalize(self, attention.restore, self.lookups)  # also when a session is dropped without close
@@ -59,50 +61,35 @@ class MlxSession:
             self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"], dtype=np.int64
         )
 
-    def new_cache(self, scheme: Scheme | None, terms: Terms = Terms()) -> BaselineCache | StoreCache:
+    def new_cache(self, scheme: Scheme | None, terms: Terms = Terms()) -> BaselineCache | StoreCache | PeerCache:
         """An empty cache; None is the model's own."""
         own = make_prompt_cache(self.model)
         if scheme is None:
-            return BaselineCache(own)
+            return BaselineCache(own, keeps=terms.keep)
         if not self.lookups:
             raise Unsupported(f"architecture {self.info.architecture!r} does not call mlx-lm's {attention.NAME}, where schemes come in")
-        return StoreCache(own, self.info, scheme, terms)
+        if self.shared:
+            raise Unsupported(f"{self.shared} layers of this model read the keys and values of others, which schemes do not support yet")
+        return (PeerCache if scheme.peer else StoreCache)(own, self.info, scheme, terms)
 
     def calibrate(self, windows: Sequence[Ids]) -> NoReturn:
         """Not here: codecs learn in torch, from a transformers session."""
         raise Unsupported(f"{len(windows)} windows of calibration text, but calibrated schemes run on the transformers backend only")
 
-    def forward(self, tokens: Ids, cache: BaselineCache | StoreCache) -> mx.array:
+    def forward(self, tokens: Ids, cache: BaselineCache | StoreCache | PeerCache) -> mx.array:
         """Logits [tokens, vocab]."""
-        before = cache.stores[0].tokens if isinstance(cache, StoreCache) else 0
+        before = 0 if isinstance(cache, BaselineCache) else cache.stores[0].tokens
         with mx.stream(self.device):
             logits = self.model(mx.array(tokens)[None], cache=cache)[0]
             mx.eval(logits, [layer.state for layer in cache])
-        if isinstance(cache, StoreCache):
+        if not isinstance(cache, BaselineCache):
             cache.check(before + len(tokens))
         return logits
 
-    def score(
-        self,
-        tokens: Ids,
-        cache: Any,
-        targets: Ids,
-        against: Any = None,
-        chunk: int = 512,
-        progress: Callable[[int], None] | None = None,
-    ) -> TokenScores:
-        """Run in chunks; reduce logits to numbers row block by row block."""
-        parts = []
-        for first in range(0, len(tokens), chunk):
-            piece = slice(first, first + chunk)
-            logits = self.forward(tokens[piece], cache)
-            base = None if against is None else self.forward(tokens[piece], against)
-            rows = np.flatnonzero(targets[piece] >= 0)
-            with mx.stream(self.device):
-                parts += [_reduce(logits, base, targets[piece], rows[i : i + ROWS]) for i in range(0, len(rows), ROWS)]
-            if progress:
-                progress(len(tokens[piece]))
-        return TokenScores.join(parts)
+    def reduce(self, logits: mx.array, base: mx.array | None, targets: Ids, rows: Ids) -> TokenScores:
+        """On the device in float32; sums in float64, on the host."""
+        with mx.stream(self.device):
+            return _reduce(logits, base, targets, rows)
 
     def close(self) -> None:
         """Give the model's modules their own attention back."""

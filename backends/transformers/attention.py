@@ -5,6 +5,7 @@ A key tensor that comes from a store is answered by the store; anything else goe
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -18,38 +19,54 @@ from tqbench.core.errors import EvidenceError, Unsupported
 HARMLESS = {"scaling", "position_ids", "cache_position", "use_cache", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
 
 
-def register(engine: str) -> str:
-    """Register our attention around an engine implementation; the same name every time."""
+def register(model: Any) -> str:
+    """Register our attention around the implementation that the model runs; the same name every time."""
+    engine = model.config._attn_implementation
     name = f"tqbench_{engine}"
-    if engine not in ALL_ATTENTION_FUNCTIONS.valid_keys():
-        raise Unsupported(f"this model runs its own {engine!r} attention, which cannot be wrapped; it has to support sdpa")
+    if not model._can_set_attn_implementation() or engine not in (*ALL_ATTENTION_FUNCTIONS.valid_keys(), "eager"):
+        raise Unsupported(f"this model runs its own {engine!r} attention, which cannot be wrapped; it has to use transformers' interface")
     if name not in ALL_ATTENTION_FUNCTIONS.valid_keys():
-        own = ALL_ATTENTION_FUNCTIONS[engine]
 
         def attention(
             module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
         ) -> tuple[Tensor, Any]:
             store = getattr(key, "tqbench_store", None)
             if store is None:
-                return own(module, query, key, value, attention_mask, **kwargs)
-            return _through(store, module, query, attention_mask, kwargs), None
+                if (read := getattr(key, "tqbench_read", None)) is not None:  # given out by another library's cache
+                    read(module.layer_idx, query.shape[2])
+                result: tuple[Tensor, Any] = _own(engine, module)(module, query, key, value, attention_mask, **kwargs)
+                return result
+            return _through(store, module, query, attention_mask, kwargs, engine), None
 
         AttentionInterface.register(name, attention)
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[engine])
     return name
 
 
-def _through(store: Any, module: Any, query: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
-    known = HARMLESS | ({"sliding_window"} if kwargs.get("sliding_window") == store.layer.reach else set())
+def _own(engine: str, module: Any) -> Any:
+    """The engine's implementation; every model file brings an eager one of its own."""
+    return sys.modules[type(module).__module__].eager_attention_forward if engine == "eager" else ALL_ATTENTION_FUNCTIONS[engine]  # type: ignore[attr-defined]
+
+
+def _through(store: Any, module: Any, query: Tensor, mask: Tensor | None, kwargs: dict[str, Any], engine: str) -> Tensor:
+    known = HARMLESS | {"softcap"} | ({"sliding_window"} if kwargs.get("sliding_window") == store.layer.reach else set())
     given = [key for key, value in kwargs.items() if key not in known and value is not None and value is not False and value != 0]
     if given:
         raise Unsupported(f"this model's attention is given {', '.join(given)}, which schemes do not support yet")
-    if mask is not None and not _expected(mask, store.tokens, store.layer.reach):
+    if not getattr(module, "is_causal", True):
+        raise Unsupported("this model attends to later tokens too, which schemes do not support")
+    queries, reach = query.shape[2], store.layer.reach
+    if mask is None:  # everything up to itself; beyond a sliding window, several queries need a mask, or an engine that makes its own
+        makes_its_own = engine not in ("sdpa", "eager") and kwargs.get("sliding_window") == reach
+        seen = reach is None or queries == 1 or store.tokens <= reach or makes_its_own
+    else:
+        seen = _expected(mask, store.tokens, reach)
+    if not seen:
         raise Unsupported("this model masks keys in a way of its own, which schemes do not support yet")
     if store.layer.index != module.layer_idx:
         raise EvidenceError(f"layer {module.layer_idx} was handed the store of layer {store.layer.index}")
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    out: Tensor = store.attend(query, scale)
+    out: Tensor = store.attend(query, scale, kwargs.get("softcap"))
     return out.transpose(1, 2).contiguous()
 
 

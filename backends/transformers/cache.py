@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    CacheLayerMixin,
+    DummyLayer,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionLayer,
+    get_layer_types_and_kwargs,
+)
 
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.build import Layer, Shape
@@ -15,9 +23,16 @@ from tqbench.core.evidence import SideEvidence
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Terms
 
+HOLD = (DynamicLayer, DynamicSlidingWindowLayer)
+HOLD_NONE = (LinearAttentionLayer, DummyLayer)  # a state whose size does not grow, or no attention at all
+
 
 class BaselineCache(DynamicCache):
-    """The model's own cache."""
+    """The model's own cache. If it `keeps`, the logits of what was run through it stay, to score other schemes against."""
+
+    def __init__(self, config: Any, *, keeps: bool = False):
+        super().__init__(config=config)
+        self.keeps, self.kept = keeps, dict[Any, Tensor]()
 
     def evidence(self) -> list[SideEvidence]:
         """The engine's cache keeps no evidence."""
@@ -29,7 +44,7 @@ class StoreCache(DynamicCache):
 
     def __init__(self, config: Any, shape: Shape, device: str, scheme: Scheme, terms: Terms):
         super().__init__(config=config)
-        held = kv_layers(self)
+        held = kv_layers(config)
         for position, index in enumerate(held):
             own = scheme.for_layer(position, len(held), shape.sharing)
             layer = Layer(index, position, getattr(self.layers[index], "sliding_window", None))
@@ -48,15 +63,29 @@ class StoreCache(DynamicCache):
                 raise EvidenceError(f"layer {store.layer.index}: {through}")
 
 
-def kv_layers(cache: DynamicCache) -> list[int]:
-    """The layers that hold keys and values, of full or sliding-window attention."""
-    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
-    held = [i for i, layer in enumerate(cache.layers) if isinstance(layer, kinds)]
-    if other := sorted({type(cache.layers[i]).__name__ for i in held if type(cache.layers[i]) not in kinds}):
+def kv_layers(config: Any) -> list[int]:
+    """The layers that hold keys and values, of full or sliding-window attention. A layer of another class is refused by its name: it may
+    hold some too, which would stay uncompressed unseen."""
+    layers = DynamicCache(config=config).layers
+    if other := sorted({type(layer).__name__ for layer in layers if type(layer) not in (*HOLD, *HOLD_NONE)}):
         raise Unsupported(f"this model keeps {', '.join(other)}, which schemes do not support yet")
+    own = config.get_text_config(decoder=True)
+    if "chunked_attention" in get_layer_types_and_kwargs(own)[0]:  # kept as a sliding window is, and masked in another way
+        raise Unsupported("this model attends within chunks of its text, which schemes do not support yet (only in sliding windows)")
+    if "reuse" in (getattr(own, "kv_sharing_modes", None) or ()):
+        raise Unsupported("layers of this model read the keys and values of others, which schemes do not support yet")
+    held = [i for i, layer in enumerate(layers) if type(layer) in HOLD]
     if not held:
         raise Unsupported("no layer of this model keeps keys and values")
     return held
+
+
+def count_kv_layers(config: Any) -> int:
+    """How many layers a scheme would replace; 0 for a model that schemes refuse."""
+    try:
+        return len(kv_layers(config))
+    except Unsupported:
+        return 0
 
 
 class StoreLayer(CacheLayerMixin):
@@ -77,6 +106,12 @@ class StoreLayer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append; the engine gets everything only when its own attention is to read it."""
         del args, kwargs
+        expected = (self.store.shape.kv_heads, self.store.shape.head_dim)
+        if found := {(x.shape[1], x.shape[-1]) for x in (key_states, value_states)} - {expected}:
+            sizes = " and ".join(f"{heads} heads of {size}" for heads, size in sorted(found))
+            raise Unsupported(
+                f"layer {self.store.layer.index} caches {sizes}, which schemes do not support yet (only {expected[0]} of {expected[1]})"
+            )
         self.store.append(key_states, value_states)
         if self.store.through_engine:
             keys, values = self.store.visible()

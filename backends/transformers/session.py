@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -12,19 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.cache_utils import DynamicCache
 
 from backends import weights
+from backends.scoring import Scoring
 from backends.transformers.attention import register
-from backends.transformers.cache import BaselineCache, StoreCache, kv_layers
+from backends.transformers.cache import BaselineCache, StoreCache, count_kv_layers, kv_layers
+from backends.transformers.peers import PeerCache
 from tqbench.cache.build import Shape
 from tqbench.cache.calibration import Calibration, Piece
 from tqbench.cache.rope import Rope
 from tqbench.codecs.blocks.wrap import LLAMACPP_ORDER
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Ids, LocalModel, ModelInfo, Terms, TokenScores
-
-ROWS = 64  # logits are reduced this many rows at a time
 
 
 def load(model: LocalModel, device: str, dtype: str) -> TransformersSession:
@@ -37,7 +36,7 @@ def load(model: LocalModel, device: str, dtype: str) -> TransformersSession:
     return TransformersSession(loaded.to(device), tokenizer, model.name, described)
 
 
-class TransformersSession:
+class TransformersSession(Scoring):
     """Runs tokens through the model with its own cache or with a scheme's stores."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str, described: str = ""):
@@ -54,54 +53,39 @@ class TransformersSession:
             self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"], dtype=np.int64
         )
 
-    def new_cache(self, scheme: Scheme | None, terms: Terms = Terms()) -> BaselineCache | StoreCache:
+    def new_cache(self, scheme: Scheme | None, terms: Terms = Terms()) -> BaselineCache | StoreCache | PeerCache:
         """An empty cache; None is the model's own."""
         if scheme is None:
-            return BaselineCache(config=self.model.config)
-        return StoreCache(self.model.config, self.shape, self.info.device, scheme, terms)
+            return BaselineCache(self.model.config, keeps=terms.keep)
+        kind = PeerCache if scheme.peer else StoreCache
+        return kind(self.model.config, self.shape, self.info.device, scheme, terms)
 
     def calibrate(self, windows: Sequence[Ids]) -> Calibration:
         """The keys and values that each layer has at the end of each window."""
-        layers: list[list[Piece]] = [[] for _ in range(self.info.kv_layers)]
+        held = kv_layers(self.model.config)
+        layers: list[list[Piece]] = [[] for _ in held]
         for window in windows:
-            cache = BaselineCache(config=self.model.config)
+            cache = BaselineCache(self.model.config)
             self.forward(window, cache)
-            for own, index in zip(layers, kv_layers(cache), strict=True):
+            for own, index in zip(layers, held, strict=True):
                 layer = cache.layers[index]
                 own.append(Piece(layer.keys, layer.values, len(window) - layer.keys.shape[2]))
         return Calibration(layers)
 
     @torch.inference_mode()
-    def forward(self, tokens: Ids, cache: BaselineCache | StoreCache) -> Tensor:
+    def forward(self, tokens: Ids, cache: BaselineCache | StoreCache | PeerCache) -> Tensor:
         """Logits [tokens, vocab]."""
         ids = torch.from_numpy(np.ascontiguousarray(tokens))[None].to(self.info.device)
-        before = cache.stores[0].tokens if isinstance(cache, StoreCache) else 0
+        before = 0 if isinstance(cache, BaselineCache) else cache.stores[0].tokens
         logits: Tensor = self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits[0]
-        if isinstance(cache, StoreCache):
+        if not isinstance(cache, BaselineCache):
             cache.check(before + len(tokens))
         return logits
 
     @torch.inference_mode()
-    def score(
-        self,
-        tokens: Ids,
-        cache: Any,
-        targets: Ids,
-        against: Any = None,
-        chunk: int = 512,
-        progress: Callable[[int], None] | None = None,
-    ) -> TokenScores:
-        """Run in chunks; reduce logits to numbers on the device, row block by row block."""
-        parts = []
-        for first in range(0, len(tokens), chunk):
-            piece = slice(first, first + chunk)
-            logits = self.forward(tokens[piece], cache)
-            base = None if against is None else self.forward(tokens[piece], against)
-            rows = np.flatnonzero(targets[piece] >= 0)
-            parts += [_reduce(logits, base, targets[piece], rows[i : i + ROWS]) for i in range(0, len(rows), ROWS)]
-            if progress:
-                progress(len(tokens[piece]))
-        return TokenScores.join(parts)
+    def reduce(self, logits: Tensor, base: Tensor | None, targets: Ids, rows: Ids) -> TokenScores:
+        """On the device, in float32 with sums in float64."""
+        return _reduce(logits, base, targets, rows)
 
     def close(self) -> None:
         """Give the model its own attention back."""
@@ -153,7 +137,7 @@ def _info(model: Any, tokenizer: Any, name: str, described: str) -> ModelInfo:
         name=name,
         architecture=config.model_type,
         layers=config.num_hidden_layers,
-        kv_layers=len(kv_layers(DynamicCache(config=model.config))),
+        kv_layers=count_kv_layers(model.config),
         heads=config.num_attention_heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
         head_dim=head_dim,
@@ -200,11 +184,12 @@ def _fit(model: Any) -> None:
     """Let the model's attention find stores. Float64 is float64 all the way: transformers' RMSNorm computes in float32 whatever the
     model's dtype, which would blur the oracle."""
     if model not in _FITTED:
-        norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and hasattr(m, "variance_epsilon")]
+        name = register(model)
+        norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and (hasattr(m, "variance_epsilon") or _offset(m))]
         _FITTED[model] = _Fitting(model.config._attn_implementation, norms if model.dtype == torch.float64 else [])
         for norm in _FITTED[model].norms:
             norm.forward = MethodType(_rms_norm, norm)
-        model.set_attn_implementation(register(_FITTED[model].engine))
+        model.set_attn_implementation(name)
     _FITTED[model].sessions += 1
 
 
@@ -219,5 +204,11 @@ def _unfit(model: Any) -> None:
             del norm.forward
 
 
+def _offset(norm: Any) -> bool:
+    """Whether a norm multiplies by 1 + weight."""
+    return type(norm).__name__ in ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
+
+
 def _rms_norm(self: Any, hidden_states: Tensor) -> Tensor:
-    return torch.nn.functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+    weight, eps = (1 + self.weight, self.eps) if _offset(self) else (self.weight, self.variance_epsilon)
+    return torch.nn.functional.rms_norm(hidden_states, weight.shape, weight, eps)

@@ -65,6 +65,9 @@ def run(*args: str, code: str | None = None, cwd: Path = ROOT, **env: str) -> su
         ["plan", *sorted(map(str, (ROOT / "suites").glob("*.yaml")))],
         ["run", "suites/long_ctx.yaml", "--dry-run"],
         ["schemes"],
+        ["schemes", "--markdown"],
+        ["schemes", "show", "kivi2"],
+        ["check", "scheme", "--help"],
         ["models"],
         ["doctor"],
         ["runs"],
@@ -86,7 +89,7 @@ def test_the_package_is_light_and_has_a_version() -> None:
 def test_version_and_help() -> None:
     assert re.fullmatch(r"tqbench \d+\.\d+\.\S+\n", run("--version").stdout)
     shown = run("--help").stdout
-    for command in ("run", "plan", "runs", "schemes", "models", "doctor"):
+    for command in ("run", "plan", "runs", "schemes", "check", "models", "doctor"):
         assert f"\n  {command} " in shown
     assert "Exit codes: 0 passed" in shown
     options = run("run", "--help").stdout
@@ -117,6 +120,8 @@ def test_run_dry_prints_the_plan() -> None:
         (["run", "suites/quickstart.yaml", "--dtype", "flot32"], "--dtype: unknown dtype 'flot32'; did you mean 'float32'?"),
         (["models", "fetch", "smollm"], "unknown model 'smollm'"),
         (["schemes", "--head-dim", "0"], "--head-dim"),
+        (["schemes", "show", "tubro4"], "unknown scheme 'tubro4'; did you mean 'turbo4'?"),
+        (["check", "scheme"], "Missing argument 'NAME'"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -138,6 +143,20 @@ def test_a_wrong_suite_exits_2_with_all_mistakes_as_plain_lines(tmp_path: Path) 
     assert second.startswith("one.yaml:3: unknown scheme 'q8_O'; did you mean 'q8_0'?")
     assert third.startswith("./two.yaml:2: not valid YAML: ")
     assert list(tmp_path.glob("tqbench-crash*")) == []
+
+
+def test_a_text_that_is_not_there_fails_once_and_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(GOOD.replace("python-docs", "wikitext-2").replace("[q8_0]", "[q8_0, turbo4]"))
+    done = run("run", "s.yaml", cwd=tmp_path, TQBENCH_WIKITEXT="nowhere")
+    assert done.returncode == 2
+    assert re.fullmatch(r"s: TQBENCH_WIKITEXT: .*'nowhere'\n", done.stderr)
+    assert list(tmp_path.rglob("plan.json")) == []
+
+
+def test_a_folder_of_runs_is_no_suite() -> None:
+    done = run("gate", "reference")
+    assert done.returncode == 2
+    assert done.stderr.startswith("'reference' is no suite but a folder of runs; name one of them: results/reference/")
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
@@ -207,13 +226,20 @@ def test_a_terminal_without_unicode_is_no_crash() -> None:
     assert "baseline" in done.stdout
 
 
-def test_schemes_show_bits_at_the_head_dim_and_why_one_cannot() -> None:
-    lines = {line.split()[0]: line for line in run("schemes").stdout.splitlines()[2:]}
-    assert lines["turbo4"].split()[1:4] == ["4.25", "4.25", "turboquant"]
-    assert lines["turbo4_pad128"].split()[1] == "8.25"
-    lines = {line.split()[0]: line for line in run("schemes", "--head-dim", "80").stdout.splitlines()[2:]}
-    assert "unsupported: blocks of 32 channels do not fit head_dim 80" in lines["q8_0"]
-    assert lines["f16"].split()[1] == "16"
+def test_schemes_are_listed_one_per_line_and_no_wider_than_they_are() -> None:
+    _, rule, *lines = run("schemes").stdout.splitlines()
+    names = {line.split()[0]: line for line in lines}
+    assert names["kivi2"].split()[1:4] == ["kivi", "3", "3"]
+    assert len(names) == len(lines)
+    assert all(line == line.rstrip() and len(line) <= len(rule) for line in lines)
+    wide = {line.split()[0]: line.split()[2] for line in run("schemes", "--head-dim", "128").stdout.splitlines()[2:]}
+    assert wide["turbo4"] == "4.125"
+
+
+def test_a_scheme_is_shown_down_to_its_bytes() -> None:
+    done = run("schemes", "show", "turbo4_pad128", "--head-dim", "128")
+    assert done.returncode == 0
+    assert "66 bytes for 128 values: 4.125 bits per value" in done.stdout
 
 
 def test_models_and_doctor_say_what_is_missing(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_minimum_beyond_fp16_is_refused(name):
         CODECS[name].encode(torch.full((1, 1, 1, 32), -70000.0))
 
 
-@pytest.mark.parametrize(("name", "first", "last"), [("q5_0", -16, 15), ("q5_1", 0, 31), ("q4_1", 0, 15)])
+@pytest.mark.parametrize(("name", "first", "last"), [("q4_0", -8, 7), ("q5_0", -16, 15), ("q5_1", 0, 31), ("q4_1", 0, 15)])
 def test_halves_are_rounded_as_gguf_rounds_them(name, first, last):
     halves = np.arange(first, last, dtype=np.float32) + np.float32(0.5)
     near = [np.nextafter(halves, np.float32(bound)) for bound in (-999, 999)]  # float32 sums of these are ties again

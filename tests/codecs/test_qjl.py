@@ -21,7 +21,7 @@ KEYS = torch.randn(1, 2, 96, 128, generator=GENERATOR, dtype=torch.float64)
 OUTLIERS = range(5, 128, 16)
 REST = [i for i in range(128) if i not in OUTLIERS]
 LOUD = KEYS.clone()
-LOUD[..., OUTLIERS] += 30  # as in real keys
+LOUD[..., OUTLIERS] += torch.tensor([30.0, -30.0]).repeat(4)  # as in real keys
 
 # √(π/2) E|⟨s, u⟩| for unit u and s uniform on a sphere of radius √d; 1 for Gaussian s.
 GAIN = math.sqrt(D / 2) * math.exp(math.lgamma(D / 2) - math.lgamma((D + 1) / 2))

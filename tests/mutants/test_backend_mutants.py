@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from tqbench.cache import build
 from tqbench.cache.arrays import TorchArrays
-from tqbench.cache.store import Shape, Store
+from tqbench.cache.store import Store
 from tqbench.core.errors import Unsupported
 from tqbench.core.presets import preset
-from tqbench.core.session import ModelInfo, TokenScores
+from tqbench.core.session import ModelInfo, Terms, TokenScores
 from tqbench.testing import Backend
 from tqbench.testing import backend_checks as checks
 from tqbench.testing.samples import gaussian
@@ -84,11 +85,11 @@ class Toy:
         self.model = model
         model.attend = self.route
 
-    def new_cache(self, scheme, kernel="auto"):
+    def new_cache(self, scheme, terms=Terms()):
         if scheme is None:
             return EngineCache(Layer() for _ in range(LAYERS))
-        shape = Shape("toy", HEAD_DIM, INFO.dtype)
-        return StoreCache(Store(scheme.for_layer(i, LAYERS), shape, TorchArrays(), kernel, i) for i in range(LAYERS))
+        shape = build.Shape("toy", HEAD_DIM, INFO.dtype, KV_HEADS, HEADS)
+        return StoreCache(Store(scheme.for_layer(i, LAYERS), shape, TorchArrays(), terms, build.Layer(i, i)) for i in range(LAYERS))
 
     def route(self, q, k, v, layer):
         if isinstance(layer, Layer):
@@ -130,8 +131,8 @@ class MiscountsLayers(Toy):
 
 
 class QuantizesBaseline(Toy):
-    def new_cache(self, scheme, kernel="auto"):
-        return super().new_cache(scheme or preset("turbo4"), kernel)
+    def new_cache(self, scheme, terms=Terms()):
+        return super().new_cache(scheme or preset("turbo4"), terms)
 
 
 class LeavesTraces(Toy):
@@ -139,9 +140,9 @@ class LeavesTraces(Toy):
 
     used = 0
 
-    def new_cache(self, scheme, kernel="auto"):
+    def new_cache(self, scheme, terms=Terms()):
         self.used += scheme is not None
-        return super().new_cache(scheme, kernel)
+        return super().new_cache(scheme, terms)
 
     def forward(self, tokens, cache):
         return super().forward(tokens, cache) + self.used * 1e-9
@@ -178,15 +179,15 @@ class WrongScale(Toy):
 class IgnoresScheme(Toy):
     """Measures the engine's own cache whatever was asked for."""
 
-    def new_cache(self, scheme, kernel="auto"):
+    def new_cache(self, scheme, terms=Terms()):
         return super().new_cache(None)
 
 
 class OneFormForAll(Toy):
     """Runs the same scheme under every name."""
 
-    def new_cache(self, scheme, kernel="auto"):
-        return super().new_cache(scheme and preset("turbo4"), kernel)
+    def new_cache(self, scheme, terms=Terms()):
+        return super().new_cache(scheme and preset("turbo4"), terms)
 
 
 class AttendsRaw(Toy):
@@ -200,8 +201,8 @@ class AttendsRaw(Toy):
 class HidesLayers(Toy):
     """Shows the evidence of its first layer only."""
 
-    def new_cache(self, scheme, kernel="auto"):
-        cache = super().new_cache(scheme, kernel)
+    def new_cache(self, scheme, terms=Terms()):
+        cache = super().new_cache(scheme, terms)
         evidence = cache.evidence
         cache.evidence = lambda: [side for side in evidence() if side.layer == 0]
         return cache
@@ -210,26 +211,26 @@ class HidesLayers(Toy):
 class ClaimsEvidence(Toy):
     """Hands out a store's evidence for the engine's own cache."""
 
-    def new_cache(self, scheme, kernel="auto"):
-        cache = super().new_cache(scheme, kernel)
+    def new_cache(self, scheme, terms=Terms()):
+        cache = super().new_cache(scheme, terms)
         if scheme is None:
             cache.evidence = lambda: ["something"]
         return cache
 
 
 class FallsBack(Toy):
-    def new_cache(self, scheme, kernel="auto"):
+    def new_cache(self, scheme, terms=Terms()):
         try:
-            return super().new_cache(scheme, kernel)
+            return super().new_cache(scheme, terms)
         except Unsupported:
             return super().new_cache(scheme)
 
 
 class Speechless(Toy):
-    def new_cache(self, scheme, kernel="auto"):
-        if kernel != "auto":
+    def new_cache(self, scheme, terms=Terms()):
+        if terms.kernel != "auto":
             raise Unsupported("not that one")
-        return super().new_cache(scheme, kernel)
+        return super().new_cache(scheme, terms)
 
 
 class SharesState(Toy):

@@ -70,7 +70,7 @@ tasks:
         (first, 1, "unknown key 'modle'; did you mean 'model'? (known: backend, calibration, corpus, "),
         (first, 2, "model './no-such-model' does not exist"),
         (first, 5, "unknown scheme 'q8_O'; did you mean 'q8_0'? (known: "),
-        (first, 7, "bits must be one of 1, 2, 3, 4, got 9"),
+        (first, 7, "bits must be one of 1, 2, 3, 4"),
         (first, 10, "context must be a whole number of tokens from 16 to 16777216, or a list of them; 8k is 8192, got '100M'"),
         (first, 12, "context must be a whole number of tokens from 16 to 16777216"),
         (second, 2, "not valid YAML: mapping values are not allowed here"),

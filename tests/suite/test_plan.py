@@ -12,6 +12,7 @@ from tqbench.metrics.paired import ENOUGH
 from tqbench.suite.load import load
 from tqbench.suite.plan import Plan, plan, select
 from tqbench.suite.schema import Overrides
+from tqbench.tasks.perplexity import FLOOR_TOKENS
 
 SUITES = Path(__file__).parents[2] / "suites"
 TINY = {
@@ -194,6 +195,22 @@ def test_costs_count_overlapping_windows(planned) -> None:
     """64 tokens from 0, 20, 40 and 60; then from 80, where 50 are left."""
     found = planned("f16", task="recipe: hf-stride, context: 64, stride: 20, tokens: 130")
     assert [cost.tokens for cost in found.costs] == [2 * (4 * 64 + 50), 3 * (4 * 64 + 50)]
+
+
+def test_costs_count_the_second_cut_over_no_more_windows_than_it_runs(planned) -> None:
+    """So many windows as hold its tokens, however far these overlap; in deploy a scheme has no second cut."""
+    strict, deploy = (
+        planned("f16", task=f"recipe: hf-stride, context: 32, stride: 8, tokens: 8k, protocol: {protocol}, chunk: 16").costs
+        for protocol in ("strict", "deploy")
+    )
+    windows, again = (8192 - 32) // 8 + 1, FLOOR_TOKENS // 32
+    assert [cost.tokens for cost in strict] == [32 * (windows + again), 32 * (2 * windows + again)]
+    assert [cost.tokens for cost in deploy] == [32 * (windows + again), 32 * 2 * windows]
+
+
+def test_a_calibrated_scheme_takes_longer(planned) -> None:
+    short, long = (planned(CALIBRATED, f"calibration: {{tokens: {tokens}}}\n").costs[1].seconds for tokens in (512, 4096))
+    assert long > short
 
 
 def test_a_scheme_that_cannot_store_the_models_vectors_says_so(planned) -> None:

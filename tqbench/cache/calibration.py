@@ -34,11 +34,11 @@ class Calibration:
     """What every layer that holds K and V showed on calibration text. Codecs are fitted once per layer and side."""
 
     layers: list[list[Piece]]
-    fitted: dict[tuple[Codec, str, int], Codec] = field(default_factory=dict)
+    fitted: dict[tuple[Codec, str, int, Rope | None], Codec] = field(default_factory=dict)
 
     def fit(self, codec: Codec, side: Literal["k", "v"], position: int, rope: Rope | None) -> Codec:
         """The codec after it has seen one side of one layer."""
-        key = (codec, side, position)
+        key = (codec, side, position, rope)
         if key not in self.fitted:
             pieces = [self._vectors(piece, side, rope) for piece in self.layers[position]]
             self.fitted[key] = _learn(codec, torch.cat(pieces, dim=2))
@@ -46,8 +46,8 @@ class Calibration:
 
     def sha256(self) -> str:
         """The hash of everything that was learned so far."""
-        found = {f"{side} {position} {i}": learned.sha256 for (_, side, position), c in self.fitted.items() for i, learned in _learned(c)}
-        return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
+        found = [(side, at, depth, own.sha256) for (_, side, at, _), codec in self.fitted.items() for depth, own in _learned(codec)]
+        return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()
 
     @staticmethod
     def _vectors(piece: Piece, side: Literal["k", "v"], rope: Rope | None) -> Tensor:

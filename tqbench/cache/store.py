@@ -74,21 +74,22 @@ class Store:
         self.k.append(keys)
         self.v.append(values)
 
-    def attend(self, q: Any, scale: float) -> Any:
+    def attend(self, q: Any, scale: float, softcap: float | None = None) -> Any:
         """Attention of the queries that belong to the tokens appended last."""
         if self.scheme.logits and not self.scheme.bypass:
             keys = range(self.queries + 1, self.queries + q.shape[2] + 1)
             q = self.arrays.scaled(q, [self.scheme.logits.factor(min(n, self.layer.reach or n)) for n in keys])
-        out = self.attention(q, self.k.view(), self.v.view(), self.queries - self.k.base, scale)
+        how = (scale,) if softcap is None else (scale, softcap)
+        out = self.attention(q, self.k.view(), self.v.view(), self.queries - self.k.base, *how)
         if self.attend_error is None and self.k.units and self.v.units:
-            self._compare(q, out, scale)
+            self._compare(q, out, how)
         self._settle(q.shape[2])
         return out
 
-    def _compare(self, q: Any, out: Any, scale: float) -> None:
+    def _compare(self, q: Any, out: Any, how: tuple[float, ...]) -> None:
         """Recompute the last query by the reference: what the kernel put out must follow from what is packed."""
         views = (dataclasses.replace(v, packed=side.decoded, bounds=v.bounds[-1:]) for side in (self.k, self.v) for v in [side.view()])
-        expected = self.reference.fn(q[:, :, -1:], *views, self.tokens - 1 - self.k.base, scale)
+        expected = self.reference.fn(q[:, :, -1:], *views, self.tokens - 1 - self.k.base, *how)
         wrong, size = self.arrays.squares(expected, out[:, :, -1:])
         self.attend_error = (wrong / size) ** 0.5 if size else 0.0
 

@@ -10,7 +10,7 @@ from tqbench.core import registry
 from tqbench.core.presets import preset, presets
 from tqbench.core.scheme import Scheme, Side
 
-COLUMNS = ("scheme", "family", "bits K>", "bits V>", "note · source")
+COLUMNS = ("scheme", "family", "bits K>", "bits V>", "note")
 HEAD_DIMS = (64, 128)  # of the schemes' page
 CONTROLS = "controls"
 HEAD = """\
@@ -26,8 +26,8 @@ def rows(head_dim: int) -> Iterator[tuple[str, ...]]:
     """One row per scheme: presets, and those of installed packages."""
     for scheme in _schemes(presets()):
         bits, reason = describe.bits(scheme, head_dim)
-        note = f"unsupported: {reason}" if reason else scheme.note
-        yield (scheme.name, scheme.family, *(bits or ("–", "–")), " · ".join(filter(None, (note, scheme.source))))
+        note = f"unsupported: {reason}" if reason else scheme.note or scheme.source
+        yield (scheme.name, scheme.family, *(bits or ("–", "–")), note)
 
 
 def markdown() -> str:

@@ -20,7 +20,7 @@ STEPS = {
     "order": "channels in {order} order",
     "center": "the calibrated mean of each channel subtracted",
     "pad": "zero-padded to a multiple of {pad} channels",
-    "rotation": "{group} rotated by {rotation}",
+    "rotation": "{channels} rotated by {rotation}",
 }
 
 
@@ -42,8 +42,8 @@ def show(scheme: Scheme, head_dim: int) -> str:
 def composition(side: Side) -> list[str]:
     """What is done to a vector, step by step, down to the codec and its parameters."""
     data, codec = side_data(side), side.codec.plain
-    group = f"groups of up to {data['rotation_group']} channels" if "rotation_group" in data else "the whole vector"
-    steps = [words.format(**data, group=group) for key, words in STEPS.items() if key in data]
+    channels = f"groups of up to {data['rotation_group']} channels" if "rotation_group" in data else "the whole vector"
+    steps = [words.format(**data | {"channels": channels}) for key, words in STEPS.items() if key in data]
     params = " · ".join(f"{f.name} {_plain(getattr(codec, f.name))}" for f in codec.parameters())
     about = (type(codec).__doc__ or "").strip().splitlines()[0]
     return [*steps, f"codec {codec.name}: {about}", *([f"  {params}"] if params else [])]

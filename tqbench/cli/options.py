@@ -45,6 +45,6 @@ def overriding(command: Callable[..., None]) -> Callable[..., None]:
     own = inspect.signature(command, eval_str=True, locals={"Overrides": object})
     options = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in OVERRIDES.items()]
     shown = [option for p in own.parameters.values() for option in (options if p.name == "overrides" else [p])]
-    filled.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined] - what the command line library reads
+    vars(filled)["__signature__"] = own.replace(parameters=shown)  # what the command line library reads
     filled.__annotations__ = {p.name: p.annotation for p in shown}
     return filled

@@ -10,9 +10,8 @@ least squares weighted by x² is what is kept: d = Σ x² q x / Σ x² q²; x �
 All codes are taken with the exact d and m; ggml multiplies by 1 / d. In four and five bits channel j of a block shares a byte with j + 16;
 the fifth bits are a word of their own.
 
-Source: ggml-quants.c, quantize_row_*_ref (iq4_nl: its impl with ntry = −1, what a KV cache calls). Bit-exact with `gguf.quants`, but for
-q4_0, where x / d + 8½ is not rounded to float32 (one code in two million is another), and for iq4_nl, which has no encoder there: ggml adds
-its sums up in float32, here they are float64, so that d may differ in its last bit.
+Source: ggml-quants.c, quantize_row_*_ref (iq4_nl: its impl with ntry = −1, what a KV cache calls). Bit-exact with `gguf.quants`,
+but for iq4_nl, which has no encoder there: ggml adds its sums up in float32, here they are float64, so d may differ in its last bit.
 """
 
 from __future__ import annotations
@@ -74,8 +73,7 @@ class Block(Codec):
             return (scaled.trunc() + torch.where(up, scaled.sign(), 0.0)).to(torch.int8), {"scales": scale}
         half = 2 ** (self.bits - 1)
         scale = largest / -half
-        wide = blocks.double() if self.bits == 4 else blocks  # all results of q4_0 so far are from float64; see the docstring
-        return self._up(wide * _inverse(scale) + (half + 0.5)), {"scales": scale}
+        return self._up(blocks * _inverse(scale) + (half + 0.5)), {"scales": scale}
 
     def _affine(self, blocks: Tensor) -> tuple[Tensor, Packed]:
         minimum, high = blocks.amin(-1, keepdim=True), blocks.amax(-1, keepdim=True)

@@ -4,13 +4,13 @@ n = ‖y‖, u = y √d / n, c = the nearest levels of u, r = u − c. Stored: t
 
     y ≈ n / √d · c + γ · Sᵀ z.
 
-    qjl          S ∈ R^(d × d) Gaussian, γ = √(π/2) / d · ‖r‖ n / √d    the paper: ⟨q, y⟩ is unbiased over S, at π/(2d) times the squared
-                                                                        error of the b − 1 bits
-    qjl_srht     S = H · signs, the same γ                              the same with a fast S
-    direct_sign  S = 1, γ = mean|r| · n / √d                            one more bit for r itself: biased, smaller squared error
+    qjl          S ∈ R^(d × d) Gaussian, γ = √(π/2) / d · ‖r‖ n / √d    the paper: ⟨q, y⟩ is unbiased over S, with π/2d times the squared
+                                                                        error of b − 1 bits
+    qjl_srht     S = H · signs, the same γ                              a fast S; for orthogonal rows π/2d becomes (π/2 − 1)/d
+    direct_sign  S = 1, γ = mean|r| · n / √d                            one more bit for r itself: smaller squared error, but biased
     amesianx     direct_sign up to 128 channels, qjl_srht with its own signs for 256
 
-What is kept of γ is ‖r‖ n / √d, the length of the residual, or for S = 1 mean|r| · n.
+What is kept of γ, in fp16, is ‖r‖ n / √d, the length of the residual of y, and for S = 1 mean|r| · n.
 Sources: arXiv 2504.19874; AmesianX/TurboQuant ggml/src/ggml-cuda/cpy-utils.cuh @ cb3c258c6 (tbqp3, tbqp4).
 """
 

@@ -63,6 +63,9 @@ class Tags:
     lossless_in: tuple[str, ...] = ()  # model dtypes that survive encode and decode bit for bit
     destructive: bool = False  # a control that must ruin the model
     calibrated: bool = False  # must `learn` from other text before it can encode
+    peer: bool = False  # another library's cache: it runs by itself, and our store and kernels do not
+    backend: str | None = None  # the only one that it runs on
+    deploy_only: bool = False  # attends what a forward call brings exact, so there is no `protocol: strict`
 
 
 Packed = dict[str, Any]  # part name -> array [batch, kv_heads / heads, units, *part.shape]; a torch or an MLX array

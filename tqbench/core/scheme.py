@@ -114,6 +114,11 @@ class Scheme:
         """Whether a codec must learn from other text first."""
         return self.bypass != "identity" and any(side.codec.tags.calibrated for one in self.variants() for side in (one.k, one.v))
 
+    @property
+    def peer(self) -> bool:
+        """Whether another library's own cache runs it, or is meant to run a part of it."""
+        return any(side.codec.tags.peer for one in self.variants() for side in (one.k, one.v))
+
     def variants(self) -> Iterator[Scheme]:
         """Itself and the schemes that layers may run instead."""
         yield self
@@ -145,8 +150,28 @@ class Scheme:
 
     def check(self, head_dim: int, kv_heads: int | None = None) -> None:
         """Raise Unsupported if a codec cannot store vectors of this size, or of so many heads."""
+        if self.peer and (given := list(self._additions())):
+            raise Unsupported(f"scheme {self.label!r} is the cache of another library, which runs as it is: no {', '.join(given)}")
         for side in (side for one in self.variants() for side in (one.k, one.v)):
             side.check(head_dim, kv_heads)
+
+    def check_run(self, backend: str, protocol: str) -> None:
+        """Raise Unsupported if it does not run on this backend or under this protocol."""
+        for tags in (side.codec.tags for one in self.variants() for side in (one.k, one.v)):
+            if tags.backend not in (None, backend):
+                raise Unsupported(f"scheme {self.name!r} runs on the {tags.backend} backend only; set `backend: {tags.backend}`")
+            if tags.deploy_only and protocol == "strict":
+                why = "attends keys and values exact in the forward call that brings them"
+                raise Unsupported(f"scheme {self.name!r} {why}, so it has no protocol strict; set `protocol: deploy`")
+
+    def _additions(self) -> Iterator[str]:
+        """What no other library's cache knows, by its key."""
+        yield from (rule for rule in ("sinks", "protect", "layers", "gqa", "logits", "bypass") if getattr(self, rule))
+        for name, side in (("k", self.k), ("v", self.v)):
+            own = {"codec", *(f.name for f in side.codec.plain.parameters())}
+            yield from (f"{name}.{key}" for key in _side_data(side) if key not in own)
+        if self.k.codec.plain != self.v.codec.plain:
+            yield "k and v that differ"
 
     def lossless_in(self, dtype: str) -> bool:
         """Whether results must equal the baseline's up to the order of summation."""

@@ -29,6 +29,7 @@ class Terms:
     kernel: str = "auto"
     protocol: Protocol = "strict"
     calibration: Any = None  # from `Session.calibrate`; None if the scheme needs none
+    keep: bool = False  # of the baseline: its logits, so that it runs once for all schemes on the same tokens
 
 
 @dataclass(frozen=True)

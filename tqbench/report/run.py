@@ -181,10 +181,18 @@ def find(ref: str, results: Path = Path("results")) -> Path:
             if path.exists() and (folder / "plan.json").is_file():
                 return folder
         if runs := _runs(path):
-            return runs[-1]
+            return _latest(ref, runs)
     known = sorted(folder.name for folder in results.iterdir() if _runs(folder)) if results.is_dir() else []
     exists = f"it has: {', '.join(known)}" if known else "it has no runs yet"
     raise ConfigError(f"no run is called {ref!r}: give a run's folder, a record.json, or a suite with runs in {results} ({exists})")
+
+
+def _latest(ref: str, runs: list[Path]) -> Path:
+    """The latest of a suite's runs. A folder under another name than its runs' suite gathers them, and none of them is meant."""
+    latest = runs[-1]
+    if _read(latest / "plan.json").get("suite") not in (latest.parent.name, None):
+        raise ConfigError(f"{ref!r} is no suite but a folder of runs; name one of them: {', '.join(map(str, runs))}")
+    return latest
 
 
 def _runs(folder: Path) -> list[Path]:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqbench import corpora
+from tqbench.core.errors import ConfigError
+from tqbench.core.files import short_hash
+from tqbench.core.record import Cell
 from tqbench.report import gate
 from tqbench.report.run import Run
 from tqbench.report.run import load as load_run
@@ -33,6 +38,7 @@ class Finished:
 def run_plan(plan: Plan, results: Path = RESULTS, reports: Path = REPORTS, *, fresh: bool = False, command: str = "") -> Finished:
     """Measure what is missing of a plan and render the whole."""
     folder = Folder.of(plan, results, fresh=fresh)
+    _read_texts(plan, [cell for cell in plan.chosen if folder.finished(cell) is None])
     with folder.lock():
         folder.describe(plan, command)
         pending = [cell for cell in plan.chosen if folder.finished(cell) is None]
@@ -45,6 +51,19 @@ def run_plan(plan: Plan, results: Path = RESULTS, reports: Path = REPORTS, *, fr
         write_results(run, verdicts)
         page = write(run, verdicts, reports)
     return Finished(run, verdicts, page, _exit_code(run, plan), len(pending))
+
+
+def _read_texts(plan: Plan, cells: Sequence[Cell]) -> None:
+    """Every text must be there before anything is measured; without it all cells would fail, one by one, for the same reason."""
+    wanted = [options for cell in cells for options in (cell.corpus, cell.params.get("calibration", {}).get("corpus")) if options]
+    problems = []
+    for options in {short_hash(options): options for options in wanted}.values():
+        try:
+            corpora.load(options, plan.root)
+        except ConfigError as error:
+            problems += [f"{plan.suite}: {line}" for line in error.problems]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _exit_code(run: Run, plan: Plan) -> int:

@@ -60,7 +60,10 @@ class Worker:
         first = self.cells[0]
         self.emit(event="loading", model=first.model)
         session, problem = self._load(first)
+        setting, self.beside = "", dict[Any, Any]()
         for cell in self.cells:
+            if cell.setting != setting:
+                setting, self.beside = cell.setting, {}
             self.emit(event="start", key=cell.key)
             record = problem(cell) if problem else self._measure(session, cell)
             record.write(self.folder / "cells" / cell.key)
@@ -85,7 +88,7 @@ class Worker:
         common: dict[str, Any] = {"started": started, "tqbench": versions()["tqbench"]}
         try:
             text = corpora.load(cell.corpus, self.root)
-            result = tasks.run(tasks.Job(session, cell, text, lambda n: self.emit(event="tokens", n=n), self.root))
+            result = tasks.run(tasks.Job(session, cell, text, lambda n: self.emit(event="tokens", n=n), self.root, self.beside))
             record = audit.inactive(Record(cell, "ok", None, clock.seconds() - begin, **result.fields, **common, peak_bytes=memory.peak()))
             wrong = [
                 name for name, e in record.metrics.items() if not math.isfinite(sum(v for v in (e.value, e.low, e.high) if v is not None))

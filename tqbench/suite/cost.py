@@ -16,7 +16,7 @@ from tqbench.core.presets import read
 from tqbench.core.record import Cell
 from tqbench.corpora import recipes
 from tqbench.measure import environment
-from tqbench.tasks.perplexity import passes
+from tqbench.tasks.perplexity import KEPT_BYTES, passes
 
 FLOPS_PER_CORE = 75e9
 SCHEME_PASS = 1.25  # of a plain pass
@@ -63,7 +63,12 @@ class Size:
 
 def tokens(cell: Cell) -> int:
     """How many tokens a cell runs through the model, all passes together; where windows overlap, some of the text more than once."""
-    return int(passes(cell) * sum(span.end - span.start for span in recipes.spans(cell.params)))
+    return round(passes(cell) * _covered(cell))
+
+
+def _covered(cell: Cell) -> int:
+    """The tokens of all windows together."""
+    return sum(span.end - span.start for span in recipes.spans(cell.params))
 
 
 def cost(cell: Cell, config: dict[str, Any] | None) -> Cost:
@@ -77,12 +82,13 @@ def cost(cell: Cell, config: dict[str, Any] | None) -> Cost:
 def _seconds(cell: Cell, size: Size) -> float | None:
     if cell.device != "cpu":
         return None
-    # All passes but the baseline's, which runs once beside a scheme, go through the scheme.
+    # All passes but the baseline's, which runs once beside a scheme, go through the scheme. What it learns from runs plain.
     plain = passes(cell) if cell.scheme is None else 1 + SCHEME_PASS * (passes(cell) - 1)
+    run = plain * _covered(cell) + cell.params.get("calibration", {}).get("tokens", 0)
     attended = cell.params["context"] / 2
     flops = 2 * size.parameters + 4 * size.layers * size.channels * attended
     slower = 2 if cell.dtype == "float64" else 1
-    return float(tokens(cell) / passes(cell) * plain * flops * slower / (FLOPS_PER_CORE * int(environment.threads())))
+    return float(run * flops * slower / (FLOPS_PER_CORE * int(environment.threads())))
 
 
 def _peak_bytes(cell: Cell, size: Size) -> int:
@@ -90,7 +96,8 @@ def _peak_bytes(cell: Cell, size: Size) -> int:
     item = ITEMSIZE[cell.dtype]
     logits = 2 * caches * min(cell.params["chunk"], cell.params["context"]) * size.vocab * max(4, item)  # and their softmax
     cache = caches * 2 * size.layers * size.kv_channels * cell.params["context"] * item
-    return int(PROCESS_BYTES + size.parameters * item + logits + cache)
+    kept = min(KEPT_BYTES, cell.params["tokens"] * size.vocab * 4) if cell.scheme else 0  # the baseline's logits, for the next scheme
+    return int(PROCESS_BYTES + size.parameters * item + logits + cache + kept)
 
 
 def _unsupported(cell: Cell, size: Size) -> str | None:

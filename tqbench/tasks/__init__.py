@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class Job:
     text: Text
     progress: Callable[[int], None]
     root: Path = Path()
+    beside: dict[Any, Any] = field(default_factory=dict)  # baselines whose logits are kept, for all cells of a setting
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,21 @@ from tqbench.corpora._held_out import held_out
 from tqbench.metrics import paired
 from tqbench.tasks import Job, Result
 
-FLOOR_TOKENS = 4096  # the second cut runs no more windows than hold this many tokens
+KEPT_BYTES = 2 << 30  # of baseline logits
+FLOOR_TOKENS = 2048  # the second cut runs no more windows than hold this many tokens
 
 
 def passes(cell: Cell) -> float:
     """How many times the cell runs each token through the model: what a plan multiplies by."""
     once = 1 if cell.scheme is None else 2
     again = cell.scheme is None or cell.params["protocol"] == "strict"
-    return float(once + again * min(1.0, FLOOR_TOKENS / cell.params["tokens"]))
+    windows = len(recipes.spans(cell.params))
+    return once + again * min(_again(cell.params), windows) / windows
+
+
+def _again(params: Mapping[str, Any]) -> int:
+    """How many windows the second cut runs."""
+    return max(1, FLOOR_TOKENS // int(params["context"]))
 
 
 def second_chunk(chunk: int) -> int:
@@ -106,12 +114,21 @@ def _recut(
     what is measured, so there is no second one of a scheme."""
     if scheme is not None and terms.protocol == "deploy":
         return {}, None
-    again = parts[: max(1, FLOOR_TOKENS // job.cell.params["context"])]
+    again = parts[: _again(job.cell.params)]
     second = _Pass(job, again, scheme, terms, second_chunk(job.cell.params["chunk"]), alone=True).scores.nll
     first = scores.nll[: len(second)]
     gap = paired.recut(first, second, np.concatenate([np.full((w.targets >= 0).sum(), i) for i, w in enumerate(again)]))
     # Two cuts that agree by luck have measured no floor.
     return {"recut": gap}, None if np.array_equal(first, second) else paired.floor(scores.nll, gap)
+
+
+def _baseline(job: Job, window: recipes.Window, chunk: int) -> Any:
+    """The baseline of a window: the one whose logits are kept, while there is room for those of all windows."""
+    key = (window.tokens.tobytes(), chunk)
+    room = KEPT_BYTES // (job.cell.params["context"] * job.session.info.vocab * 4)
+    if key not in job.beside and len(job.beside) < room:
+        job.beside[key] = job.session.new_cache(None, Terms(keep=True))
+    return job.beside[key] if key in job.beside else job.session.new_cache(None)
 
 
 class _Pass:
@@ -123,7 +140,7 @@ class _Pass:
         self.evidence: list[list[SideEvidence]] = []
         for window in parts:
             cache = job.session.new_cache(scheme, terms)
-            base = job.session.new_cache(None) if beside else None
+            base = _baseline(job, window, chunk) if beside else None
             scores.append(job.session.score(window.tokens, cache, window.targets, base, chunk, lambda n: job.progress(n * (1 + beside))))
             self.evidence.append(cache.evidence())
         self.scores = TokenScores.join(scores)

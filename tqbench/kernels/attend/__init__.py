@@ -1,10 +1,10 @@
 """Attention over a cache that is partly packed: exact sinks, packed middle, exact recent tokens, with a boundary per query.
 
-    attend(q, k, v, start, scale) -> [batch, heads, queries, head_dim]
+    attend(q, k, v, start, scale, softcap=None) -> [batch, heads, queries, head_dim]
 
 q is [batch, heads, queries, head_dim] for the positions start, start + 1, …; k and v are `View`s of everything up to the last query.
 The query at position t sees each key j ≤ t: packed where sinks ≤ j < k.bounds[t − start], exact elsewhere; likewise for values. In a
-sliding window it sees only j > t − reach.
+sliding window it sees only j > t − reach. A softcap turns each score s into softcap · tanh(s / softcap).
 """
 
 from __future__ import annotations

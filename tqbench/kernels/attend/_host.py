@@ -9,9 +9,9 @@ from tqbench.kernels._host import to_mlx, to_torch
 from tqbench.kernels.attend import View, reference
 
 
-def attend(q: Any, k: View, v: View, start: int, scale: float) -> Any:
+def attend(q: Any, k: View, v: View, start: int, scale: float, softcap: float | None = None) -> Any:
     """The reference on the host."""
-    return to_mlx(reference.attend(to_torch(q), _crossed(k), _crossed(v), start, scale))
+    return to_mlx(reference.attend(to_torch(q), _crossed(k), _crossed(v), start, scale, softcap))
 
 
 def _crossed(side: View) -> View:

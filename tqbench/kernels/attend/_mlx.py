@@ -11,7 +11,7 @@ from tqbench.kernels.attend import View
 QUERIES = 256  # per block: scores of a block are [batch, heads, 256, keys]
 
 
-def attend(q: mx.array, k: View, v: View, start: int, scale: float) -> mx.array:
+def attend(q: mx.array, k: View, v: View, start: int, scale: float, softcap: float | None = None) -> mx.array:
     """Attention of each query over its own mixture of packed and exact positions."""
     batch, heads, queries, dim = q.shape
     keys, values = _Forms(k, start), _Forms(v, start)
@@ -22,6 +22,8 @@ def attend(q: mx.array, k: View, v: View, start: int, scale: float) -> mx.array:
         last = min(queries, first + QUERIES)
         stop = start + last
         scores = keys.scores(folded[:, :, :, first:last].flatten(2, 3), first, last, stop)
+        if softcap is not None:
+            scores = softcap * mx.tanh(scores / softcap)
         keys_at, queries_at = mx.arange(stop), mx.arange(start + first, stop)[:, None]
         hidden = keys_at > queries_at
         if k.reach is not None:

@@ -12,7 +12,7 @@ from tqbench.kernels.attend import View
 QUERIES = 256  # per block: scores of a block are [batch, heads, 256, keys]
 
 
-def attend(q: Tensor, k: View, v: View, start: int, scale: float) -> Tensor:
+def attend(q: Tensor, k: View, v: View, start: int, scale: float, softcap: float | None = None) -> Tensor:
     """Attention of each query over its own mixture of packed and exact positions."""
     batch, heads, queries, dim = q.shape
     dtype = compute_dtype(q.dtype)
@@ -26,6 +26,8 @@ def attend(q: Tensor, k: View, v: View, start: int, scale: float) -> Tensor:
         positions = torch.arange(start + first, start + last, device=q.device)
         stop = start + last
         scores = keys.scores(block, first, last, stop).unflatten(2, (heads // kv_heads, last - first))
+        if softcap is not None:
+            scores = scores.div_(softcap).tanh_().mul_(softcap)
         ahead = torch.arange(start + first, stop, device=q.device) > positions[:, None]
         scores[..., start + first :].masked_fill_(ahead, float("-inf"))
         if k.reach is not None:

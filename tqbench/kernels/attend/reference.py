@@ -9,7 +9,7 @@ from tqbench.core.codec import compute_dtype
 from tqbench.kernels.attend import View
 
 
-def attend(q: Tensor, k: View, v: View, start: int, scale: float) -> Tensor:
+def attend(q: Tensor, k: View, v: View, start: int, scale: float, softcap: float | None = None) -> Tensor:
     """Attention of each query over its own mixture of packed and exact positions."""
     dtype = compute_dtype(q.dtype)
     k_packed, v_packed = k.packed().to(dtype), v.packed().to(dtype)
@@ -20,6 +20,8 @@ def attend(q: Tensor, k: View, v: View, start: int, scale: float) -> Tensor:
         for head in range(q.shape[1]):
             shared = head * keys.shape[1] // q.shape[1]
             scores = keys[:, shared] @ q[:, head, i].to(dtype)[..., None] * scale
+            if softcap is not None:
+                scores = softcap * torch.tanh(scores / softcap)
             out[:, head, i] = (torch.softmax(scores, dim=1) * values[:, shared]).sum(1)
     return out.to(q.dtype)
 
