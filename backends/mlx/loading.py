@@ -44,7 +44,7 @@ def _rope(rope: dict[str, Any]) -> dict[str, Any]:
         return {**_rope(rope.get("full_attention") or {}), **({"rope_local_base_freq": local["rope_theta"]} if local else {})}
     if "rope_theta" not in rope:
         return {}
-    older = {name: rope.pop(name) for name in ("rope_theta", "partial_rotary_factor") if name in rope}
+    older: dict[str, Any] = {name: rope.pop(name) for name in ("rope_theta", "partial_rotary_factor") if name in rope}
     if rope.get("rope_type", "default") != "default":
         older["rope_scaling"] = {**rope, "type": rope["rope_type"]}
     return older

@@ -45,7 +45,7 @@ def register(model: Any) -> str:
 
 def _own(engine: str, module: Any) -> Any:
     """The engine's implementation; every model file brings an eager one of its own."""
-    return sys.modules[type(module).__module__].eager_attention_forward if engine == "eager" else ALL_ATTENTION_FUNCTIONS[engine]  # type: ignore[attr-defined]
+    return sys.modules[type(module).__module__].eager_attention_forward if engine == "eager" else ALL_ATTENTION_FUNCTIONS[engine]
 
 
 def _through(store: Any, module: Any, query: Tensor, mask: Tensor | None, kwargs: dict[str, Any], engine: str) -> Tensor:
