@@ -88,7 +88,7 @@ def _composed() -> Scheme:
     return scheme
 
 
-SCHEMES = {**{name: preset(name) for name in presets()}, "composed": _composed()}
+SCHEMES = {**{name: preset(name) for name in presets() if not preset(name).peer}, "composed": _composed()}
 
 
 Write = Callable[[str], LocalModel]

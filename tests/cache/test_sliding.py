@@ -142,11 +142,10 @@ def test_bytes_are_those_of_what_is_left():
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_the_audit_accepts_the_evidence_at_every_length(name):
-    store = open_store(SCHEMES[name], 16, dtype="float64")
-    for end in range(11, TOKENS, 11):
+    store = open_store(SCHEMES[name], 16)
+    for end in range(33, TOKENS, 11):
         feed(store, 11, end)
-        objections = audit(store.evidence(), 1, lossless=False, identical=False)
-        assert [text for text in objections if end > 44 or "no attended" not in text] == []  # nothing leaves a window of 40 before
+        assert audit(store.evidence(), 1, lossless=False, identical=False) == []
 
 
 @pytest.mark.parametrize("protocol", ["strict", "deploy"])

@@ -29,10 +29,11 @@ def nll(session: Session, scheme: Scheme | None, chunk: int, tokens: int = 300) 
     return session.score(x, session.new_cache(scheme), y, chunk=chunk).nll
 
 
+OURS = [name for name in presets() if not preset(name).peer]
 QUICK = ("baseline", "q8_0", "q4_0", "turbo3", "turbo4", "kivi2", "destructive")  # the others with `make test-all`
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in ("baseline", *presets())])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in ("baseline", *OURS)])
 def test_in_float64_the_cut_does_not_matter(open_packaged: Open, name: str) -> None:
     session = open_packaged("float64")
     scheme = None if name == "baseline" else preset(name)
@@ -75,7 +76,7 @@ def test_identity_is_exactly_zero_and_bridge_is_rounding(open_packaged: Open, na
         assert audit(cache.evidence(), session.info.kv_layers, lossless=True, identical=True) == []
 
 
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", OURS)
 def test_declared_bytes_are_resident_and_the_scheme_ran(open_packaged: Open, name: str) -> None:
     session = open_packaged("float32")
     x, y = text(session, 300)

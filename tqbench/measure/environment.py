@@ -13,7 +13,7 @@ from typing import Any
 
 VECTOR_FLAGS = re.compile(r"\b(?:sse4_2|avx2|fma|f16c|avx512f|avx512_vnni|avx512vbmi|avx512_bf16|amx_int8|asimd|asimddp|i8mm|sve)\b")
 COMPUTING = ("core", "codecs", "kernels", "cache", "metrics", "tasks", "corpora", "models")
-NUMERICS = ("tqbench", "torch", "transformers", "numpy", "mlx", "mlx-lm", "tokenizers")
+NUMERICS = ("tqbench", "torch", "transformers", "numpy", "mlx", "mlx-lm", "optimum-quanto", "hqq", "tokenizers")
 
 
 def versions() -> dict[str, str | None]:

@@ -1,4 +1,7 @@
-"""Which checks meet which subjects. The checks are imported when cases are asked for, so that importing tqbench.testing stays cheap."""
+"""Which checks meet which subjects. The checks are imported when cases are asked for, so that importing tqbench.testing stays cheap.
+
+What another library runs has checks of its own: our store, codecs and kernels never meet it.
+"""
 
 from __future__ import annotations
 
@@ -38,23 +41,28 @@ def cases(schemes: Iterable[Wanted] | None = None) -> list[Case]:
 
 def scheme_cases(schemes: Iterable[Wanted] | None = None) -> list[Case]:
     """The checks of schemes: their text, their policy, and a real store under them."""
+    from tqbench.testing import peer_checks
     from tqbench.testing.scheme_checks import checks_for
 
-    return [Case(check, scheme, scheme.label) for scheme in _schemes(schemes) for check in checks_for(scheme)]
+    chosen = _schemes(schemes)
+    return [Case(c, one, one.label) for one in chosen for c in (peer_checks.scheme_checks() if one.peer else checks_for(one))]
 
 
 def codec_cases(schemes: Iterable[Wanted] | None = None) -> list[Case]:
     """The checks of every codec that these schemes use, each codec once."""
+    from tqbench.testing import peer_checks
     from tqbench.testing.codec_checks import checks_for
 
-    return [Case(check, codec, _label(codec)) for codec in _codecs(_schemes(schemes)) for check in checks_for(codec)]
+    chosen = _codecs(_schemes(schemes))
+    return [Case(c, one, _label(one)) for one in chosen for c in (peer_checks.codec_checks() if one.tags.peer else checks_for(one))]
 
 
 def kernel_cases(schemes: Iterable[Wanted] | None = None) -> list[Case]:
     """The checks of every fast form of every operation, as these schemes would use it."""
     from tqbench.testing.kernel_checks import checks_for, forms
 
-    return [Case(check, form, str(form)) for scheme in _schemes(schemes) for form in forms(scheme) for check in checks_for(form)]
+    ours = [scheme for scheme in _schemes(schemes) if not scheme.peer]
+    return [Case(check, form, str(form)) for scheme in ours for form in forms(scheme) for check in checks_for(form)]
 
 
 def backend_cases(backend: Backend) -> list[Case]:
