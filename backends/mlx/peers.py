@@ -18,7 +18,6 @@ from backends.mlx.arrays import MlxArrays
 from backends.mlx.cache import kv_layers
 from tqbench.cache.build import Layer, Shape
 from tqbench.cache.peer import Held, Policy, Watch, admit
-from tqbench.codecs.peer import Peer
 from tqbench.core.errors import Unsupported
 from tqbench.core.evidence import SideEvidence
 from tqbench.core.scheme import Scheme
@@ -62,8 +61,8 @@ class PeerCache(list[Any]):
 
 
 class PeerLayer:
-    """A layer of mlx-lm's cache. What goes in is counted; everything else is the layer's own, also `bits`, by which mlx-lm's attention knows
-    that it is quantized."""
+    """A layer of mlx-lm's cache. What goes in is counted; everything else is the layer's own, also `bits`, by which mlx-lm's attention
+    knows that it is quantized."""
 
     def __init__(self, own: KVCache | QuantizedKVCache, watch: Watch):
         self.own, self.watch = own, watch
@@ -109,5 +108,6 @@ class PeerLayer:
         slack = sum(array.nbytes for array in arrays) - sum(sizes)
         if not isinstance(self.own, QuantizedKVCache):
             return Held(exact=sizes[0], slack=slack)
-        decoded = mx.dequantize(*arrays, group_size=self.own.group_size, bits=self.own.bits)
+        words, scales, biases = arrays
+        decoded = mx.dequantize(words, scales, biases, self.own.group_size, self.own.bits)
         return Held(tokens, payload=sizes[0], metadata=sum(sizes[1:]), slack=slack, decoded=decoded[:, :, :tokens])

@@ -50,7 +50,7 @@ def _own(engine: str, module: Any) -> Any:
 
 def _through(store: Any, module: Any, query: Tensor, mask: Tensor | None, kwargs: dict[str, Any], engine: str) -> Tensor:
     known = HARMLESS | {"softcap"} | ({"sliding_window"} if kwargs.get("sliding_window") == store.layer.reach else set())
-    given = [key for key, value in kwargs.items() if key not in known and value is not None and value is not False and value != 0]
+    given = [key for key, value in kwargs.items() if key not in known and value is not None and (isinstance(value, Tensor) or value)]
     if given:
         raise Unsupported(f"this model's attention is given {', '.join(given)}, which schemes do not support yet")
     if not getattr(module, "is_causal", True):

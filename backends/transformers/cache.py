@@ -108,9 +108,10 @@ class StoreLayer(CacheLayerMixin):
         del args, kwargs
         expected = (self.store.shape.kv_heads, self.store.shape.head_dim)
         if found := {(x.shape[1], x.shape[-1]) for x in (key_states, value_states)} - {expected}:
-            sizes = " and ".join(f"{heads} heads of {size}" for heads, size in sorted(found))
+            sizes = " and ".join(f"{heads} × {size}" for heads, size in sorted(found))
             raise Unsupported(
-                f"layer {self.store.layer.index} caches {sizes}, which schemes do not support yet (only {expected[0]} of {expected[1]})"
+                f"layer {self.store.layer.index} caches {sizes} values per token, which schemes do not support yet "
+                f"(only KV heads × head_dim, {expected[0]} × {expected[1]})"
             )
         self.store.append(key_states, value_states)
         if self.store.through_engine:

@@ -36,6 +36,8 @@ NAMES = {"quanto": "quanto", "hqq": "hqq", "fp8": "transformers"}
 class PeerCache(QuantizedCache):
     """transformers' quantized cache, each of its layers watched."""
 
+    layers: list[Any]
+
     def __init__(self, config: Any, shape: Shape, device: str, scheme: Scheme, terms: Terms):
         codec = admit(scheme, shape, terms, "transformers")
         require(codec.library)
@@ -162,9 +164,8 @@ def require(library: str) -> None:
         raise Unsupported(f'the cache of {library} needs {" and ".join(missing)}; install with: pip install "tqbench[peers]"')
     found = version("transformers")
     if Version(found) < Version(OLDEST[library]):
-        raise Unsupported(
-            f"the cache of {library} needs transformers {OLDEST[library]} or later, here is {found}; update with: pip install -U transformers"
-        )
+        older = f"needs transformers {OLDEST[library]} or later, here is {found}"
+        raise Unsupported(f"the cache of {library} {older}; update with: pip install -U transformers")
 
 
 def _installed(package: str) -> bool:

@@ -211,3 +211,13 @@ def test_the_gqa_rule_holds_from_so_many_query_heads_on():
     assert [scheme.for_layer(0, 2, sharing).name for sharing in (1, 5, 6, 8)] == ["mine", "mine", "q8_0/turbo3", "q8_0/turbo3"]
     assert scheme.for_layer(0, 2, 8).logits == scheme.logits
     assert read(scheme.to_data()) == scheme
+
+
+def test_a_mixture_keeps_the_rules_that_its_two_schemes_share():
+    assert read("qjl/qjl").layers == read("qjl").layers
+    found = problems("turbo3_mode1/turbo3")
+    assert found == {"": "'turbo3_mode1/turbo3': the two schemes differ in layers; write out a mapping with k and v"}
+
+
+def test_of_many_names_only_the_nearest_are_told():
+    assert problems("turbo33")[""].count(",") == 5

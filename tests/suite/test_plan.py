@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from tqbench.core.errors import ConfigError
+from tqbench.core.presets import preset, presets
+from tqbench.core.scheme import Scheme
 from tqbench.metrics.paired import ENOUGH
 from tqbench.suite.load import load
 from tqbench.suite.plan import Plan, plan, select
 from tqbench.suite.schema import Overrides
 from tqbench.tasks.perplexity import FLOOR_TOKENS
+from tqbench.testing.refusal import refusal
 
 SUITES = Path(__file__).parents[2] / "suites"
 TINY = {
@@ -77,9 +80,9 @@ def test_a_cell_names_all_parameters_of_its_recipe(planned) -> None:
     assert planned("f16", task=f"{task}, stride: 5").cells[2].params == {"recipe": "hf-stride", "protocol": "strict", **numbers}
 
 
-def test_deploy_leaves_half_a_window_after_the_exact_prefill(planned) -> None:
+def test_deploy_leaves_three_quarters_of_a_window_after_the_exact_prefill(planned) -> None:
     params = planned("f16", task="context: 64, tokens: 128, protocol: deploy").cells[0].params
-    assert (params["protocol"], params["chunk"]) == ("deploy", 32)
+    assert (params["protocol"], params["chunk"]) == ("deploy", 16)
     params = planned("f16", task="context: 64, tokens: 128, protocol: deploy, chunk: 8").cells[0].params
     assert params["chunk"] == 8
 
@@ -259,3 +262,31 @@ def test_the_llamacpp_suite_shows_both_channel_orders() -> None:
 def test_the_long_suite_reaches_8k() -> None:
     (suite,) = load([SUITES / "long_ctx.yaml"])
     assert [task.context for _, task in suite.tasks] == [(512, 1024, 2048, 4096, 8192)]
+
+
+def suite(name: str) -> dict[str, Scheme]:
+    (found,) = load([SUITES / f"{name}.yaml"])
+    return {scheme.label: scheme for scheme in found.schemes}
+
+
+def test_the_schemes_suite_leaves_no_preset_out() -> None:
+    """But those of other libraries' caches, and those that are made for other head_dims than the packaged model's."""
+
+    def fits(scheme: Scheme) -> bool:
+        return scheme.family != "peers" and not scheme.name.endswith("_alpha256") and refusal(scheme.check, 64, 3) is None
+
+    assert {name for name in presets() if fits(preset(name))} - suite("schemes").keys() == set()
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_the_rotation_suite_changes_the_rotation_only(bits: int) -> None:
+    found = {name: scheme for name, scheme in suite("rotation").items() if name.endswith(f"_{bits}b")}
+    assert len({scheme.definition() for scheme in found.values()}) == len(found) == 7
+    assert len({scheme.k.codec.plain for scheme in found.values()}) == 1
+    assert all(scheme.k == scheme.v for scheme in found.values())
+
+
+def test_the_sides_suite_has_each_scheme_on_either_side_and_on_both() -> None:
+    found = suite("sides")
+    whole = [name for name in found if "/" not in name]
+    assert sorted(found) == sorted(name for one in whole for name in (one, f"{one}/f32", f"f32/{one}"))

@@ -24,13 +24,16 @@ STEPS = {
 }
 
 
+NO_RULES = "no exceptions: every token of every layer goes to the codec"
+
+
 def show(scheme: Scheme, head_dim: int) -> str:
     """Everything about a scheme, as text."""
     sides = {"keys": scheme.k, "values": scheme.v} if scheme.k != scheme.v else {"keys and values": scheme.k}
     parts = [
         [f"{scheme.name} · {scheme.family}", *([scheme.note] if scheme.note else [])],
         *([name, *(f"  {line}" for line in composition(side))] for name, side in sides.items()),
-        ["policy", *(f"  {line}" for line in rules(scheme) or ["every token is packed at once, in every layer"])],
+        ["policy", *(f"  {line}" for line in rules(scheme) or [NO_RULES if not scheme.peer else "its library's own"])],
         *(_bytes(name, codec, head_dim) for name, codec in _layouts(scheme, head_dim).items()),
         ["tags", f"  {', '.join(tags(scheme)) or 'none'}"],
         ["in a suite", *(f"  {line}" for line in yaml_of([scheme.to_data()]).splitlines())],
@@ -74,6 +77,9 @@ def tags(scheme: Scheme) -> list[str]:
         *(["pre-RoPE keys"] if scheme.k.rope == "pre" else []),
         *([f"lossless in {', '.join(lossless)}"] if lossless else []),
         *(["destructive"] if any(tag.destructive for tag in every) else []),
+        *(["runs inside its own library"] if any(tag.peer for tag in every) else []),
+        *([f"backend {tag} only"] if (tag := next((tag.backend for tag in every if tag.backend), None)) else []),
+        *(["protocol deploy only"] if any(tag.deploy_only for tag in every) else []),
     ]
 
 

@@ -83,16 +83,14 @@ class Peer(Codec):
         return Layout(1, (Part("codes", "uint8", (head_dim * self.bits // 8,)), *metadata))
 
     def groups(self, tokens: int, heads: int, head_dim: int) -> int:
-        """Groups of channels in so many tokens; 0 if there are none."""
-        return tokens * heads * head_dim // self.group_size if self.group_size else 0
+        """Groups of channels in so many tokens."""
+        return tokens * heads * head_dim // (self.group_size or head_dim)
 
     def resident(self, tokens: int, heads: int, head_dim: int, dtype: str) -> int:
         """Bytes of so many packed tokens in a model of that dtype. The last bytes of quanto may be shared by fewer groups."""
         groups = self.groups(tokens, heads, head_dim)
-        if self.per_byte > 1:
-            codes = -(-groups // self.per_byte) * self.group_size
-        else:
-            codes = tokens * heads * head_dim * self.bits // 8
+        rows = -(-groups // self.per_byte)
+        codes = rows * self.per_byte * (self.group_size or head_dim) * self.bits // 8
         return codes + groups * len(self.facts.names) * ITEMSIZE[dtype]
 
     def quantize(self, y: Tensor) -> Packed:  # noqa: ARG002

@@ -37,12 +37,16 @@ class LockedError(TqbenchError):
     """Another process works in the same result folder."""
 
 
+MOST_NAMES = 40  # in a sentence; of more, the nearest five
+
+
 def unknown(what: str, name: str, allowed: Iterable[str]) -> str:
     """Who, what, allowed, and the likely meaning: the sentence for any name that is not known."""
     names = sorted(allowed)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {what} {name!r}{hint} (known: {', '.join(names)})"
+    shown = names if len(names) <= MOST_NAMES else [*(difflib.get_close_matches(name, names, n=5, cutoff=0) or names[:5]), "…"]
+    return f"unknown {what} {name!r}{hint} (known: {', '.join(shown)})"
 
 
 PRECEDENCE = (70, 2, 4, 3, 1, 5, 0)  # internal · usage · audit · incomplete · gate · inconclusive · passed

@@ -119,15 +119,8 @@ def _named(name: Any, problem: Problem, at: tuple[str | int, ...]) -> Scheme | N
         if different := [rule for rule in RULES if getattr(k, rule) != getattr(v, rule)]:
             problem(at, f"{name!r}: the two schemes differ in {', '.join(different)}; write out a mapping with k and v")
             return None
-        return Scheme(
-            name,
-            k.k,
-            v.v,
-            k.sinks,
-            k.protect,
-            family=f"{k.family}/{v.family}",
-            source="K as in the first, V as in the second",
-        )
+        about = {"family": f"{k.family}/{v.family}", "source": "K as in the first, V as in the second", "note": ""}
+        return dataclasses.replace(k, name=name, v=v.v, **about)
     if isinstance(name, str) and name in registry.refused():
         problem(at, f"{name!r} is no scheme for a KV cache: {registry.refused()[name]}")
         return None

@@ -114,7 +114,9 @@ def _facts(run: Run, cells: list[Cell]) -> tuple[str, ...]:
             f"{text['scored']:,} tokens scored in {text['windows']:,} windows" if "scored" in text and "windows" in text else "",
             "too few windows for more than rough intervals" if text.get("windows", ENOUGH) < ENOUGH else "",
             f"{text['protocol']} protocol" if "protocol" in text else "",
-            f"warm-up {params['warmup']}, chunks of {params['chunk']}" if "warmup" in params and "chunk" in params else "",
+            f"windows advance by {params['stride']}" if "stride" in params else "",
+            f"warm-up {params['warmup']}" if params.get("warmup") else "",
+            f"chunks of {params['chunk']}" if "chunk" in params else "",
             f"{_layers(model)} of {model['kv_heads']} KV heads, head_dim {model['head_dim']}" if "head_dim" in model else "",
             f"instrument floor {number(floor, 2)} ppl" if floor is not None else "",
         )

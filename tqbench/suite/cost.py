@@ -104,7 +104,9 @@ def _unsupported(cell: Cell, size: Size) -> str | None:
     if cell.scheme is None:
         return None
     try:
-        read(cell.scheme).check(size.head_dim, size.kv_channels // size.head_dim)
+        scheme = read(cell.scheme)
+        scheme.check(size.head_dim, size.kv_channels // size.head_dim)
+        scheme.check_run(cell.backend, cell.params["protocol"])
     except Unsupported as error:
         return str(error)
     return None

@@ -104,7 +104,7 @@ class Perplexity:
 
     def _chunk(self, context: int) -> int:
         """In `deploy` the first chunk of a window is the exact prefill, so something must be left to attend to what was packed after it."""
-        return min(512, context if self.protocol == "strict" else context // 2)
+        return min(512, context if self.protocol == "strict" else context // 4)
 
 
 TASKS = {"perplexity": Perplexity}
