@@ -72,6 +72,7 @@ def test_tiny_models_leave_the_generator_alone() -> None:
 # --- schemes of every kind on every backend
 
 TOKENS = 150  # KIVI and its like flush after 128
+CHUNK: dict[Protocol, int] = {"strict": 40, "deploy": 70}  # deployed, a third call sees what the first two have left packed
 IDS = np.random.default_rng(0).integers(0, 256, TOKENS + 200)
 CHANNEL = {"codec": "affine", "bits": 4, "group_size": 32, "axis": "channel"}
 TOKEN = {"codec": "affine", "bits": 4, "group_size": 32, "axis": "token"}
@@ -146,13 +147,11 @@ def scores(session: Any, scheme: Scheme, chunk: int = TOKENS, protocol: Protocol
 
 def runs_as_declared(session: Any, scheme: Scheme, protocol: Protocol = "strict") -> TokenScores:
     """Its identity control is exactly the baseline, its bridge rounding, its evidence complete, its effect real."""
-    for chunk in (40, TOKENS):
-        zero, _ = scores(session, replace(scheme, bypass="identity"), chunk, protocol)
-        assert np.array_equal(zero.nll, zero.base_nll)
-        assert not zero.kld.any()
-    bridge, _ = scores(session, replace(scheme, bypass="bridge"), 40, protocol)
+    zero, bridge = (scores(session, replace(scheme, bypass=control), CHUNK[protocol], protocol)[0] for control in ("identity", "bridge"))
+    assert np.array_equal(zero.nll, zero.base_nll)
+    assert not zero.kld.any()
     assert bridge.kld.max() < 1e-5
-    found, cache = scores(session, scheme, 40, protocol)
+    found, cache = scores(session, scheme, CHUNK[protocol], protocol)
     same, lossless = np.array_equal(found.nll, found.base_nll), scheme.lossless_in(session.info.dtype)
     assert audit(cache.evidence(), session.info.kv_layers, lossless=lossless, identical=same) == []
     assert coverage(cache.evidence()) > 0
@@ -166,36 +165,36 @@ def same_in_both(ours: TokenScores, theirs: TokenScores) -> None:
     assert ours.kld.mean() == pytest.approx(theirs.kld.mean(), rel=0.02, abs=1e-7)
 
 
-def uncut(session: Any, scheme: Scheme, chunks: tuple[int, ...]) -> None:
-    """In float64 how the text is cut changes nothing."""
-    whole, _ = scores(session, scheme)
-    for chunk in chunks:
-        assert np.abs(scores(session, scheme, chunk)[0].nll - whole.nll).max() < 1e-11
+def uncut(session: Any, scheme: Scheme) -> None:
+    """In float64 how the text is cut changes nothing; what is kept in float32 may fall either way in its last bit."""
+    whole, bound = scores(session, scheme)[0], 1e-7 if scheme.lossless_in("float32") else 1e-11
+    for chunk in (7, 32):
+        assert np.abs(scores(session, scheme, chunk)[0].nll - whole.nll).max() < bound
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_scheme_of_each_kind_runs_in_transformers(kind: str, sessions: Open) -> None:
     runs_as_declared(sessions("transformers"), scheme_of(kind))
-    uncut(sessions("transformers", "float64"), scheme_of(kind), (1, 7, 32))
+    uncut(sessions("transformers", "float64"), scheme_of(kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_scheme_of_each_kind_runs_deployed(kind: str, sessions: Open) -> None:
     found = runs_as_declared(sessions("transformers"), scheme_of(kind), "deploy")
     if scheme_of(kind).logits is None:
-        assert found.kld[:40].max() < 1e-5  # the first call sees itself exactly
+        assert found.kld[: CHUNK["deploy"]].max() < 1e-5  # the first call sees itself exactly
 
 
 @pytest.mark.parametrize("kind", ON_MLX)
 def test_a_scheme_of_each_kind_runs_in_mlx_as_in_transformers(kind: str, sessions: Open) -> None:
     ours = runs_as_declared(sessions("mlx"), scheme_of(kind))
-    same_in_both(ours, scores(sessions("transformers"), scheme_of(kind), 40)[0])
+    same_in_both(ours, scores(sessions("transformers"), scheme_of(kind), CHUNK["strict"])[0])
 
 
 @pytest.mark.parametrize("kind", ["token-wise", "flushed", "sinks, windows, protect"])
 def test_deploy_is_the_same_in_both(kind: str, sessions: Open) -> None:
     ours = runs_as_declared(sessions("mlx"), scheme_of(kind), "deploy")
-    same_in_both(ours, scores(sessions("transformers"), scheme_of(kind), 40, "deploy")[0])
+    same_in_both(ours, scores(sessions("transformers"), scheme_of(kind), CHUNK["deploy"], "deploy")[0])
 
 
 # --- what MLX does not run
@@ -267,7 +266,7 @@ def test_every_preset_runs_in_transformers(name: str, sessions: Open) -> None:
     shape = {"head_dim": head_dim_of(scheme), "layers": 5}
     runs_as_declared(sessions("transformers", **shape), scheme)
     runs_as_declared(sessions("transformers", **shape), scheme, "deploy")
-    uncut(sessions("transformers", "float64", **shape), scheme, (7, 32))
+    uncut(sessions("transformers", "float64", **shape), scheme)
 
 
 @pytest.mark.slow
@@ -276,7 +275,7 @@ def test_every_preset_runs_in_mlx_as_in_transformers(name: str, sessions: Open) 
     scheme = preset(name)
     shape = {"head_dim": head_dim_of(scheme), "layers": 5}
     ours = runs_as_declared(sessions("mlx", **shape), scheme)
-    same_in_both(ours, scores(sessions("transformers", **shape), scheme, 40)[0])
+    same_in_both(ours, scores(sessions("transformers", **shape), scheme, CHUNK["strict"])[0])
 
 
 @pytest.mark.slow
