@@ -32,24 +32,20 @@ class Scoring(ABC):
         against: Any = None,
         chunk: int = 512,
         progress: Callable[[int], None] | None = None,
+        kept: dict[int, Any] | None = None,
     ) -> TokenScores:
-        """Run in chunks; a baseline that keeps its logits runs each piece once, however many schemes are scored against it."""
-        parts = []
+        """Run in chunks. Where the baseline's logits are kept, they are filled in at the end of the first run and read in the next."""
+        parts, beside = [], dict(kept or {})
         for first in range(0, len(tokens), chunk):
             piece = slice(first, first + chunk)
             logits = self.forward(tokens[piece], cache)
-            base = None if against is None else self._beside(against, first, tokens[piece])
+            if against is not None and first not in beside:
+                beside[first] = self.forward(tokens[piece], against)
+            base = beside.get(first) if kept is not None else beside.pop(first, None)
             rows = np.flatnonzero(targets[piece] >= 0)
             parts += [self.reduce(logits, base, targets[piece], rows[i : i + ROWS]) for i in range(0, len(rows), ROWS)]
             if progress:
                 progress(len(tokens[piece]))
+        if kept is not None:
+            kept.update(beside)
         return TokenScores.join(parts)
-
-    def _beside(self, against: Any, first: int, tokens: Ids) -> Any:
-        key = (first, tokens.tobytes())
-        if key in against.kept:
-            return against.kept[key]
-        logits = self.forward(tokens, against)
-        if against.keeps:
-            against.kept[key] = logits
-        return logits

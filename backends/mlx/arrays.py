@@ -29,7 +29,7 @@ class MlxArrays:
         return mx.concatenate([part.astype(parts[-1].dtype) for part in parts], axis=2)
 
     def scaled(self, q: mx.array, factors: list[float]) -> mx.array:
-        return q * mx.array(factors, dtype=q.dtype)[:, None]
+        return (q.astype(mx.float32) * mx.array(factors)[:, None]).astype(q.dtype)  # in 16 bits most factors would round to one
 
     def squares(self, x: mx.array, y: mx.array) -> tuple[float, float]:
         wide = _float64(x)

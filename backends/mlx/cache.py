@@ -23,11 +23,7 @@ from tqbench.core.session import ModelInfo, Terms
 
 
 class BaselineCache(list[Any]):
-    """The model's own cache. If it `keeps`, the logits of what was run through it stay, to score other schemes against."""
-
-    def __init__(self, own: list[Any], *, keeps: bool = False):
-        super().__init__(own)
-        self.keeps, self.kept = keeps, dict[Any, mx.array]()
+    """The model's own cache."""
 
     def evidence(self) -> list[SideEvidence]:
         """The engine's cache keeps no evidence."""

@@ -65,7 +65,7 @@ class MlxSession(Scoring):
         """An empty cache; None is the model's own."""
         own = make_prompt_cache(self.model)
         if scheme is None:
-            return BaselineCache(own, keeps=terms.keep)
+            return BaselineCache(own)
         if not self.lookups:
             raise Unsupported(f"architecture {self.info.architecture!r} does not call mlx-lm's {attention.NAME}, where schemes come in")
         if self.shared:

@@ -70,12 +70,10 @@ def _through(store: Any, module: Any, query: Tensor, mask: Tensor | None, kwargs
     return out.transpose(1, 2).contiguous()
 
 
-_ACCEPTED: list[Any] = []  # the last mask that was compared, with what it was compared for: the layers of a forward call share one
-
-
-def _expected(mask: Tensor, tokens: int, reach: int | None) -> bool:
-    """Whether a mask lets each of the last queries see everything up to itself, in its sliding window, and nothing else."""
-    if _ACCEPTED and _ACCEPTED[0] is mask and _ACCEPTED[1:] == [tokens, reach]:
+def _expected(mask: Any, tokens: int, reach: int | None) -> bool:
+    """Whether a mask lets each of the last queries see everything up to itself, in its sliding window, and nothing else. The layers of a
+    forward call share a mask, so the answer is noted on it."""
+    if getattr(mask, "tqbench_expected", None) == (tokens, reach):
         return True
     seen = mask if mask.dtype == torch.bool else mask == 0
     queries, keys = mask.shape[-2:]
@@ -83,5 +81,6 @@ def _expected(mask: Tensor, tokens: int, reach: int | None) -> bool:
     keys_at = torch.arange(tokens - keys, tokens, device=mask.device)
     expected = keys_at <= at if reach is None else (keys_at <= at) & (keys_at > at - reach)
     accepted = keys == (tokens if reach is None else min(tokens, reach - 1 + queries)) and bool((seen == expected).all())
-    _ACCEPTED[:] = [mask, tokens, reach] if accepted else []
+    if accepted:
+        mask.tqbench_expected = (tokens, reach)
     return accepted

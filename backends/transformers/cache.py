@@ -28,11 +28,7 @@ HOLD_NONE = (LinearAttentionLayer, DummyLayer)  # a state whose size does not gr
 
 
 class BaselineCache(DynamicCache):
-    """The model's own cache. If it `keeps`, the logits of what was run through it stay, to score other schemes against."""
-
-    def __init__(self, config: Any, *, keeps: bool = False):
-        super().__init__(config=config)
-        self.keeps, self.kept = keeps, dict[Any, Tensor]()
+    """The model's own cache."""
 
     def evidence(self) -> list[SideEvidence]:
         """The engine's cache keeps no evidence."""

@@ -22,6 +22,7 @@ from tqbench.cache.build import Shape
 from tqbench.cache.calibration import Calibration, Piece
 from tqbench.cache.rope import Rope
 from tqbench.codecs.blocks.wrap import LLAMACPP_ORDER
+from tqbench.core.files import cache_root
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Ids, LocalModel, ModelInfo, Terms, TokenScores
 
@@ -56,7 +57,7 @@ class TransformersSession(Scoring):
     def new_cache(self, scheme: Scheme | None, terms: Terms = Terms()) -> BaselineCache | StoreCache | PeerCache:
         """An empty cache; None is the model's own."""
         if scheme is None:
-            return BaselineCache(self.model.config, keeps=terms.keep)
+            return BaselineCache(config=self.model.config)
         kind = PeerCache if scheme.peer else StoreCache
         return kind(self.model.config, self.shape, self.info.device, scheme, terms)
 
@@ -65,12 +66,12 @@ class TransformersSession(Scoring):
         held = kv_layers(self.model.config)
         layers: list[list[Piece]] = [[] for _ in held]
         for window in windows:
-            cache = BaselineCache(self.model.config)
+            cache = BaselineCache(config=self.model.config)
             self.forward(window, cache)
             for own, index in zip(layers, held, strict=True):
                 layer = cache.layers[index]
                 own.append(Piece(layer.keys, layer.values, len(window) - layer.keys.shape[2]))
-        return Calibration(layers)
+        return Calibration(layers, cache_root() / "calibration")
 
     @torch.inference_mode()
     def forward(self, tokens: Ids, cache: BaselineCache | StoreCache | PeerCache) -> Tensor:

@@ -345,7 +345,7 @@ REFUSED = {
     "two rotary bases": (tiny.gemma3, {"k": {"codec": "block", "rope": "pre"}, "v": "f32"}, "rotary frequencies.*'gemma3_text'"),
     "an unknown rotary form": (tiny.hybrid, {"k": {"codec": "block", "rope": "pre"}, "v": "f32"}, "rotary frequencies.*'lfm2'"),
     "too few KV heads": (tiny.llama, {"k": {"codec": "block", "rotation": "cross_head"}, "v": "f32"}, "8 KV heads.*the model has 2"),
-    "all layers protected": (tiny.llama, "vllm_4bit_nc", "protects all of 2 layers"),
+    "all layers protected": (tiny.llama, "vllm_4bit_nc", "all of 2 layers, so it would run in none"),
     "a layer that is not there": (
         tiny.llama,
         {"k": "f32", "v": "f32", "layers": {"at": [2], "scheme": "q8_0"}},

@@ -1,6 +1,7 @@
 """What codecs learn: from the right vectors, once, kept on disk by content, never from what is scored."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -17,13 +18,14 @@ from tqbench.core.session import Terms
 from tqbench.corpora._held_out import held_out
 
 ROPE = Rope(tuple(10000 ** (-i / 64) for i in range(0, 64, 2)))
+FOLDER = None
 CENTRED = {"codec": "block", "bits": 4, "center": True}
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TQBENCH_CACHE", str(tmp_path))
-    return tmp_path / "calibration"
+    monkeypatch.setattr(sys.modules[__name__], "FOLDER", tmp_path)
+    return tmp_path
 
 
 def piece(mean, start=0, seed=0):
@@ -32,7 +34,7 @@ def piece(mean, start=0, seed=0):
 
 
 def open_store(scheme, pieces, rope=ROPE, layer=Layer()):
-    terms = Terms(calibration=Calibration(pieces) if pieces else None)
+    terms = Terms(calibration=Calibration(pieces, FOLDER) if pieces else None)
     return Store(read(scheme), Shape("llama", 64, "float32", 2, 4, rope), TorchArrays(), terms, layer)
 
 
@@ -108,6 +110,17 @@ def test_what_was_learned_is_kept_by_content_and_reused(own_cache, monkeypatch):
         open_store(scheme | {"k": {**CENTRED, "rotation": "haar", "seed": 7}, "v": "q8_0"}, [[piece(1.0)]])  # another codec
 
 
+@pytest.mark.parametrize("damage", [lambda raw: b"", lambda raw: raw[: len(raw) // 2], lambda raw: raw[:-8] + b"\1\2\3\4\5\6\7\0"])
+def test_a_damaged_file_is_learned_again(damage, own_cache):
+    scheme = {"name": "mine", "k": CENTRED, "v": "q8_0"}
+    first = open_store(scheme, [[piece(1.0)]])
+    (file,) = own_cache.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert open_store(scheme, [[piece(1.0)]]).k.codec == first.k.codec
+    assert file.read_bytes() == whole
+
+
 def test_the_hash_names_everything_that_was_learned():
     hashes = set()
     for mean in (1.0, 1.001):
@@ -146,11 +159,22 @@ def test_calibration_text_is_never_scored_text():
         held_out(ids, scored, 8192, seed=0)
 
 
-def test_overlap_at_any_offset_is_seen():
+@pytest.mark.parametrize(("first", "last"), [(100, 132), (600, 632), (490, 550)])
+def test_overlap_at_any_offset_is_seen(first, last):
     ids = np.random.default_rng(0).integers(0, 1000, 4 * 512)
-    assert len(held_out(ids, [ids[100:600]], 1024, seed=0)) == 2  # the first two stretches hold some of it
+    held = held_out(ids, [ids[first:last]], 512, seed=0)
+    touched = {i // 512 for i in range(first, last - 31)} | {(i + 31) // 512 for i in range(first, last - 31)}
+    left = 4 - len({i // 512 for i in range(first, last) if (i % 512) + 32 <= 512 and i + 32 <= last})
+    assert len(held) == 1
     with pytest.raises(ConfigError):
-        held_out(ids, [ids[100:600]], 1536, seed=0)
+        held_out(ids, [ids[first:last]], 512 * (left + 1), seed=0)
+    assert touched
+
+
+def test_windows_shorter_than_a_run_are_seen_too():
+    ids = np.random.default_rng(0).integers(0, 1000, 4 * 512)
+    with pytest.raises(ConfigError, match="its text has 0"):
+        held_out(ids, [ids[i : i + 16] for i in range(0, len(ids), 16)], 512, seed=0)
 
 
 def test_bypass_skips_what_is_learned_but_centring_runs_in_the_bridge():

@@ -220,6 +220,11 @@ REFUSED_BY_MLX = {
 }
 
 
+def layers_for(scheme: Scheme) -> int:
+    """Layers enough that one runs the scheme itself."""
+    return next(n for n in (3, 5, 9, 16) if refusal(scheme.for_layer, 0, n) is None)
+
+
 def refused(session: Any, scheme: Scheme) -> str | None:
     """Why the first tokens of a cell would be refused, if they would."""
 
@@ -231,9 +236,9 @@ def refused(session: Any, scheme: Scheme) -> str | None:
 
 
 def test_mlx_refuses_what_is_on_the_list_and_nothing_else(sessions: Open) -> None:
-    """At head_dim 128, which every preset takes, in a model with layers enough for those that protect four."""
-    session = sessions("mlx", head_dim=128, layers=5)
-    found = {name: reason for name in presets() if (reason := refused(session, preset(name))) is not None}
+    """At head_dim 128, which every preset takes, in a model with layers enough for its rules."""
+    opened = {name: sessions("mlx", head_dim=128, layers=layers_for(preset(name))) for name in presets()}
+    found = {name: reason for name, session in opened.items() if (reason := refused(session, preset(name))) is not None}
     assert found.keys() == REFUSED_BY_MLX.keys()
     for name, reason in found.items():
         assert REFUSED_BY_MLX[name] in reason
@@ -255,15 +260,14 @@ def test_mlx_refuses_sides_that_need_torch(k: dict[str, Any], reason: str, sessi
 OWN = [name for name in presets() if not preset(name).peer]
 
 
-def head_dim_of(scheme: Scheme) -> int:
-    return 64 if refusal(scheme.check, 64) is None else 128
+def shape_for(scheme: Scheme) -> dict[str, int]:
+    return {"head_dim": 64 if refusal(scheme.check, 64) is None else 128, "layers": layers_for(scheme)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 def test_every_preset_runs_in_transformers(name: str, sessions: Open) -> None:
-    scheme = preset(name)
-    shape = {"head_dim": head_dim_of(scheme), "layers": 5}
+    scheme, shape = preset(name), shape_for(preset(name))
     runs_as_declared(sessions("transformers", **shape), scheme)
     runs_as_declared(sessions("transformers", **shape), scheme, "deploy")
     uncut(sessions("transformers", "float64", **shape), scheme)
@@ -272,8 +276,7 @@ def test_every_preset_runs_in_transformers(name: str, sessions: Open) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in OWN if name not in REFUSED_BY_MLX])
 def test_every_preset_runs_in_mlx_as_in_transformers(name: str, sessions: Open) -> None:
-    scheme = preset(name)
-    shape = {"head_dim": head_dim_of(scheme), "layers": 5}
+    scheme, shape = preset(name), shape_for(preset(name))
     ours = runs_as_declared(sessions("mlx", **shape), scheme)
     same_in_both(ours, scores(sessions("transformers", **shape), scheme, CHUNK["strict"])[0])
 
@@ -282,7 +285,8 @@ def test_every_preset_runs_in_mlx_as_in_transformers(name: str, sessions: Open) 
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
 @pytest.mark.parametrize("name", OWN)
 def test_every_preset_runs_at_every_head_dim_or_says_why_not(name: str, head_dim: int, sessions: Open) -> None:
-    session, scheme = sessions("transformers", head_dim=head_dim, layers=5), preset(name)
+    scheme, layers = preset(name), layers_for(preset(name))
+    session = sessions("transformers", head_dim=head_dim, layers=layers)
     reason = refused(session, scheme)
     assert (reason is None) == (refusal(scheme.check, head_dim) is None)
     if reason is not None:
@@ -290,4 +294,4 @@ def test_every_preset_runs_at_every_head_dim_or_says_why_not(name: str, head_dim
         return
     found, own = scores(session, scheme, 64)
     same, lossless = np.array_equal(found.nll, found.base_nll), scheme.lossless_in("float32")
-    assert audit(own.evidence(), 5, lossless=lossless, identical=same) == []
+    assert audit(own.evidence(), layers, lossless=lossless, identical=same) == []

@@ -28,6 +28,11 @@ MORE = [
         "v": {"codec": "polar", "first_bits": 8, "upper_bits": 4},
     },
     {
+        "name": "across heads",
+        "k": {"codec": "block", "bits": 4, "rotation": "cross_head"},
+        "v": {"codec": "codebook", "bits": 3, "rotation": "cross_head", "group": 0},
+    },
+    {
         "name": "learned",
         "k": {"codec": "qjl", "outliers": 0},
         "v": {"codec": "nonuniform", "outliers": 0.0, "rotation": "haar", "center": True},

@@ -121,7 +121,7 @@ def test_a_control_of_a_preset():
 
 @pytest.mark.parametrize(
     ("first", "last", "protected"),
-    [(0, 0, []), (1, 1, [0, 5]), (2, 0, [0, 1]), (0, 3, [3, 4, 5])],
+    [(1, 1, [0, 5]), (2, 0, [0, 1]), (0, 3, [3, 4, 5])],
 )
 def test_protected_layers_are_counted_from_both_ends(first, last, protected):
     scheme = read(mine(protect={"first": first, "last": last, "scheme": "q8_0"}, bypass="bridge"))
@@ -197,7 +197,7 @@ def test_rules_for_layers_name_them_from_both_ends_and_the_first_that_holds_wins
     rules = [{"first": 1, "at": [-2], "scheme": "q4_0"}, {"last": 2, "scheme": "f16"}]
     scheme = read(mine(protect={"at": [2], "scheme": "bf16"}, layers=rules))
     assert [scheme.for_layer(i, 6).name for i in range(6)] == ["q4_0", "mine", "bf16", "mine", "q4_0", "f16"]
-    assert [scheme.for_layer(i, 6).protecting for i in range(6)] == [False, False, True, False, False, False]
+    assert [scheme.for_layer(i, 6).role for i in range(6)] == ["instead", "own", "protects", "own", "instead", "instead"]
     assert read(scheme.to_data()) == scheme
 
 

@@ -145,7 +145,7 @@ class ForgetsInverse(Toy):
         return y
 
 
-@breaks(checks.check_transform, "values declared")
+@breaks(checks.check_transform, "declared, got")
 class PadsInSilence(Toy):
     def transform(self, x):
         return torch.nn.functional.pad(super().transform(x), (0, 8))

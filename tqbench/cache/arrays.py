@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tqbench.core.codec import compute_dtype
+
 
 class Arrays(Protocol):
     """Opaque arrays [batch, kv_heads, n, …] that grow along n."""
@@ -49,7 +51,8 @@ class TorchArrays:
         return torch.cat([part.to(parts[-1].dtype) for part in parts], dim=2)
 
     def scaled(self, q: Tensor, factors: list[float]) -> Tensor:
-        return q * torch.tensor(factors, dtype=q.dtype, device=q.device)[:, None]
+        wide = compute_dtype(q.dtype)  # in 16 bits most factors would round to one
+        return (q.to(wide) * torch.tensor(factors, dtype=wide, device=q.device)[:, None]).to(q.dtype)
 
     def squares(self, x: Tensor, y: Tensor) -> tuple[float, float]:
         wide = x.double()

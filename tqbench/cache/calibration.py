@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from tqbench.cache.rope import Rope
+from tqbench.core import registry
 from tqbench.core.codec import Codec, Learned
-from tqbench.core.files import cache_root, short_hash
+from tqbench.core.files import short_hash, write_atomic
 from tqbench.measure.environment import sources
 
 
@@ -34,19 +36,20 @@ class Calibration:
     """What every layer that holds K and V showed on calibration text. Codecs are fitted once per layer and side."""
 
     layers: list[list[Piece]]
+    folder: Path | None = None  # where what was learned is kept, and found again
     fitted: dict[tuple[Codec, str, int, Rope | None], Codec] = field(default_factory=dict)
 
     def fit(self, codec: Codec, side: Literal["k", "v"], position: int, rope: Rope | None) -> Codec:
         """The codec after it has seen one side of one layer."""
         key = (codec, side, position, rope)
         if key not in self.fitted:
-            pieces = [self._vectors(piece, side, rope) for piece in self.layers[position]]
-            self.fitted[key] = _learn(codec, torch.cat(pieces, dim=2))
+            x = torch.cat([self._vectors(piece, side, rope) for piece in self.layers[position]], dim=2)
+            self.fitted[key] = codec.calibrate(x) if self.folder is None else _learn(codec, x, self.folder)
         return self.fitted[key]
 
     def sha256(self) -> str:
         """The hash of everything that was learned so far."""
-        found = [(side, at, depth, own.sha256) for (_, side, at, _), codec in self.fitted.items() for depth, own in _learned(codec)]
+        found = [(side, at, _digest(codec)) for (_, side, at, _), codec in self.fitted.items()]
         return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()
 
     @staticmethod
@@ -55,25 +58,37 @@ class Calibration:
         return x if rope is None else rope.undo(x, piece.start)
 
 
-def _learn(codec: Codec, x: Tensor) -> Codec:
-    """Learn, or read what was learned before from the same vectors by the same code."""
+def _learn(codec: Codec, x: Tensor, folder: Path) -> Codec:
+    """Learn, or read what was learned before from the same vectors by the same code. A file that is not whole is learned again."""
     digest = hashlib.sha256(x.cpu().contiguous().numpy().tobytes()).hexdigest()
-    path = cache_root() / "calibration" / f"{short_hash([digest, repr(codec), _code()], 32)}.safetensors"
-    if path.is_file():
-        return _restored(codec, load_file(path))
-    fitted = codec.calibrate(x)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    save_file(
-        {f"{depth}.{name}": array.cpu().contiguous() for depth, found in _learned(fitted) for name, array in found.items()}, temporary
-    )
-    temporary.replace(path)
-    return fitted
+    path = folder / f"{short_hash([digest, repr(codec), _code()], 32)}.safetensors"
+    found = _read(codec, path)
+    if found is None:
+        found = codec.calibrate(x)
+        arrays = {f"{depth}.{name}": array for depth, learned in _learned(found) for name, array in learned.items()}
+        whole = save({name: array.cpu().contiguous() for name, array in arrays.items()}, {"sha256": _digest(found)})
+        write_atomic(path, whole)
+    return found
+
+
+def _read(codec: Codec, path: Path) -> Codec | None:
+    """The codec with what the file holds, if that is what was written."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = _restored(codec, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no mapping
+            return found if file.metadata().get("sha256") == _digest(found) else None
+    except (OSError, SafetensorError, AttributeError):
+        return None
+
+
+def _digest(codec: Codec) -> str:
+    return hashlib.sha256(repr([(depth, learned.sha256) for depth, learned in _learned(codec)]).encode()).hexdigest()
 
 
 @cache
 def _code() -> str:
-    return sources()
+    """The hash of the code that learns, that of other packages included."""
+    return sources(registry.outside())
 
 
 def _learned(codec: Codec, depth: int = 0) -> Iterator[tuple[int, Learned]]:

@@ -40,6 +40,7 @@ class Store:
         self.shown = Choice("attend", "engine", _everything)
         self.reference = attend.OP.resolve(self.k.codec, attend.REFERENCE[arrays.platform], place)
         self.attend_error: float | None = None
+        self.unchecked = True  # compared with the reference at the first packed call, and again once tokens have been forgotten
         wanted.check()
         self.queries = 0
 
@@ -81,7 +82,7 @@ class Store:
             q = self.arrays.scaled(q, [self.scheme.logits.factor(min(n, self.layer.reach or n)) for n in keys])
         how = (scale,) if softcap is None else (scale, softcap)
         out = self.attention(q, self.k.view(), self.v.view(), self.queries - self.k.base, *how)
-        if self.attend_error is None and self.k.units and self.v.units:
+        if self.unchecked and self.k.units and self.v.units:
             self._compare(q, out, how)
         self._settle(q.shape[2])
         return out
@@ -91,7 +92,8 @@ class Store:
         views = (dataclasses.replace(v, packed=side.decoded, bounds=v.bounds[-1:]) for side in (self.k, self.v) for v in [side.view()])
         expected = self.reference.fn(q[:, :, -1:], *views, self.tokens - 1 - self.k.base, *how)
         wrong, size = self.arrays.squares(expected, out[:, :, -1:])
-        self.attend_error = (wrong / size) ** 0.5 if size else 0.0
+        error = (wrong / size) ** 0.5 if size else 0.0
+        self.attend_error, self.unchecked = max(error, self.attend_error or 0.0), False
 
     def visible(self) -> tuple[Any, Any]:
         """All keys and values that the last queries see, for the engine's own attention."""
@@ -112,6 +114,7 @@ class Store:
         free, unit = min(self.k.forgettable(), self.v.forgettable()), lcm(self.k.codec.unit, self.v.codec.unit)
         whole = (self.k.base + free - self.k.begin) // unit * unit
         if self.layer.reach is not None and whole >= self.layer.reach:
+            self.unchecked |= not self.k.base
             position = self.k.begin + whole
             self.k.forget(position)
             self.v.forget(position)
@@ -119,12 +122,16 @@ class Store:
     def evidence(self) -> tuple[SideEvidence, SideEvidence]:
         """What happened to K and to V."""
         attention = self.shown if self.shown.calls else self.attention
-        limit, error, protecting = ATTEND_ERROR[self.shape.dtype], self.attend_error, self.scheme.protecting
+        scheme, dtype = self.scheme, self.shape.dtype
+        counts = scheme.role == "own" or (scheme.role == "instead" and not scheme.lossless_in(dtype))
+        about: dict[str, Any] = {
+            "scheme": scheme.name,
+            "counts": counts,
+            "attend_error": self.attend_error,
+            "attend_limit": ATTEND_ERROR[dtype],
+        }
         k, v = (side.evidence(name, self.layer.index, attention) for name, side in (("k", self.k), ("v", self.v)))
-        return (
-            dataclasses.replace(k, attend_error=error, attend_limit=limit, protecting=protecting),
-            dataclasses.replace(v, attend_error=error, attend_limit=limit, protecting=protecting),
-        )
+        return dataclasses.replace(k, **about), dataclasses.replace(v, **about)
 
 
 def _everything(k: SideStore, v: SideStore) -> tuple[Any, Any]:

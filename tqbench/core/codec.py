@@ -182,15 +182,15 @@ class Codec(ABC):
     def encode(self, x: Tensor) -> Packed:
         """Pack [batch, kv_heads, tokens, head_dim]; tokens must be a multiple of `unit`."""
         if x.shape[-2] % self.unit:
-            raise Unsupported(f"codec {self.name!r} encodes {self.unit} tokens together, got {x.shape[-2]}")
+            raise Unsupported(f"codec {self.plain.name!r} encodes {self.unit} tokens together, got {x.shape[-2]}")
         if not self.ready:
-            raise Unsupported(f"codec {self.name!r} must be calibrated before it can encode")
+            raise Unsupported(f"codec {self.plain.name!r} must be calibrated before it can encode")
         if not bool(torch.isfinite(x).all()):
-            raise Unsupported(f"codec {self.name!r}: keys or values contain NaN or infinity")
+            raise Unsupported(f"codec {self.plain.name!r}: keys or values contain NaN or infinity")
         packed = self.quantize(self.transform(x.to(compute_dtype(x.dtype))))
         for name, array in packed.items():
             if array.is_floating_point() and not bool(torch.isfinite(array).all()):
-                raise Unsupported(f"codec {self.name!r}: values up to {float(x.abs().max()):.3g} overflow its {array.dtype} {name}")
+                raise Unsupported(f"codec {self.plain.name!r}: values up to {float(x.abs().max()):.3g} overflow its {array.dtype} {name}")
         return packed
 
     def decode(self, packed: Packed, head_dim: int, dtype: torch.dtype) -> Tensor:

@@ -36,21 +36,23 @@ class SideEvidence:
     attend_limit: float = 0.0
     tokens_forgotten: int = 0  # beyond the reach of a sliding window
     bytes_tables: int = 0  # of what the codec has learned: once, however many tokens
-    protecting: bool = False  # a layer that another scheme protects: it does not count as covered
+    scheme: str = ""  # that ran in this layer
+    counts: bool = True  # as covered: not in a layer that another scheme protects, or where one that loses nothing stands in
 
 
 def coverage(evidence: Sequence[SideEvidence]) -> float:
     """The share of attended K and V that was packed."""
     seen = sum(e.attended for e in evidence)
-    return sum(e.attended_packed for e in evidence if not e.protecting) / seen if seen else 0.0
+    return sum(e.attended_packed for e in evidence if e.counts) / seen if seen else 0.0
 
 
-def audit(evidence: Sequence[SideEvidence], layers: int, *, lossless: bool, identical: bool) -> list[str]:
-    """What the evidence contradicts; empty if the scheme ran as declared. `identical`: the scores equal the baseline's bit for bit."""
+def audit(evidence: Sequence[SideEvidence], layers: int, *, lossless: bool, identical: bool, covered: bool | None = None) -> list[str]:
+    """What the evidence of a window contradicts; empty if the scheme ran as declared. `identical`: the scores equal the baseline's bit for
+    bit. `covered`: whether the cell attended to anything packed, if this is a window of several; a short one may not."""
     found = []
     if len({e.layer for e in evidence}) != layers:
         found.append(f"{len({e.layer for e in evidence})} layers went through the store, the model has {layers} that hold K and V")
-    if coverage(evidence) == 0:
+    if not (coverage(evidence) > 0 if covered is None else covered):
         found.append("no attended key or value was packed")
     for e in evidence:
         found += _audit_side(e)

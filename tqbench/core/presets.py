@@ -61,14 +61,12 @@ def parse(data: Any, problem: Problem, at: tuple[str | int, ...] = ()) -> Scheme
         count((*at, "v", "rope"), "rope: pre is for keys; values are never rotated")
     rules = _rules(data, count, at)
     bypass = _bypass(data, count, at)
-    name = data.get("name")
-    if not isinstance(name, str) or not name or len(name) > 80 or any(ord(c) < 32 for c in name):
-        count((*at, "name"), "a composed scheme needs a name: 1 to 80 printable characters")
+    name = _name(data.get("name"), count, at)
     if count.found:
         return None
     k, v = (side for side in sides if side is not None)  # `count` has seen any failure
     texts: dict[str, Any] = {key: str(data.get(key, default)) for key, default in (("family", "suite"), ("source", ""), ("note", ""))}
-    return Scheme(str(name), k, v, **rules, bypass=bypass, **texts)
+    return Scheme(name, k, v, **rules, bypass=bypass, **texts)
 
 
 def _variant(data: Mapping[str, Any], count: _Counter, at: tuple[str | int, ...]) -> Scheme | None:
@@ -78,7 +76,15 @@ def _variant(data: Mapping[str, Any], count: _Counter, at: tuple[str | int, ...]
         count((*at, key), f"{key!r} cannot be combined with 'scheme'; write out k and v, or use the preset as it is")
     if base is None or count.found:
         return None
-    return dataclasses.replace(base, name=str(data.get("name", base.name)), bypass=_bypass(data, count, at))
+    found = dataclasses.replace(base, name=_name(data.get("name", base.name), count, at), bypass=_bypass(data, count, at))
+    return None if count.found else found
+
+
+def _name(name: Any, problem: Problem, at: tuple[str | int, ...]) -> str:
+    if isinstance(name, str) and name and len(name) <= 80 and not any(ord(c) < 32 for c in name):
+        return name
+    problem((*at, "name"), "a composed scheme needs a name: 1 to 80 printable characters")
+    return ""
 
 
 def _rules(data: Mapping[str, Any], problem: Problem, at: tuple[str | int, ...]) -> dict[str, Any]:
@@ -119,7 +125,7 @@ def _named(name: Any, problem: Problem, at: tuple[str | int, ...]) -> Scheme | N
         if different := [rule for rule in RULES if getattr(k, rule) != getattr(v, rule)]:
             problem(at, f"{name!r}: the two schemes differ in {', '.join(different)}; write out a mapping with k and v")
             return None
-        about = {"family": f"{k.family}/{v.family}", "source": "K as in the first, V as in the second", "note": ""}
+        about: dict[str, Any] = {"family": f"{k.family}/{v.family}", "source": "K as in the first, V as in the second", "note": ""}
         return dataclasses.replace(k, name=name, v=v.v, **about)
     if isinstance(name, str) and name in registry.refused():
         problem(at, f"{name!r} is no scheme for a KV cache: {registry.refused()[name]}")
@@ -196,16 +202,16 @@ def _layers(data: Any, problem: Problem, at: tuple[str | int, ...]) -> Layers | 
         problem((*at, "at"), f"at must be a list of layers, the last being -1, got {named!r}")
         return None
     scheme = _inner(data["scheme"], problem, (*at, "scheme"))
-    if not data.keys() & {"first", "last", "at"}:
+    if not any(data.get(key) for key in ("first", "last", "at")):
         problem(at, "a rule for layers names some: first, last or at")
         return None
     return None if scheme is None else Layers(scheme, first, last, tuple(named))
 
 
 def _inner(data: Any, problem: Problem, at: tuple[str | int, ...]) -> Scheme | None:
-    """A scheme that stands in for another: it has no rules for layers of its own."""
+    """A scheme that stands in for another: it has no rules for layers and no control of its own."""
     scheme = parse(data, problem, at)
-    if scheme is not None and (nested := [rule for rule in ("protect", "layers", "gqa", "logits") if getattr(scheme, rule)]):
+    if scheme is not None and (nested := [rule for rule in ("protect", "layers", "gqa", "logits", "bypass") if getattr(scheme, rule)]):
         problem(at, f"a scheme that stands in for another cannot have {', '.join(nested)} itself")
         return None
     return scheme

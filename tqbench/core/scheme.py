@@ -16,6 +16,7 @@ from tqbench.core.codec import Codec, Order
 from tqbench.core.errors import Unsupported
 
 Bypass = Literal["identity", "bridge"]
+Role = Literal["own", "instead", "protects"]
 Phase = Literal["post", "pre"]  # keys as attention takes them, or as they were before the rotary embedding
 
 
@@ -88,18 +89,19 @@ class Logits:
 
 @dataclass(frozen=True)
 class Scheme:
-    """A codec for K, a codec for V, and policy."""
+    """A codec for K, a codec for V, and policy. A scheme that stands in for it in some layers is a whole one, sinks and windows included;
+    of the outer one the control and the logit multiplier hold everywhere."""
 
     name: str
     k: Side
     v: Side
     sinks: int = 0
     protect: Layers | None = None  # layers that are kept in another scheme and do not count as covered
-    layers: tuple[Layers, ...] = ()  # layers that run another scheme and count
+    layers: tuple[Layers, ...] = ()  # layers that run another scheme; they count unless it loses nothing
     gqa: Gqa | None = None
     logits: Logits | None = None
     bypass: Bypass | None = None
-    protecting: bool = field(default=False, compare=False)  # stands in for another scheme in a layer
+    role: Role = field(default="own", compare=False)  # in a layer: its own scheme, or one that stands in by a rule
     family: str = field(default="suite", compare=False)
     source: str = field(default="", compare=False)
     note: str = field(default="", compare=False)
@@ -134,17 +136,17 @@ class Scheme:
         """The scheme of the index-th of the KV-bearing layers, in a model whose KV heads serve `sharing` query heads each."""
         self._fit(layers)
         if self.protect and self.protect.hold(index, layers):
-            return dataclasses.replace(self.protect.scheme, bypass=self.bypass, protecting=True)
+            return dataclasses.replace(self.protect.scheme, bypass=self.bypass, logits=self.logits, role="protects")
         other = next((rule.scheme for rule in self.layers if rule.hold(index, layers)), None)
         if other is None and self.gqa and sharing >= self.gqa.at_least:
             other = self.gqa.scheme
-        return self if other is None else dataclasses.replace(other, bypass=self.bypass, logits=self.logits)
+        return self if other is None else dataclasses.replace(other, bypass=self.bypass, logits=self.logits, role="instead")
 
     def _fit(self, layers: int) -> None:
         """Raise Unsupported if the rules for layers make no sense for so many."""
-        if self.protect and all(self.protect.hold(i, layers) for i in range(layers)):
-            raise Unsupported(f"scheme {self.name!r} protects all of {layers} layers, so it would run in none")
         rules = [rule for rule in (self.protect, *self.layers) if rule]
+        if rules and all(any(rule.hold(i, layers) for rule in rules) for i in range(layers)):
+            raise Unsupported(f"scheme {self.name!r} has other schemes for all of {layers} layers, so it would run in none")
         if strange := [i for rule in rules for i in rule.at if not -layers <= i < layers]:
             raise Unsupported(f"scheme {self.name!r} has a rule for layer {strange[0]}, there are {layers} that hold K and V")
 

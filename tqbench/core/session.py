@@ -29,7 +29,6 @@ class Terms:
     kernel: str = "auto"
     protocol: Protocol = "strict"
     calibration: Any = None  # from `Session.calibrate`; None if the scheme needs none
-    keep: bool = False  # of the baseline: its logits, so that it runs once for all schemes on the same tokens
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,10 @@ class Session(Interface):
         against: Any = None,
         chunk: int = 512,
         progress: Callable[[int], None] | None = None,
+        kept: dict[int, Any] | None = None,
     ) -> TokenScores:
-        """Run the tokens in chunks and reduce the logits where targets >= 0, beside the same tokens through `against`."""
+        """Run the tokens in chunks and reduce the logits where targets >= 0, beside the same tokens through `against`. `kept` holds the
+        logits of `against` by position, for the next scheme on the same tokens in the same chunks; empty at first."""
 
     def close(self) -> None:
         """Give the model back as it was."""

@@ -113,7 +113,7 @@ def _share(record: Record, side: str) -> str:
     seen = sum(e["attended"] for e in own)
     if not seen:
         return ""
-    share = 100 * sum(e["attended_packed"] for e in own) / seen
+    share = 100 * sum(e["attended_packed"] for e in own if e.get("counts", True)) / seen
     packed, held = (sum(e[name] for e in own) // len(own) for name in ("tokens_packed", "tokens"))
     return f"{SIDES[side]} {share:.1f} % of what was attended ({packed:,} of {held:,} tokens at the end)"
 

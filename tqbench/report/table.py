@@ -118,10 +118,16 @@ def _facts(run: Run, cells: list[Cell]) -> tuple[str, ...]:
             f"warm-up {params['warmup']}" if params.get("warmup") else "",
             f"chunks of {params['chunk']}" if "chunk" in params else "",
             f"{_layers(model)} of {model['kv_heads']} KV heads, head_dim {model['head_dim']}" if "head_dim" in model else "",
-            f"instrument floor {number(floor, 2)} ppl" if floor is not None else "",
+            f"instrument floor {number(floor, 2)} ppl{_sample(text)}" if floor is not None else "",
         )
         if fact
     )
+
+
+def _sample(text: dict[str, Any]) -> str:
+    """The second cut, which floors come from, may run fewer windows."""
+    again = text.get("recut_windows", text.get("windows"))
+    return f", floors from {again} windows" if again and again < text["windows"] else ""
 
 
 def _layers(model: dict[str, Any]) -> str:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tqbench import corpora
 from tqbench.core import evidence as proof
+from tqbench.core.codec import ITEMSIZE
 from tqbench.core.errors import ConfigError
 from tqbench.core.evidence import SideEvidence
 from tqbench.core.presets import read
@@ -61,7 +64,7 @@ def run(job: Job) -> Result:
     first = _Pass(job, parts, scheme, terms, params["chunk"])
     where = np.concatenate([np.full((w.targets >= 0).sum(), i) for i, w in enumerate(parts)])
     positions = np.concatenate([np.flatnonzero(w.targets >= 0) for w in parts])
-    gap, floor = _recut(job, parts, scheme, terms, first.scores)
+    gap, floor = _recut(job, parts, scheme, terms, first.scores, where)
     fields: dict[str, Any] = {
         "model": dataclasses.asdict(info),
         "text": {
@@ -73,6 +76,7 @@ def run(job: Job) -> Result:
             "protocol": params["protocol"],
             "windows": len(parts),
             "scored": len(where),
+            "recut_windows": min(_again(params), len(parts)) if gap else 0,
         },
         "fingerprint": hashlib.sha256(first.scores.nll.tobytes()).hexdigest(),
     }
@@ -108,27 +112,30 @@ def _terms(job: Job, parts: list[recipes.Window], scheme: Scheme | None) -> tupl
 
 
 def _recut(
-    job: Job, parts: list[recipes.Window], scheme: Scheme | None, terms: Terms, scores: TokenScores
+    job: Job, parts: list[recipes.Window], scheme: Scheme | None, terms: Terms, scores: TokenScores, where: NDArray[np.int64]
 ) -> tuple[dict[str, Estimate], float | None]:
-    """The first windows again, cut into other chunks: the paired difference and the floor in ppl. In protocol deploy the cut is part of
+    """Some windows again, cut into other chunks: the paired difference and the floor in ppl. In protocol deploy the cut is part of
     what is measured, so there is no second one of a scheme."""
     if scheme is not None and terms.protocol == "deploy":
         return {}, None
-    again = parts[: _again(job.cell.params)]
-    second = _Pass(job, again, scheme, terms, second_chunk(job.cell.params["chunk"]), alone=True).scores.nll
-    first = scores.nll[: len(second)]
-    gap = paired.recut(first, second, np.concatenate([np.full((w.targets >= 0).sum(), i) for i, w in enumerate(again)]))
+    count = min(_again(job.cell.params), len(parts))
+    chosen = np.linspace(0, len(parts) - 1, count).round().astype(int)  # spread over the text
+    second = _Pass(job, [parts[i] for i in chosen], scheme, terms, second_chunk(job.cell.params["chunk"]), alone=True).scores.nll
+    same = np.isin(where, chosen)
+    gap = paired.recut(scores.nll[same], second, where[same])
     # Two cuts that agree by luck have measured no floor.
-    return {"recut": gap}, None if np.array_equal(first, second) else paired.floor(scores.nll, gap)
+    return {"recut": gap}, None if np.array_equal(scores.nll[same], second) else paired.floor(scores.nll, gap)
 
 
-def _baseline(job: Job, window: recipes.Window, chunk: int) -> Any:
-    """The baseline of a window: the one whose logits are kept, while there is room for those of all windows."""
+def _kept(job: Job, window: recipes.Window, chunk: int) -> dict[int, Any] | None:
+    """Where the baseline's logits for this window are kept for the next scheme, while there is room."""
     key = (window.tokens.tobytes(), chunk)
-    room = KEPT_BYTES // (job.cell.params["context"] * job.session.info.vocab * 4)
-    if key not in job.beside and len(job.beside) < room:
-        job.beside[key] = job.session.new_cache(None, Terms(keep=True))
-    return job.beside[key] if key in job.beside else job.session.new_cache(None)
+    room = KEPT_BYTES // (job.cell.params["context"] * job.session.info.vocab * ITEMSIZE[job.session.info.dtype])
+    return job.beside.setdefault(key, {}) if key in job.beside or len(job.beside) < room else None
+
+
+def _tell(progress: Callable[[int], None], times: int, tokens: int) -> None:
+    progress(times * tokens)
 
 
 class _Pass:
@@ -140,25 +147,24 @@ class _Pass:
         self.evidence: list[list[SideEvidence]] = []
         for window in parts:
             cache = job.session.new_cache(scheme, terms)
-            base = _baseline(job, window, chunk) if beside else None
-            scores.append(job.session.score(window.tokens, cache, window.targets, base, chunk, lambda n: job.progress(n * (1 + beside))))
+            base = job.session.new_cache(None) if beside else None
+            kept = _kept(job, window, chunk) if beside else None
+            told = partial(_tell, job.progress, 1 + beside)
+            scores.append(job.session.score(window.tokens, cache, window.targets, base, chunk, told, kept))
             self.evidence.append(cache.evidence())
         self.scores = TokenScores.join(scores)
 
 
 def _proof(run: _Pass, scheme: Scheme, info: ModelInfo) -> dict[str, Any]:
-    """Evidence of the last window, audits over all of them, and the ledger."""
+    """Evidence of the longest window, audits over all of them, and the ledger."""
     scores, everything = run.scores, [e for window in run.evidence for e in window]
     identical = bool(np.array_equal(scores.nll, scores.base_nll) and not scores.kld.any())
-    found = [
-        text
-        for window in run.evidence
-        for text in proof.audit(window, info.kv_layers, lossless=scheme.lossless_in(info.dtype), identical=identical)
-    ]
+    facts: dict[str, Any] = {"lossless": scheme.lossless_in(info.dtype), "identical": identical, "covered": proof.coverage(everything) > 0}
+    found = [text for window in run.evidence for text in proof.audit(window, info.kv_layers, **facts)]
     found += proof.audit_control(
         bypass=scheme.bypass, lossless=scheme.lossless_in(info.dtype), dtype=info.dtype, identical=identical, kld=float(scores.kld.mean())
     )
-    last = run.evidence[-1]
+    last = max(reversed(run.evidence), key=lambda window: window[0].tokens + window[0].tokens_forgotten)
     return {
         "audits": list(dict.fromkeys(found)),
         "coverage": proof.coverage(everything),
@@ -178,7 +184,7 @@ def kernels(evidence: list[SideEvidence]) -> dict[str, Any]:
 
 
 def ledger(evidence: list[SideEvidence], info: ModelInfo) -> dict[str, Any]:
-    """Resident bytes of the last window's cache, counted over the arrays that exist, beside what the layouts declare.
+    """Resident bytes of the longest window's cache, counted over the arrays that exist, beside what the layouts declare.
 
     `bits` are those of a packed value; `bits_resident` spread everything that is kept over all values, with exact tokens counted at 16
     bits whatever the model's dtype, so that a float32 model does not make every scheme look twice as good.
@@ -186,7 +192,7 @@ def ledger(evidence: list[SideEvidence], info: ModelInfo) -> dict[str, Any]:
     total = {
         name: sum(getattr(e, f"bytes_{name}") for e in evidence) for name in ("payload", "metadata", "declared", "tables", "exact", "slack")
     }
-    tokens, width = evidence[0].tokens, info.kv_heads * info.head_dim
+    tokens, width = evidence[0].tokens + evidence[0].tokens_forgotten, info.kv_heads * info.head_dim
     sides = {name: _bits([e for e in evidence if e.side == name], width) for name in ("k", "v")}
     packed, exact = total["payload"] + total["metadata"], sum(e.tokens - e.tokens_packed for e in evidence)
     return {

@@ -50,8 +50,8 @@ class Form:
         return [codec for codec in self.codecs() if self.impl.refuses(codec, PLACE) is None]
 
     def arguments(self, dtype: torch.dtype = torch.float32) -> list[Arguments]:
-        """What the operation is called with: one tuple per codec that the form serves."""
-        return [ARGUMENTS[self.op.name](self.scheme, codec, dtype) for codec in self.served()]
+        """What the operation is called with, for each codec that the form serves."""
+        return [given for codec in self.served() for given in ARGUMENTS[self.op.name](self.scheme, codec, dtype)]
 
 
 Check = Callable[[Form], None]
@@ -70,27 +70,33 @@ def checks_for(form: Form) -> Iterator[Check]:
         yield from SERVED
 
 
-def _for_encode(scheme: Scheme, codec: Codec, dtype: torch.dtype) -> Arguments:
-    head_dim = scheme_checks.head_dims(scheme)[0]
-    heads = scheme_checks.kv_heads(scheme)
-    return codec, gaussian(1, heads, codec.unit * (2048 // codec.unit), head_dim).to(dtype)  # long enough for several threads
+def _for_encode(scheme: Scheme, codec: Codec, dtype: torch.dtype) -> list[Arguments]:
+    return [(codec, _vectors(scheme, codec).to(dtype))]
 
 
-def _for_decode(scheme: Scheme, codec: Codec, dtype: torch.dtype) -> Arguments:
-    _, x = _for_encode(scheme, codec, torch.float32)
-    return codec, codec.encode(x), x.shape[-1], x[:, :, :0].to(dtype)
+def _for_decode(scheme: Scheme, codec: Codec, dtype: torch.dtype) -> list[Arguments]:
+    x = _vectors(scheme, codec)
+    return [(codec, codec.encode(x), x.shape[-1], x[:, :, :0].to(dtype))]
 
 
-def _for_attend(scheme: Scheme, codec: Codec, dtype: torch.dtype) -> Arguments:  # noqa: ARG001 - a store brings its own
-    """The last queries of a sequence, so that every boundary of the policy has been crossed."""
+def _vectors(scheme: Scheme, codec: Codec) -> Tensor:
+    """Long enough for several threads."""
+    return gaussian(1, scheme_checks.kv_heads(scheme), codec.unit * (2048 // codec.unit), scheme_checks.head_dims(scheme)[0])
+
+
+def _for_attend(scheme: Scheme, codec: Codec, dtype: torch.dtype) -> list[Arguments]:  # noqa: ARG001 - a store brings its own
+    """The last queries of a sequence, so that every boundary of the policy has been crossed: as they are, and in a sliding window with
+    capped scores."""
     store, tokens = scheme_checks.open_store(scheme, "float32"), scheme_checks.span(scheme)
     q, k, v = scheme_checks.samples(store, tokens)
     start = tokens // 2
     store.append(k[:, :, :start], v[:, :, :start])
     store.attend(q[:, :, :start], 1.0)
     store.append(k[:, :, start:], v[:, :, start:])
-    views = (_each(side.view(), lambda x: x.to(dtype)) for side in (store.k, store.v))
-    return q[:, :, start:].to(dtype), *views, start, q.shape[-1] ** -0.5
+    views = [_each(side.view(), lambda x: x.to(dtype)) for side in (store.k, store.v)]
+    near = [dataclasses.replace(view, reach=tokens // 3) for view in views]
+    queries, scale = q[:, :, start:].to(dtype), q.shape[-1] ** -0.5
+    return [(queries, *views, start, scale), (queries, *near, start, scale, 2.0)]
 
 
 ARGUMENTS = {"encode": _for_encode, "decode": _for_decode, "attend": _for_attend}
@@ -142,8 +148,8 @@ def check_choice(form: Form) -> None:
 
 
 def check_reference(form: Form) -> None:
-    """The result is the reference's, up to twice the rounding error that the reference itself has in this dtype, or what a dot product over
-    the channels may lose in another order of summation, √n ε: bit for bit where the reference is exact, as in the decode of 8-bit blocks."""
+    """The result is the reference's, up to twice the rounding error that the reference itself has in this dtype, or what a dot product
+    over the channels may lose in another order, √n ε: bit for bit where the reference is exact, as in the decode of 8-bit blocks."""
     for narrow, wide in zip(form.arguments(), form.arguments(torch.float64), strict=True):
         runs = (form.impl.load(), narrow), (form.reference, narrow), (form.reference, wide)
         for mine, theirs, truth in zip(*(_tensors(fn(*given)) for fn, given in runs), strict=True):

@@ -31,12 +31,24 @@ def resolve_order(order: Order, architecture: str) -> Order:
 
 @dataclass(frozen=True)
 class Wrapper(Codec):
-    """Forwards everything to the codec inside."""
+    """Does something invertible to vectors before the codec inside sees them: `forward`, and `backward` on the way out."""
 
     name: ClassVar[str] = "wrapper"
     source: ClassVar[str] = ""
 
     inner: Codec
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the codec inside gets."""
+        return x
+
+    def backward(self, y: Tensor, head_dim: int) -> Tensor:  # noqa: ARG002 - what pads must cut
+        """Undo `forward`."""
+        return y
+
+    def inner_dim(self, head_dim: int) -> int:
+        """The size of the vectors that reach the codec inside."""
+        return head_dim
 
     @classmethod
     def parameters(cls) -> list[Field[Any]]:
@@ -66,22 +78,22 @@ class Wrapper(Codec):
         return self.inner.plain
 
     def check(self, head_dim: int) -> None:
-        self.inner.check(head_dim)
+        self.inner.check(self.inner_dim(head_dim))
 
     def layout(self, head_dim: int) -> Layout:
-        return self.inner.layout(head_dim)
+        return replace(self.inner.layout(self.inner_dim(head_dim)), heads=self.heads)
 
     def stored_dim(self, head_dim: int) -> int:
-        return self.inner.stored_dim(head_dim)
+        return self.inner.stored_dim(self.inner_dim(head_dim))
 
     def transform(self, x: Tensor) -> Tensor:
-        return self.inner.transform(x)
+        return self.inner.transform(self.forward(x))
 
     def inverse(self, y: Tensor, head_dim: int) -> Tensor:
-        return self.inner.inverse(y, head_dim)
+        return self.backward(self.inner.inverse(y, self.inner_dim(head_dim)), head_dim)
 
     def calibrate(self, x: Tensor) -> Self:
-        return replace(self, inner=self.inner.calibrate(x))
+        return replace(self, inner=self.inner.calibrate(self.forward(x)))
 
     def quantize(self, y: Tensor) -> Packed:
         return self.inner.quantize(y)
@@ -94,10 +106,6 @@ class Wrapper(Codec):
 
     def from_blocks(self, blocks: Tensor, head_dim: int) -> Packed:
         return self.inner.from_blocks(blocks, self.inner_dim(head_dim))
-
-    def inner_dim(self, head_dim: int) -> int:
-        """The size of the vectors that reach the codec inside."""
-        return head_dim
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,10 @@ class Rotated(Wrapper):
     def __post_init__(self) -> None:
         if self.rotation_group < 0 or self.rotation_group & (self.rotation_group - 1):
             raise ConfigError(f"rotation_group must be 0 (the whole vector) or a power of two, got {self.rotation_group}")
+        if not 0 <= self.seed < 1 << 32:
+            raise ConfigError(f"seed must be a whole number from 0 to 2^32 − 1, got {self.seed}")
+        if self.rotation == "none" and (self.rotation_group or self.seed != type(self).seed):
+            raise ConfigError("rotation is none, so rotation_group and seed mean nothing")
         if not 0 <= self.pad <= 4096:
             raise ConfigError(f"pad must be a number of channels from 0 (no padding) to 4096, got {self.pad}")
         if self.rotation == "cross_head" and (self.rotation_group or self.pad):
@@ -124,15 +136,20 @@ class Rotated(Wrapper):
     def heads(self) -> int:
         return (8 if self.rotation == "cross_head" else 1) * self.inner.heads
 
+    @property
+    def tags(self) -> Tags:
+        return self.inner.tags if self.rotation == "none" else replace(self.inner.tags, lossless_in=())
+
     def check(self, head_dim: int) -> None:
         group = self.group(head_dim)
         if self.rotation != "none" and group < min(self.rotation_group, 64):
-            raise Unsupported(f"head_dim {head_dim} does not split into groups of {self.rotation_group} or 64 channels to rotate; set pad")
+            sizes = " or ".join(str(size) for size in sorted({64, self.rotation_group}, reverse=True) if size <= self.rotation_group)
+            raise Unsupported(f"head_dim {head_dim} does not split into groups of {sizes} channels to rotate; set pad")
         try:
             rotations.check(self.rotation, group)
+            self.inner.check(self.inner_dim(head_dim))
         except Unsupported as reason:
             raise Unsupported(f"head_dim {head_dim}: {reason}") from None
-        self.inner.check(self.inner_dim(head_dim))
 
     def group(self, head_dim: int) -> int:
         """Channels that are rotated together."""
@@ -143,32 +160,17 @@ class Rotated(Wrapper):
         size = head_dim * (8 if self.rotation == "cross_head" else 1)
         return -(-size // self.pad) * self.pad if self.pad else size
 
-    def layout(self, head_dim: int) -> Layout:
-        inner = self.inner.layout(self.inner_dim(head_dim))
-        return replace(inner, heads=self.heads)
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rotation == "cross_head":
+            return rotations.rotate(x.unflatten(1, (-1, 8)).transpose(2, 3).flatten(-2), self.rotation, 8 * x.shape[-1], self.seed)
+        padded = torch.nn.functional.pad(x, (0, self.inner_dim(x.shape[-1]) - x.shape[-1]))
+        return rotations.rotate(padded, self.rotation, self.group(x.shape[-1]), self.seed)
 
-    def stored_dim(self, head_dim: int) -> int:
-        return self.inner.stored_dim(self.inner_dim(head_dim))
-
-    def transform(self, x: Tensor) -> Tensor:
-        return self.inner.transform(self._rotate(x))
-
-    def inverse(self, y: Tensor, head_dim: int) -> Tensor:
-        y = self.inner.inverse(y, self.inner_dim(head_dim))
+    def backward(self, y: Tensor, head_dim: int) -> Tensor:
         x = rotations.unrotate(y, self.rotation, self.group(head_dim), self.seed)
         if self.rotation == "cross_head":
             return x.unflatten(-1, (8, head_dim)).transpose(2, 3).flatten(1, 2)
         return x[..., :head_dim]
-
-    def calibrate(self, x: Tensor) -> Self:
-        return replace(self, inner=self.inner.calibrate(self._rotate(x)))
-
-    def _rotate(self, x: Tensor) -> Tensor:
-        group = self.group(x.shape[-1])
-        if self.rotation == "cross_head":
-            x = x.unflatten(1, (-1, 8)).transpose(2, 3).flatten(-2)
-        padded = torch.nn.functional.pad(x, (0, -x.shape[-1] % self.pad if self.pad else 0))
-        return rotations.rotate(padded, self.rotation, group, self.seed)
 
 
 @dataclass(frozen=True)
@@ -180,22 +182,22 @@ class Centered(Wrapper):
 
     @property
     def tags(self) -> Tags:
-        return replace(self.inner.tags, calibrated=True)
-
-    def transform(self, x: Tensor) -> Tensor:
-        return self.inner.transform(x - self._mean(x))
-
-    def inverse(self, y: Tensor, head_dim: int) -> Tensor:
-        x = self.inner.inverse(y, head_dim)
-        return x + self._mean(x)
-
-    def calibrate(self, x: Tensor) -> Self:
-        learned = Learned(mean=x.mean(dim=(0, 2), keepdim=True)[0].to(torch.float32))  # [kv_heads, 1, head_dim]
-        return replace(self, learned=learned, inner=self.inner.calibrate(x - learned["mean"].to(x.dtype)))
+        return replace(self.inner.tags, lossless_in=(), calibrated=True)
 
     @property
     def ready(self) -> bool:
         return self.learned is not None and self.inner.ready
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - self._mean(x)
+
+    def backward(self, y: Tensor, head_dim: int) -> Tensor:  # noqa: ARG002
+        return y + self._mean(y)
+
+    def calibrate(self, x: Tensor) -> Self:
+        mean = x.mean(dim=(0, 2), keepdim=True)[0].to(torch.float32)  # [kv_heads, 1, head_dim]
+        learned = replace(self, learned=Learned(mean=mean))
+        return replace(learned, inner=self.inner.calibrate(learned.forward(x)))
 
     def _mean(self, like: Tensor) -> Tensor:
         if self.learned is None:
@@ -211,18 +213,11 @@ WRAPPERS: tuple[type[Wrapper], ...] = (Rotated, Centered)
 class Interleaved(Wrapper):
     """RoPE pairs (i, i + d/2) stored as (2i, 2i + 1), so that a block groups the channels that llama.cpp's does."""
 
-    def transform(self, x: Tensor) -> Tensor:
-        return self.inner.transform(self._interleave(x))
-
-    def inverse(self, y: Tensor, head_dim: int) -> Tensor:
-        return self.inner.inverse(y, head_dim).unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
-
-    def calibrate(self, x: Tensor) -> Self:
-        return replace(self, inner=self.inner.calibrate(self._interleave(x)))
-
-    @staticmethod
-    def _interleave(x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+
+    def backward(self, y: Tensor, head_dim: int) -> Tensor:  # noqa: ARG002
+        return y.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
 
 
 @dataclass(frozen=True)
