@@ -269,7 +269,6 @@ def shape_for(scheme: Scheme) -> dict[str, int]:
 def test_every_preset_runs_in_transformers(name: str, sessions: Open) -> None:
     scheme, shape = preset(name), shape_for(preset(name))
     runs_as_declared(sessions("transformers", **shape), scheme)
-    runs_as_declared(sessions("transformers", **shape), scheme, "deploy")
     uncut(sessions("transformers", "float64", **shape), scheme)
 
 

@@ -52,7 +52,8 @@ class Codebook(Codec):
     def check(self, head_dim: int) -> None:
         channels = self.channels(head_dim)
         if channels < min(head_dim, self.group, 64):
-            raise Unsupported(f"head_dim {head_dim} does not split into groups of {self.group} or 64 channels; pad it (pad: 128)")
+            sizes = f"{self.group} or 64" if self.group > 64 else str(self.group)
+            raise Unsupported(f"head_dim {head_dim} does not split into groups of {sizes} channels; pad it (pad: 128)")
         if channels % 8:
             raise Unsupported(f"head_dim {head_dim}: the codes of {channels} channels do not end on a byte")
 

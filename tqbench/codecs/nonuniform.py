@@ -6,8 +6,8 @@ lies between two quantiles of each channel, which leave out `outliers`. `axis: t
 what is left without its outliers, in fp16. Both store a token by itself.
 Outliers keep their fp16 value and a 16-bit channel. Every vector has ⌈outliers · head_dim⌉ slots for them: with `token` the values
 farthest from its median, with `channel` those that lie farthest outside their range, the rest of the slots stay empty (0xFFFF) and what
-finds no slot takes the nearest level. The project counts 1 % over all heads of a token and so comes to 0.32 bits; whole slots per
-head make it 0.5 at head_dim 64 and 128.
+finds no slot takes the nearest level. The project takes ranges and 1 % of outliers over all heads of a token, and so comes to
+0.32 bits for these; a range and whole slots per head make it 0.5 more at head_dim 64 and 128, with a smaller error where heads differ.
 Source: arXiv 2401.18079; SqueezeAILab/KVQuant quant/kvquant/simquant_module_quantizer.py @ 57a23835. Its k-means weighs values by Fisher
 information; gradients are not at hand here, so all weigh the same.
 """

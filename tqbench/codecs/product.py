@@ -30,8 +30,6 @@ from tqbench.core.errors import ConfigError, Unsupported
 from tqbench.core.lazy import Tensor, torch
 
 Residual = Literal["qjl", "qjl_srht", "direct_sign", "amesianx"]
-# AmesianX's second signs: bit j % 8 of byte j // 8, a 1 bit means minus.
-_AMESIANX = bytes.fromhex("d34ea8179c5be63172b90df5438a6ec7582f94e1b63d0a7cc561d84fa3971e85")
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,8 @@ class Product(Codec):
         if self._direct(y.shape[-1]):
             gain, projected = r.abs().mean(-1, keepdim=True) * norm, r
         else:
-            gain, projected = r.norm(dim=-1, keepdim=True) * norm / y.shape[-1] ** 0.5, r @ self._sketch(r).T
+            # Signs from sums in float64, so that they do not depend on what else is in the matrix product.
+            gain, projected = r.norm(dim=-1, keepdim=True) * norm / y.shape[-1] ** 0.5, r.double() @ self._sketch(r.double()).T
         return {
             "norms": norm.to(torch.float16),
             "gains": gain.to(torch.float16),
@@ -107,7 +106,7 @@ def sketch(residual: Residual, d: int, seed: int) -> Tensor:
     if residual == "qjl":
         return torch.from_numpy(np.random.default_rng(seed).standard_normal((d, d)))
     if residual == "amesianx":
-        signs = 1.0 - 2.0 * np.unpackbits(np.frombuffer(_AMESIANX, np.uint8), bitorder="little")[:d]
+        signs = 1.0 - 2.0 * np.unpackbits(np.frombuffer(rotations.AMESIANX[32:], np.uint8), bitorder="little")[:d]
     else:
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=d)
     return rotations.hadamard(d) * torch.from_numpy(signs)

@@ -99,8 +99,9 @@ class QJL(Codec):
 
 
 def _signs(keys: Tensor, sketch: int) -> Tensor:
-    """The bits of sign(Sᵀk): 1 for more than zero."""
-    return pack((keys @ _projection(keys.shape[-1], sketch, keys) > 0).to(torch.uint8), 1)
+    """The bits of sign(Sᵀk): 1 for more than zero. Summed in float64, so that they do not depend on what else is in the product."""
+    wide = keys.double()
+    return pack((wide @ _projection(keys.shape[-1], sketch, wide) > 0).to(torch.uint8), 1)
 
 
 def _estimate(signs: Tensor, norms: Tensor, sketch: int) -> Tensor:

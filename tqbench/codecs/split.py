@@ -70,7 +70,7 @@ class Split(Codec):
     def quantize(self, y: Tensor) -> Packed:
         packed, norms = {}, []
         for half, channels in self._channels(y.shape[-1], y.device):
-            norm, u = gain_shape.split(y[..., channels] @ self._rotation(half, y.dtype, y.device).T)
+            norm, u = gain_shape.split(rotations.rotate(y[..., channels], self.rotate, half.size, half.seed))
             packed[half.name] = pack(gain_shape.nearest(u, self.table, half.bits, self.ties).to(torch.uint8), half.bits)
             norms.append(norm)
         return {"norms": torch.cat(norms, dim=-1).to(torch.float16), **packed}
@@ -81,7 +81,7 @@ class Split(Codec):
         y = norms.new_empty(*norms.shape[:-1], head_dim)
         for i, (half, channels) in enumerate(self._channels(head_dim, y.device)):
             c = gain_shape.values(unpack(packed[half.name], half.bits), self.table, half.bits, dtype)
-            y[..., channels] = c / half.size**0.5 * norms[..., i : i + 1] @ self._rotation(half, dtype, y.device)
+            y[..., channels] = rotations.unrotate(c / half.size**0.5 * norms[..., i : i + 1], self.rotate, half.size, half.seed)
         return y
 
     def _halves(self, head_dim: int) -> tuple[_Half, _Half]:
@@ -96,6 +96,3 @@ class Split(Codec):
         outliers = self.learned["outliers"].to(device)
         rest = torch.ones(head_dim, dtype=torch.bool, device=device).index_fill(0, outliers, False).nonzero().squeeze(1)
         return tuple(zip(self._halves(head_dim), (outliers, rest), strict=True))
-
-    def _rotation(self, half: _Half, dtype: torch.dtype, device: torch.device) -> Tensor:
-        return rotations.matrix(self.rotate, half.size, half.seed, dtype, str(device))

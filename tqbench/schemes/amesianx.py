@@ -1,7 +1,7 @@
 """AmesianX's tbq and tbqp (TurboQuant for llama.cpp): signed Hadamard over the head vector, the norm as it is, no head_dim 80 or 96.
 
-`tbqp` has the product form for K and the plain one for V. `_alpha` adds the project's factor on the attention logits, which is no
-quantization; it has one form for head_dim 256 and another for 64, and none for 128.
+`tbqp` has the product form for K and the plain one for V. The project always multiplies the attention logits by a factor at head_dim 64 and
+from 256 on, which is no quantization: the plain names leave it out, `_alpha64` and `_alpha256` have it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""KIVI: keys per channel over 32 tokens, flushed every 128; values per token; the last 128 tokens of V and the unflushed K exact."""
+"""KIVI: keys per channel over 32 tokens, flushed every 128; values per token; the last 128 tokens of V and the unflushed K exact.
+
+The project packs after attention: the query that completes 128 keys still sees them exact there, and packed here under protocol strict.
+"""
 
 from __future__ import annotations
 

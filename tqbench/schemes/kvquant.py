@@ -12,7 +12,7 @@ def _kvquant(bits: int) -> dict[str, Any]:
         "v": {**side, "axis": "token"},
         "sinks": 1,
         "source": "arXiv 2401.18079; SqueezeAILab/KVQuant @ 57a23835",
-        "note": f"nuq{bits}-1% without Fisher weights; outliers counted, K {bits + 0.5} bits and V {bits + 0.75} at head_dim 128",
+        "note": f"nuq{bits}-1% per head, where the project takes V's range over all heads; no Fisher weights; outliers counted",
     }
 
 

@@ -1,7 +1,8 @@
 """TheTom's turbo2/3/4 (llama-cpp-turboquant). The plain names use groups that fit head_dim; `_pad128` is the fork's zero-padded form.
 
 `_mode<n>` are its TURBO_LAYER_ADAPTIVE, counted here over the layers that hold K and V. Modes 5 to 7 leave K as it is; the fork turns 7 on
-by itself when V is turbo2. `_auto` is what it makes of one type for K and V when a KV head serves six query heads or more.
+by itself when V is turbo2. `turbo4` has the converged table; that of the fork's correction (PR #197) is said to end at .2402 for .2415, as
+after 100 iterations. `_auto` is what it makes of one type for K and V when a KV head serves six query heads or more.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The TurboQuant paper: a Haar rotation per quantizer, tables for the exact distribution of a coordinate, the norm as it is.
 
 The paper leaves open how norms are stored (fp16 here), which quantizer serves K and which V, how outlier channels are found (calibrated
-here), and how 3.5 bits are split. It counts 2.5 and 3.5 bits in two ways: the first with the norms, the second without (3.75 with them).
+here), and how 3.5 bits are split: half and half here, 3.75 bits with the norms. Its own sum for 2.5 bits comes to 2.25; two fp16 norms
+happen to make it 2.5 at head_dim 128.
 """
 
 from __future__ import annotations

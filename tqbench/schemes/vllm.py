@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 SOURCE = "vllm-project/vllm vllm/model_executor/layers/quantization/turboquant (PR #38479, #40194)"
-SCALED = "vllm-project/vllm vllm/v1/attention/ops (PR #38378, #40835)"
+SCALED = "vllm-project/vllm vllm/v1/attention/ops (PR #38378, #40835, #45361)"
 
 
 def _key(bits: int, **rotation: Any) -> dict[str, Any]:
@@ -39,10 +39,11 @@ PRESETS = {
         _key(4, rotation="hadamard_signed", seed=42), _value(4), "turboquant_4bit_nc before #40194: random signs"
     ),
     "vllm_int8_per_token_head": _per_token_head(
-        {"codec": "affine", "form": "symmetric", "bits": 8, "group_size": 0, "kept": "float32"}, "int8_per_token_head"
+        {"codec": "affine", "form": "symmetric", "bits": 8, "group_size": 0, "kept": "float32"},
+        "int8_per_token_head, rounded (#45361)",
     ),
     "vllm_int4_per_token_head": _per_token_head(
         {"codec": "affine", "bits": 4, "group_size": 0, "rotation": "hadamard_signed", "seed": 42},
-        "int4_per_token_head: a minimum here, a whole zero point there; the same size",
+        "int4_per_token_head: other signs, and a minimum where vLLM has a whole zero point; the same size",
     ),
 }

@@ -7,7 +7,7 @@ equal matrices on every machine.
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -34,7 +34,7 @@ HADAMARDS = tuple(name for name in get_args(Rotation) if name.startswith("hadama
 _FIRST = 0x9AC05627929A1F42DDDC6325950A4F92
 _SECOND = 0x097735683BF146FC5EACA5ED46A6A57D
 # AmesianX's signs: bit j % 8 of byte j // 8, a 1 bit means minus; the first 256, and those that follow for 512.
-_AMESIANX = bytes.fromhex(
+AMESIANX = bytes.fromhex(
     "a73b91f46dc2580eb37f24d68945ea1c63afd852970be13d76c419fe4a852cdbd34ea8179c5be63172b90df5438a6ec7582f94e1b63d0a7cc561d84fa3971e85"
 )
 
@@ -73,7 +73,7 @@ def _float64(name: Rotation, n: int, seed: int) -> Tensor:
     if name == "haar":
         return _haar(n, seed)
     if name == "hadamard_mlx_vlm" and n & (n - 1):
-        return _haar(n, seed + 7919 * n)
+        return _haar(n, seed + 7919 * n, np.float32)
     if name == "planar":
         return torch.block_diag(*_planar(n, seed))
     if name in ("iso", "iso_fast"):
@@ -99,12 +99,12 @@ def _mlx_vlm(n: int, seed: int) -> Tensor:
 
 
 def _amesianx(n: int, seed: int) -> Tensor:  # noqa: ARG001 - its signs are fixed
-    return torch.tensor([1.0 - 2.0 * (_AMESIANX[j // 8] >> j % 8 & 1) for j in range(n)], dtype=torch.float64)
+    return torch.tensor([1.0 - 2.0 * (AMESIANX[j // 8] >> j % 8 & 1) for j in range(n)], dtype=torch.float64)
 
 
-def _haar(n: int, seed: int) -> Tensor:
-    """Q of a Gaussian matrix, its signs fixed by R's diagonal: uniform over rotations and reflections."""
-    q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))
+def _haar(n: int, seed: int, drawn: type[np.floating[Any]] = np.float64) -> Tensor:
+    """Q of a Gaussian matrix, its signs fixed by R's diagonal: uniform over rotations and reflections. mlx-vlm draws it in float32."""
+    q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n), dtype=drawn).astype(np.float64))
     return torch.from_numpy(q * np.sign(np.diag(r)))
 
 
