@@ -23,7 +23,6 @@ from tqbench.core.lazy import Tensor, torch
 
 BLOCK, LEVELS = 16, 4
 UPPER = (4, 2, 1)  # angles of a block at levels 2, 3 and 4
-GRID = 1 + (1 << 16)  # points of a density
 
 
 @cache
@@ -31,8 +30,9 @@ def codebook(level: int, bits: int) -> tuple[float, ...]:
     """The 2**bits angles that stand for those of a level."""
     if level == 1:
         return tuple(((np.arange(2**bits) + 0.5) * 2 * np.pi / 2**bits).tolist())
-    psi = np.linspace(0, np.pi / 2, GRID)
-    return tuple(lloyd_max(psi, np.sin(2 * psi) ** (2 ** (level - 1) - 1), 2**bits).tolist())
+    power = 2 ** (level - 1) - 1
+    away = lloyd_max(lambda t: np.maximum(np.cos(2 * t), 0) ** power, np.pi / 4, bits)  # from π/4, where the density is symmetric
+    return tuple((np.pi / 4 + np.concatenate([-away[::-1], away])).tolist())
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ constants, or their own iterations, which stop earlier.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
+
+from tqbench.codecs.blocks.lloyd import lloyd_max
 
 Table = Literal["gaussian", "sphere", "turbo", "turbo_historic", "vllm", "mlx_vlm"]
 Array = np.ndarray
@@ -61,43 +62,11 @@ def _mirrored(positive: Array) -> tuple[float, ...]:
 
 
 def _gaussian(bits: int, n: int) -> tuple[float, ...]:  # noqa: ARG001 - the same for every n
-    return _lloyd_max(lambda t: np.exp(-t * t / 2), 12.0, bits)  # beyond 12 lies less than 1e-32
+    return _mirrored(lloyd_max(lambda t: np.exp(-t * t / 2), 12.0, bits))  # beyond 12 lies less than 1e-32
 
 
 def _sphere(bits: int, n: int) -> tuple[float, ...]:
-    return _lloyd_max(lambda t: np.maximum(1 - t * t / n, 0) ** ((n - 3) / 2), min(n**0.5, 12.0), bits)
-
-
-def _lloyd_max(density: Callable[[Array], Array], end: float, bits: int) -> tuple[float, ...]:
-    """The optimal table of a density that is symmetric and zero beyond `end`: Newton on c − m(c) = 0, for the positive levels."""
-    fine = np.linspace(0, end, 20001)
-    mass = np.cumsum(density(fine) ** (1 / 3))  # the density of the levels when there are many (Panter and Dite)
-    k = 2 ** (bits - 1)
-    c = np.interp((np.arange(k) + 0.5) / k * mass[-1], mass, fine)
-    for _ in range(100):
-        error, slope = _centroid_error(c, density, end)
-        step = np.linalg.solve(slope, error)
-        while np.any(np.diff(c - step, prepend=0.0) <= 0):  # a step that swaps levels is too long
-            step /= 2
-        c = c - step
-        if np.abs(step).max() < 1e-13:
-            break
-    return _mirrored(c)
-
-
-def _centroid_error(c: Array, density: Callable[[Array], Array], end: float) -> tuple[Array, Array]:
-    """c − m(c) and its derivative by c, which is tridiagonal: a cell's mean moves with its two edges, and an edge with its two levels."""
-    b = np.concatenate([[0.0], (c[1:] + c[:-1]) / 2, [end]])
-    nodes, weights = np.polynomial.legendre.leggauss(64)
-    half = np.diff(b)[:, None] / 2
-    t = b[:-1, None] + half * (1 + nodes)
-    f = half * weights * density(t)
-    mass = f.sum(1)
-    mean = (f * t).sum(1) / mass
-    lower = density(b[:-1]) * (mean - b[:-1]) / mass / 2  # ∂ mean_i / ∂ c_{i−1}
-    upper = density(b[1:]) * (b[1:] - mean) / mass / 2  # ∂ mean_i / ∂ c_{i+1}
-    lower[0] = upper[-1] = 0.0  # 0 and the end stay where they are
-    return c - mean, np.diag(1 - lower - upper) - np.diag(lower[1:], -1) - np.diag(upper[:-1], 1)
+    return _mirrored(lloyd_max(lambda t: np.maximum(1 - t * t / n, 0) ** ((n - 3) / 2), min(n**0.5, 12.0), bits))
 
 
 def _vllm(bits: int, n: int) -> tuple[float, ...]:
