@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import pytest
 from tqbench.core.evidence import audit
 from tqbench.core.presets import preset, presets
 from tqbench.core.scheme import Scheme
-from tqbench.core.session import Ids, LocalModel, Session
+from tqbench.core.session import Ids, LocalModel, Session, Terms
 from tqbench.corpora import load, recipes
+from tqbench.testing.refusal import refusal
 
 pytestmark = pytest.mark.model
 Open = Callable[[str], Session]
@@ -24,16 +26,28 @@ def text(session: Session, tokens: int) -> tuple[Ids, Ids]:
     return ids[:tokens], ids[1 : tokens + 1]
 
 
+def terms(session: Session, scheme: Scheme | None) -> Terms:
+    """Calibrated on text further on, where the scheme wants that."""
+    if scheme is None or not scheme.calibrated:
+        return Terms()
+    ids = session.tokenize(load({"name": "python-docs"}).text[20_000:40_000])
+    return Terms(calibration=session.calibrate([ids[:512], ids[512:1024]]))
+
+
 def nll(session: Session, scheme: Scheme | None, chunk: int, tokens: int = 300) -> np.ndarray:
     x, y = text(session, tokens)
-    return session.score(x, session.new_cache(scheme), y, chunk=chunk).nll
+    return session.score(x, session.new_cache(scheme, terms(session, scheme)), y, chunk=chunk).nll
 
 
-OURS = [name for name in presets() if not preset(name).peer]
+OURS = [name for name in presets() if not preset(name).peer and refusal(preset(name).check, 64, 3) is None]
 QUICK = ("baseline", "q8_0", "q4_0", "turbo3", "turbo4", "kivi2", "destructive")  # the others with `make test-all`
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in ("baseline", *OURS)])
+def quick(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", quick(("baseline", *OURS)))
 def test_in_float64_the_cut_does_not_matter(open_packaged: Open, name: str) -> None:
     session = open_packaged("float64")
     scheme = None if name == "baseline" else preset(name)
@@ -76,12 +90,12 @@ def test_identity_is_exactly_zero_and_bridge_is_rounding(open_packaged: Open, na
         assert audit(cache.evidence(), session.info.kv_layers, lossless=True, identical=True) == []
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", quick(OURS))
 def test_declared_bytes_are_resident_and_the_scheme_ran(open_packaged: Open, name: str) -> None:
     session = open_packaged("float32")
     x, y = text(session, 300)
     scheme = preset(name)
-    cache = session.new_cache(scheme)
+    cache = session.new_cache(scheme, terms(session, scheme))
     scores = session.score(x, cache, y, session.new_cache(None), 300)
     lossless = scheme.lossless_in("float32")
     assert audit(cache.evidence(), session.info.kv_layers, lossless=lossless, identical=not scores.kld.any()) == []
