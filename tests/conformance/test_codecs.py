@@ -47,4 +47,4 @@ def test_codec(case):
 
 
 def test_no_codec_is_left_out():
-    assert {case.subject.plain.name for case in CASES} == set(registry.codecs()) - {"peer"}
+    assert {case.subject.plain.name for case in CASES} == set(registry.codecs())
