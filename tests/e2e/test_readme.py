@@ -56,3 +56,11 @@ def test_the_table_is_the_committed_run() -> None:
     from tqbench.report.run import load
 
     assert brief(load(ROOT / "results" / "reference" / "quickstart-cpu")) in README
+
+
+@pytest.mark.parametrize("table", sorted((ROOT / "results" / "reference").glob("*/table.md")), ids=lambda table: table.parent.name)
+def test_a_committed_table_is_that_of_its_run(table: Path) -> None:
+    from tqbench.report.markdown import brief
+    from tqbench.report.run import load
+
+    assert brief(load(table.parent)) in table.read_text()

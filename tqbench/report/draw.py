@@ -24,6 +24,8 @@ DASHES = ("-", "--", "-.", ":")
 BIT_TICKS = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 LABEL_SIZE = 8
 MOST_TICKS = 10
+CROWD = 24  # points: of more only those are named that no other beats
+BESIDE_TITLE = 6  # marks of the legend
 MARK: dict[str, Any] = {"marker": "o", "markersize": 7, "markeredgecolor": INK, "markeredgewidth": 0.5}
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -139,7 +141,11 @@ def _scatter(axes: Axes, points: list[Point]) -> None:
     axes.set_xlabel("bits kept per value at this context (scales included, exact tokens at 16)")
     for point in points:
         _mark(axes, point.bits, point)
-    _label(axes, [(point.bits, point) for point in points], AROUND, [_bar(axes, point) for point in points])
+    named = points
+    if len(points) > CROWD:
+        best = set(frontier([(point.bits, point.y.value) for point in points]))
+        named = [point for point in points if (point.bits, point.y.value) in best]
+    _label(axes, [(point.bits, point) for point in named], AROUND, [_bar(axes, point) for point in points])
     _legend(axes, points)
 
 
@@ -178,8 +184,11 @@ def _legend(axes: Axes, points: list[Point]) -> None:
     marks = [_handle(_colour(name), _colour(name), name) for name in names]
     if any(k != v for k, v in (point.codecs for point in points)):
         marks.append(_handle(INK, PAPER, "left half K, right half V"))
-    beside_title: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (0.995, 0.995)}
-    axes.figure.legend(handles=marks, ncols=len(marks), fontsize=7.5, columnspacing=1, handletextpad=0, **beside_title)
+    style: dict[str, Any] = {"fontsize": 7.5, "columnspacing": 1, "handletextpad": 0}
+    if len(marks) > BESIDE_TITLE:  # few bits and a small error: that corner is empty
+        axes.legend(handles=marks, ncols=3, loc="lower left", **style)
+    else:
+        axes.figure.legend(handles=marks, ncols=len(marks), loc="upper right", bbox_to_anchor=(0.995, 0.995), **style)
 
 
 def _handle(k: str, v: str, label: str) -> Line2D:

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from tqbench.core.errors import ConfigError
+from tqbench.core.presets import read
 from tqbench.core.record import Cell
 from tqbench.report import draw
 from tqbench.report.draw import Point
@@ -42,10 +44,16 @@ def _bits(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:
     zero = [point.label for point in points if exact(point.y)]
     if drawn := [point for point in points if point.y.value > 0]:
         caption = "KLD against bits: lower and further left is better. The line joins the schemes that no other beats in both."
-        yield Chart(f"kld-bits-{index}", cells[0].setting, caption + _left_out(zero, controls), draw.kld_by_bits(drawn, setting))
+        caption += _crowd(drawn) + _left_out(zero, controls)
+        yield Chart(f"kld-bits-{index}", cells[0].setting, caption, draw.kld_by_bits(drawn, setting))
     if drawn := [point for point in _points(run, shown, "dppl") if not exact(point.y)]:
         caption = "Δppl against bits, 0 is the baseline. Inside a scheme's grey band, the cutting of the text alone changes as much."
-        yield Chart(f"dppl-bits-{index}", cells[0].setting, caption + _left_out(zero, controls), draw.dppl_by_bits(drawn, setting))
+        caption += _crowd(drawn) + _left_out(zero, controls)
+        yield Chart(f"dppl-bits-{index}", cells[0].setting, caption, draw.dppl_by_bits(drawn, setting))
+
+
+def _crowd(points: list[Point]) -> str:
+    return " Of so many only those are named that no other beats in both; the table has all." if len(points) > draw.CROWD else ""
 
 
 def _left_out(zero: list[str], controls: dict[str, str]) -> str:
@@ -59,8 +67,17 @@ def _controls(run: Run, cells: list[Cell]) -> dict[str, str]:
     return {
         cell.key: label(run, cell)
         for cell in cells
-        if cell.scheme and (cell.scheme.get("bypass") or any(gate.covers(cell.label) for gate in must_fail))
+        if cell.scheme and (cell.scheme.get("bypass") or any(gate.covers(cell.label) for gate in must_fail) or _destroys(cell.scheme))
     }
+
+
+def _destroys(scheme: dict[str, Any]) -> bool:
+    """Whether a codec is declared to ruin the model; one that is not installed here is not known to."""
+    try:
+        known = read(scheme)
+    except ConfigError:
+        return False
+    return any(side.codec.tags.destructive for side in (known.k, known.v))
 
 
 def _points(run: Run, cells: list[Cell], metric: str) -> list[Point]:
