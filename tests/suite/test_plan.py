@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 
 from tqbench.core.errors import ConfigError
-from tqbench.core.presets import preset, presets
 from tqbench.core.scheme import Scheme
 from tqbench.metrics.paired import ENOUGH
 from tqbench.suite.load import load
 from tqbench.suite.plan import Plan, plan, select
 from tqbench.suite.schema import Overrides
 from tqbench.tasks.perplexity import FLOOR_TOKENS
-from tqbench.testing.refusal import refusal
 
 SUITES = Path(__file__).parents[2] / "suites"
 TINY = {
@@ -267,15 +265,6 @@ def test_the_long_suite_reaches_8k() -> None:
 def suite(name: str) -> dict[str, Scheme]:
     (found,) = load([SUITES / f"{name}.yaml"])
     return {scheme.label: scheme for scheme in found.schemes}
-
-
-def test_the_schemes_suite_leaves_no_preset_out() -> None:
-    """But those of other libraries' caches, and those that are made for other head_dims than the packaged model's."""
-
-    def fits(scheme: Scheme) -> bool:
-        return scheme.family != "peers" and not scheme.name.endswith("_alpha256") and refusal(scheme.check, 64, 3) is None
-
-    assert {name for name in presets() if fits(preset(name))} - suite("schemes").keys() == set()
 
 
 @pytest.mark.parametrize("bits", [3, 4])
