@@ -160,9 +160,11 @@ def runs_as_declared(session: Any, scheme: Scheme, protocol: Protocol = "strict"
 
 
 def same_in_both(ours: TokenScores, theirs: TokenScores) -> None:
-    """Codes at the edges of cells turn with float32 rounding, so single tokens differ and means agree."""
-    assert ours.nll.mean() == pytest.approx(theirs.nll.mean(), abs=1e-4)
-    assert ours.kld.mean() == pytest.approx(theirs.kld.mean(), rel=0.02, abs=1e-7)
+    """Codes at the edges of cells turn with float32 rounding, so the two differ by a part of what the scheme costs: measured up to 0.15 for
+    the finest, mostly under 0.03. Two codecs of one accuracy that share nothing differ by 1.4 of it."""
+    apart, cost = (np.sqrt(np.square(ours.nll - other).mean()) for other in (theirs.nll, ours.base_nll))
+    assert apart < 0.3 * cost + 1e-5
+    assert ours.kld.mean() == pytest.approx(theirs.kld.mean(), rel=0.05, abs=1e-7)
 
 
 def uncut(session: Any, scheme: Scheme) -> None:
