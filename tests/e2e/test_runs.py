@@ -19,9 +19,13 @@ SCHEMES = ("q8_0", "turbo4", "turbo3")
 
 
 def start(folder: Path, *args: str, **options: Any) -> subprocess.Popen[bytes]:
-    """A run in a process group of its own."""
+    """A run in a process group of its own. It hears interrupts even if these tests were started in the background of a shell."""
     command = [sys.executable, "-m", "tqbench", *args]
-    return subprocess.Popen(command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here would be ignored there
+    try:
+        return subprocess.Popen(command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

@@ -164,7 +164,7 @@ class Scheme:
                 raise Unsupported(f"scheme {self.name!r} runs on the {tags.backend} backend only; set `backend: {tags.backend}`")
             if tags.deploy_only and protocol == "strict":
                 why = "attends keys and values exact in the forward call that brings them"
-                raise Unsupported(f"scheme {self.name!r} {why}, so it has no protocol strict; set `protocol: deploy`")
+                raise Unsupported(f"scheme {self.name!r} {why}, so it has no protocol strict; in the suite's task, set `protocol: deploy`")
 
     def _additions(self) -> Iterator[str]:
         """What no other library's cache knows, by its key."""

@@ -1,4 +1,4 @@
-"""vLLM's cache types: `turboquant_*`, and those with a scale per token and head. Its fp8 types are in `float.py`.
+"""vLLM's cache types: `turboquant_*`, and those with a scale per token and head. Its fp8 types are in the family `float`.
 
 turboquant: K rotated by a plain Hadamard matrix and corrected at decode (`nc`), V a uniform quantizer of the unrotated head vector. The
 first two and last two layers stay bf16 in dense models; in hybrid models vLLM quantizes all. `_signed` is K as it was before PR #40194,
