@@ -286,7 +286,7 @@ def test_queries_that_mlx_reads_elsewhere_are_an_error(mlx_session):
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_strict_is_refused_for_what_attends_exact_first(name, session):
-    with pytest.raises(Unsupported, match=r"attends keys and values exact .* no protocol strict; in the suite's task, set `protocol: deploy`"):
+    with pytest.raises(Unsupported, match=r"attends keys and values exact .* no protocol strict; in the suite's task, set .protocol"):
         session.new_cache(preset(name))
 
 
