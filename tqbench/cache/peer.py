@@ -11,13 +11,12 @@ from typing import Any, Literal
 
 from tqbench.cache.arrays import Arrays
 from tqbench.cache.build import Layer, Shape
+from tqbench.cache.side import SAMPLED_TOKENS
 from tqbench.codecs.peer import Peer
 from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.core.evidence import SideEvidence
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Protocol, Terms
-
-SAMPLED_TOKENS = 2048  # per layer and side: the codec error is measured on this many
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ class Worker:
         self.root, self.folder = Path(job["root"]), Path(job["folder"])
         self.trust_remote_code = bool(job["trust_remote_code"])
         self.cells = [Cell(**cell) for cell in job["cells"]]
+        self.beside: dict[Any, Any] = {}  # the baseline's logits, for all cells of a setting
 
     def run(self) -> None:
         """Load, measure, write."""
@@ -60,7 +61,7 @@ class Worker:
         first = self.cells[0]
         self.emit(event="loading", model=first.model)
         session, problem = self._load(first)
-        setting, self.beside = "", dict[Any, Any]()
+        setting = ""
         for cell in self.cells:
             if cell.setting != setting:
                 setting, self.beside = cell.setting, {}

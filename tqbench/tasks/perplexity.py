@@ -39,12 +39,12 @@ def passes(cell: Cell) -> float:
     once = 1 if cell.scheme is None else 2
     again = cell.scheme is None or cell.params["protocol"] == "strict"
     windows = len(recipes.spans(cell.params))
-    return once + again * min(_again(cell.params), windows) / windows
+    return once + again * _again(cell.params) / windows
 
 
 def _again(params: Mapping[str, Any]) -> int:
     """How many windows the second cut runs."""
-    return max(1, FLOOR_TOKENS // int(params["context"]))
+    return min(max(1, FLOOR_TOKENS // int(params["context"])), len(recipes.spans(params)))
 
 
 def second_chunk(chunk: int) -> int:
@@ -76,7 +76,7 @@ def run(job: Job) -> Result:
             "protocol": params["protocol"],
             "windows": len(parts),
             "scored": len(where),
-            "recut_windows": min(_again(params), len(parts)) if gap else 0,
+            "recut_windows": _again(params) if gap else 0,
         },
         "fingerprint": hashlib.sha256(first.scores.nll.tobytes()).hexdigest(),
     }
@@ -118,8 +118,7 @@ def _recut(
     what is measured, so there is no second one of a scheme."""
     if scheme is not None and terms.protocol == "deploy":
         return {}, None
-    count = min(_again(job.cell.params), len(parts))
-    chosen = np.linspace(0, len(parts) - 1, count).round().astype(int)  # spread over the text
+    chosen = np.linspace(0, len(parts) - 1, _again(job.cell.params)).round().astype(int)  # spread over the text
     second = _Pass(job, [parts[i] for i in chosen], scheme, terms, second_chunk(job.cell.params["chunk"]), alone=True).scores.nll
     same = np.isin(where, chosen)
     gap = paired.recut(scores.nll[same], second, where[same])
