@@ -136,6 +136,11 @@ class SideStore:
         """The packed positions, for those who only compare."""
         return self._decode(self._packed(), self.tail, self.begin) if self.units else self.tail[:, :, :0]
 
+    def _hand_over(self) -> Any:
+        """The packed arrays themselves, to be attended."""
+        self.read = True
+        return self._packed()
+
     def _hand_out(self) -> Any:
         """The packed positions, to be attended: coverage counts them only then."""
         self.read = True
@@ -146,7 +151,9 @@ class SideStore:
         """What the queries of the last chunk see, in positions that count from the oldest token held."""
         bounds = [self.bound(t) - self.base for t in range(self.first_query, self.tokens)]
         packed_end, tail_start = self.packed_end - self.base, self.tail_start - self.base
-        return View(self.exact_sinks, self._hand_out, packed_end, self.tail, tail_start, bounds, self.layer.reach)
+        return View(
+            self.exact_sinks, self._hand_out, packed_end, self.tail, tail_start, bounds, self.layer.reach, self.codec, self._hand_over
+        )
 
     def everything(self) -> Any:
         """All positions that the queries of the last chunk see, in one array, for the engine."""

@@ -1,12 +1,17 @@
-"""The one native library, built by CMakeLists.txt from every kernels/*/native*.cpp. Without it everything runs, and says so."""
+"""The one native library, built by CMakeLists.txt from every kernels/*/native*.cpp. Without it everything runs, and says so.
+
+It picks the best instruction set that the processor has; TQBENCH_ISA asks for another one (avx512, avx2, neon, scalar).
+"""
 
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import cache
 from pathlib import Path
 
 from tqbench import kernels
+from tqbench.core.errors import ConfigError
 
 
 def path() -> Path | None:
@@ -34,4 +39,26 @@ def library() -> ctypes.CDLL:
     lib = ctypes.CDLL(str(found))
     lib.tqbench_decode_block8.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     lib.tqbench_decode_block8.restype = ctypes.c_int
+    lib.tqbench_isa.restype = ctypes.c_char_p
+    lib.tqbench_use_isa.argtypes = [ctypes.c_char_p]
+    _use(lib, os.environ.get("TQBENCH_ISA", ""))
     return lib
+
+
+def isa() -> str:
+    """The instruction set in use."""
+    name: bytes = library().tqbench_isa()
+    return name.decode()
+
+
+def use(name: str) -> None:
+    """Use another instruction set from now on; "" is the best that this processor has."""
+    _use(library(), name)
+
+
+def _use(lib: ctypes.CDLL, name: str) -> None:
+    status = lib.tqbench_use_isa(name.encode())
+    if status == 1:
+        raise ConfigError(f"TQBENCH_ISA={name}: there is no such instruction set here (avx512, avx2, scalar; neon on ARM)")
+    if status:
+        raise ConfigError(f"TQBENCH_ISA={name}: this processor cannot run it")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tqbench.core.codec import Codec, Packed
 from tqbench.core.op import Impl, Op
 
 
@@ -27,6 +28,8 @@ class View:
     tail_start: int
     bounds: Sequence[int]  # per query: where its packed region ends; never below the sinks
     reach: int | None = None  # of a sliding window; None is all
+    codec: Codec | None = None  # of what is packed
+    stored: Callable[[], Packed] | None = None  # its arrays as they lie in the store, for forms that read codes
 
 
 def _load_torch() -> Any:
