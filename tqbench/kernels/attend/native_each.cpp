@@ -14,7 +14,7 @@
 namespace tqb::TQB_VARIANT {
 namespace {
 
-constexpr int kRowBlock = 64, kStride = kTile + kStrip;  // a strip may start late in a tile, and is written whole
+constexpr int kRowBlock = 64, kStride = kTile + L;  // a strip may start late in a tile, and is written whole
 
 struct Sides {  // plans of what is exact and what is packed
     Plan exact, packed;
@@ -51,8 +51,7 @@ inline void rescale(float* x, int64_t n, float factor) {
 inline void score_tile(const Plan& plan, const Packed& source, const QueryRows& q, int64_t b, int64_t h, int first, int last, int64_t from,
                        int n, Scratch& s, float* scores) {
     const Head head(source, b, h);
-    for (int t = 0; t < n; t += kStrip)
-        score_strip(plan, head, q, first, last, from + t, n - t < kStrip ? n - t : kStrip, s.keys, scores + t, kStride);
+    for (int t = 0; t < n; t += L) score_strip(plan, head, q, first, last, from + t, n - t < L ? n - t : L, s.keys, scores + t, kStride);
 }
 
 // One tile of keys and values that starts at position `a`, for rows [first, last) of a block whose first row is `row0`.
