@@ -17,30 +17,9 @@ struct KeyScratch {
     alignas(64) uint8_t codes[L * kMaxDim];
     alignas(64) uint16_t wide[L * kMaxDim / 8];
     alignas(64) float floats[L * kMaxDim];
-    alignas(64) float scale[kMaxGroups * L], minimum[kMaxGroups * L], found[kMaxGroups * L];
+    alignas(64) float scale[kMaxGroups * L], minimum[kMaxGroups * L];
     const uint8_t *rows[L], *high[L];
 };
-
-// Numbers of the strip, groups first.
-inline void turned(const uint8_t* data, const Array& array, int32_t type, const float* table, int64_t from, int n, int groups, float factor,
-                   float* found, float* out) {
-    numbers_of(data, array, type, table, from, n, groups, found);
-    if (groups == 1) {
-        for (int t = 0; t < L; ++t) out[t] = found[t] * factor;
-        return;
-    }
-    for (int g = 0; g < groups; ++g)
-        for (int t = 0; t < n; ++t) out[g * L + t] = found[t * groups + g] * factor;
-}
-
-TQB_LOOP void scales_of_strip(const Head& head, int groups, int64_t from, int n, KeyScratch& s) {
-    const Packed& p = *head.packed;
-    const Format& f = p.format;
-    if (f.scale != kNone) turned(head.scales, p.scales, f.scale, f.scale_table, from, n, groups, head.factor, s.found, s.scale);
-    else
-        for (int i = 0; i < groups * L; ++i) s.scale[i] = head.factor;
-    if (f.minimum != kNone) turned(head.minima, p.minima, f.minimum, f.scale_table, from, n, groups, 1.0f, s.found, s.minimum);
-}
 
 // Third bits as words, so that they lie as the words do that they belong to.
 inline void widen(int bytes, KeyScratch& s) {
@@ -172,7 +151,7 @@ inline void score_strip(const Plan& plan, const Head& head, const QueryRows& q, 
     }
     const Packed& p = *head.packed;
     rows_of(plan, head, from, n, L, s.codes, s.rows, s.high);
-    scales_of_strip(head, plan.groups, from, n, s);
+    scales_of(head, plan.groups, from, n, L, s.scale, s.minimum);
     if (p.format.arrangement == kSplit) widen(plan.dim / 8, s);
     with_extract(plan, p.format, [&](const auto& extract) {
         if (p.format.normalized) normalize(plan, extract, s);

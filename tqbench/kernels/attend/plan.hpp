@@ -19,6 +19,7 @@ struct Plan {
     int dim, group, groups;
     int steps;      // levels per word
     int row_bytes;  // of the words of a vector
+    int group_words;  // words of a vector that share a scale
     int pairs;      // of levels
     int run;        // pairs whose products are summed up in integers
     int limit;      // of the integers that levels are multiplied with, so that such a sum cannot overflow
@@ -35,6 +36,12 @@ struct Plan {
     }
 };
 
+// Words that a group of channels fills, or 0 if groups do not end with words.
+inline int words_in(int group, int bits) { return group * bits % 16 ? 0 : group * bits / 16; }
+
+// Whether a vector of L words lies in one group, or holds whole groups.
+inline bool lanes_fit(int words) { return words > 0 && (words % L == 0 || L % words == 0); }
+
 inline Plan plan_of(const Format& f, bool keys) {
     Plan p{};
     p.dim = f.dim;
@@ -49,7 +56,8 @@ inline Plan plan_of(const Format& f, bool keys) {
     const int word_bits = f.arrangement == kSplit ? 2 : f.bits;
     const bool words = (nibbles || f.arrangement == kSplit) && f.dim * word_bits % 32 == 0;
     const int steps = words ? 16 / word_bits : 2;
-    if (f.dim % 4 || (!keys && (p.groups > 1 || f.normalized))) return p;
+    p.group_words = words_in(f.group, words ? word_bits : 8);
+    if (f.dim % 4 || (!keys && (f.normalized || (p.groups > 1 && !lanes_fit(p.group_words))))) return p;
     int run = 16;
     if (p.groups > 1 && f.group % 32) run = f.group % 16 ? 0 : 8;
     if (!run || (words && p.groups > 1 && run % steps)) return p;
@@ -187,6 +195,23 @@ inline void with_extract(const Plan& plan, const Format& f, const Fn& fn) {
     } else {
         fn(Unsigned8{});
     }
+}
+
+// Scales or minima of n tokens, groups first: out[group * stride + token].
+inline void turned(const uint8_t* data, const Array& array, int32_t type, const float* table, int64_t from, int n, int groups, float factor,
+                   int stride, float* out) {
+    float found[kMaxGroups * 64];
+    numbers_of(data, array, type, table, from, n, groups, found);
+    for (int g = 0; g < groups; ++g)
+        for (int t = 0; t < n; ++t) out[g * stride + t] = found[t * groups + g] * factor;
+}
+inline void scales_of(const Head& head, int groups, int64_t from, int n, int stride, float* scale, float* minimum) {
+    const Packed& p = *head.packed;
+    const Format& f = p.format;
+    if (f.scale != kNone) turned(head.scales, p.scales, f.scale, f.scale_table, from, n, groups, head.factor, stride, scale);
+    else
+        for (int i = 0; i < groups * stride; ++i) scale[i] = head.factor;
+    if (f.minimum != kNone) turned(head.minima, p.minima, f.minimum, f.scale_table, from, n, groups, 1.0f, stride, minimum);
 }
 
 // Where the words of the n tokens from `from` on lie, and those of the last one again up to `count`; expanded into `codes` where they do

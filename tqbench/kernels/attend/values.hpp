@@ -1,8 +1,8 @@
 // Σ_t w_t v_t over a tile for several rows at once, channels in lanes.
 //
-// Integer form: v_t = scale_t · unit · level_t, and w_t scale_t ≈ step · word_t per row and tile, so
+// Integer form: v_t = scale_t · unit · level_t + minimum_t, and w_t scale_t ≈ step · word_t per row, tile and group of channels, so
 //
-//     Σ_t w_t v_td = unit · step Σ_t word_t level_td
+//     Σ_t w_t v_td = unit · step Σ_t word_t level_td  +  Σ_t w_t minimum_t
 //
 // with an inner sum that is exact in 32 bits, for step is so chosen that Σ_t |word_t| · |level| < 2^31. Float form: for other formats.
 #pragma once
@@ -17,10 +17,10 @@ constexpr int kTile = 64, kFloatTile = 16;
 struct ValueScratch {
     alignas(64) uint8_t codes[kTile * kMaxDim];
     alignas(64) float floats[kFloatTile * (kMaxDim + L)];
-    alignas(64) float scale[kTile], minimum[kTile];
-    alignas(64) int32_t words[4][kTile / 2];
+    alignas(64) float scale[kMaxGroups * kTile], minimum[kMaxGroups * kTile];
+    alignas(64) int32_t words[4][kMaxGroups * kTile / 2 + L];  // [group][pair], or [pair][group] where a vector spans several groups
+    alignas(64) float steps[4][kMaxGroups + L];
     const uint8_t *rows[kTile], *high[kTile];
-    float steps[4];
 };
 
 // How many floats a sum of values takes.
@@ -29,7 +29,7 @@ inline int slots_of(const Plan& plan) {
 }
 
 // The weights of a row times the scales, as pairs of words; returns their step, 0 if there are none.
-TQB_LOOP float weigh(const Plan& plan, const float* weights, const float* scale, int32_t* words) {
+inline float weigh(const Plan& plan, const float* weights, const float* scale, int32_t* words) {
     F x[kTile / L], most = all(0.0f), total = all(0.0f);
     for (int i = 0; i < kTile / L; ++i) {
         x[i] = load(weights + i * L) * load(scale + i * L);
@@ -48,10 +48,29 @@ TQB_LOOP float weigh(const Plan& plan, const float* weights, const float* scale,
     return 1.0f / factor;
 }
 
-// Levels First … First + V − 1 of each word, over all words.
-template <int R, int First, int V, class Extract>
+// All rows' weights, per group, and what the minima add.
+template <int R>
+TQB_LOOP void weigh_rows(const Plan& plan, const float* const* weights, ValueScratch& s, float* const* lows) {
+    const bool spread = plan.group_words < L && plan.groups > 1;
+    for (int r = 0; r < R; ++r)
+        for (int g = 0; g < plan.groups; ++g) {
+            alignas(64) int32_t words[kTile / 2];
+            s.steps[r][g] = plan.unit * weigh(plan, weights[r], s.scale + g * kTile, spread ? words : s.words[r] + g * kTile / 2);
+            for (int t = 0; t < kTile / 2 && spread; ++t) s.words[r][t * plan.groups + g] = words[t];
+            if (!plan.minima) continue;
+            F low = all(0.0f);
+            for (int t = 0; t < kTile; t += L) low = fma(load(weights[r] + t), load(s.minimum + g * kTile + t), low);
+            lows[r][g] += sum(low);
+        }
+}
+
+// Levels First … First + V − 1 of each word, over all words. Spread: a vector spans several groups.
+template <int R, int First, int V, bool Spread, class Extract>
 TQB_LOOP void mix_steps(const Plan& plan, const Extract& extract, int pairs, const ValueScratch& s, float* const* sums) {
+    const I lanes = Spread ? group_lanes(plan.group_words) : all(0);
     for (int word = 0; 2 * word < plan.row_bytes; word += L) {
+        const int group = plan.groups > 1 ? word / plan.group_words : 0, stride = Spread ? plan.groups : 1;
+        const int first = Spread ? group : group * kTile / 2;
         I acc[R][V];
         for (int r = 0; r < R; ++r)
             for (int i = 0; i < V; ++i) acc[r][i] = all(0);
@@ -62,22 +81,26 @@ TQB_LOOP void mix_steps(const Plan& plan, const Extract& extract, int pairs, con
             I levels[V];
             each_step<Extract, First, First + V>(extract, x, y, levels);
             for (int r = 0; r < R; ++r) {
-                const I weight = all(s.words[r][t]);
+                const int32_t* at = s.words[r] + first + t * stride;
+                const I weight = Spread ? spread(at, lanes) : all(*at);
                 for (int i = 0; i < V; ++i) acc[r][i] = dot2(acc[r][i], levels[i], weight);
             }
         }
-        for (int r = 0; r < R; ++r)
+        for (int r = 0; r < R; ++r) {
+            const F step = Spread ? spread(s.steps[r] + group, lanes) : all(s.steps[r][group]);
             for (int i = 0; i < V; ++i) {
                 float* out = sums[r] + (word / L * Extract::kSteps + First + i) * L;
-                store(out, fma(to_float(acc[r][i]), all(s.steps[r] * plan.unit), load(out)));
+                store(out, fma(to_float(acc[r][i]), step, load(out)));
             }
+        }
     }
 }
 
 template <int R, class Extract, int First = 0>
 inline void mix_words(const Plan& plan, const Extract& extract, int pairs, const ValueScratch& s, float* const* sums) {
     constexpr int V = Extract::kSteps < 4 ? Extract::kSteps : 4;
-    mix_steps<R, First, V>(plan, extract, pairs, s, sums);
+    if (plan.groups > 1 && plan.group_words < L) mix_steps<R, First, V, true>(plan, extract, pairs, s, sums);
+    else mix_steps<R, First, V, false>(plan, extract, pairs, s, sums);
     if constexpr (First + V < Extract::kSteps) mix_words<R, Extract, First + V>(plan, extract, pairs, s, sums);
 }
 
@@ -131,26 +154,13 @@ inline void mix_tile(const Plan& plan, const Head& head, int first, int last, in
     }
     const int even = (n + 1) / 2 * 2;
     rows_of(plan, head, from, n, even, s.codes, s.rows, s.high);
-    for (int t = 0; t < kTile; ++t) s.scale[t] = t < n ? head.factor : 0.0f;
-    if (f.scale != kNone) {
-        numbers_of(head.scales, p.scales, f.scale, f.scale_table, from, n, 1, s.scale);
-        if (head.factor != 1.0f)
-            for (int t = 0; t < n; ++t) s.scale[t] *= head.factor;
-    }
-    if (plan.minima) {
-        std::memset(s.minimum, 0, sizeof s.minimum);
-        numbers_of(head.minima, p.minima, f.minimum, f.scale_table, from, n, 1, s.minimum);
-    }
+    scales_of(head, plan.groups, from, n, kTile, s.scale, s.minimum);
+    for (int g = 0; g < plan.groups && n < kTile; ++g)
+        for (int t = n; t < kTile; ++t) s.scale[g * kTile + t] = s.minimum[g * kTile + t] = 0.0f;
     with_extract(plan, f, [&](const auto& extract) {
         in_groups<4>(first, last, [&](auto rows, int r) {
-            for (int i = 0; i < rows.value; ++i) {
-                row_of(r + i, weights[i], sums[i], lows[i]);
-                s.steps[i] = weigh(plan, weights[i], s.scale, s.words[i]);
-                if (!plan.minima) continue;
-                F low = all(0.0f);
-                for (int t = 0; t < kTile; t += L) low = fma(load(weights[i] + t), load(s.minimum + t), low);
-                *lows[i] += sum(low);
-            }
+            for (int i = 0; i < rows.value; ++i) row_of(r + i, weights[i], sums[i], lows[i]);
+            weigh_rows<rows.value>(plan, weights, s, lows);
             mix_words<rows.value>(plan, extract, even / 2, s, sums);
         });
     });

@@ -130,6 +130,15 @@ inline I pack_words(F x, F y) {
     return lanes;
 }
 
+// The dword (or float) for each lane, where `words` words in a row share one.
+inline I group_lanes(int words) {
+    alignas(64) int32_t lanes[L];
+    for (int i = 0; i < L; ++i) lanes[i] = i / words;
+    return load(static_cast<const void*>(lanes));
+}
+inline I spread(const int32_t* p, I lanes) { return _mm512_permutexvar_epi32(lanes, load(static_cast<const void*>(p))); }
+inline F spread(const float* p, I lanes) { return _mm512_permutexvar_ps(lanes, load(p)); }
+
 // ------------------------------------------------------------------------------------------------------------------------- AVX2
 #elif defined(TQB_VARIANT_avx2)
 
@@ -242,6 +251,14 @@ inline I pair_bytes(const uint8_t* a, const uint8_t* b, int64_t at, int bytes) {
     return _mm256_or_si256(_mm256_cvtepu8_epi32(x), _mm256_slli_epi32(_mm256_cvtepu8_epi32(y), 16));
 }
 inline I pack_words(F x, F y) { return _mm256_permute4x64_epi64(_mm256_packs_epi32(to_int(x), to_int(y)), 0xd8); }
+
+inline I group_lanes(int words) {
+    alignas(32) int32_t lanes[L];
+    for (int i = 0; i < L; ++i) lanes[i] = i / words;
+    return load(static_cast<const void*>(lanes));
+}
+inline I spread(const int32_t* p, I lanes) { return _mm256_permutevar8x32_epi32(load(static_cast<const void*>(p)), lanes); }
+inline F spread(const float* p, I lanes) { return _mm256_permutevar8x32_ps(load(p), lanes); }
 
 // ----------------------------------------------------------------------------------------- 128 bits: NEON, SSE2, or plain loops
 #else
@@ -363,6 +380,9 @@ inline I pair_bytes(const uint8_t* a, const uint8_t* b, int64_t at, int bytes) {
     for (int i = 0; i < 4; ++i) out[i] = i < bytes ? int32_t(uint32_t(a[at + i]) | uint32_t(b[at + i]) << 16) : 0;
     return out;
 }
+inline I group_lanes(int words) { return I{0, 1, 2, 3} / words; }
+inline I spread(const int32_t* p, I lanes) { return I{p[lanes[0]], p[lanes[1]], p[lanes[2]], p[lanes[3]]}; }
+inline F spread(const float* p, I lanes) { return F{p[lanes[0]], p[lanes[1]], p[lanes[2]], p[lanes[3]]}; }
 inline I pack_words(F x, F y) {
     const I a = to_int(x), b = to_int(y);
     W out{};
