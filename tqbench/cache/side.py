@@ -59,6 +59,7 @@ class SideStore:
     seen_packed: int = 0
     declared: int = 0  # what seen_packed must come to
     read: bool = False  # whether the packed form was handed out for the current queries
+    direct: bool = False  # whether attention took codes: then nothing is decoded for it
     error: tuple[float, float] = (0.0, 0.0)
     sampled: int = 0
 
@@ -138,7 +139,7 @@ class SideStore:
 
     def _hand_over(self) -> Any:
         """The packed arrays themselves, to be attended."""
-        self.read = True
+        self.read = self.direct = True
         return self._packed()
 
     def _hand_out(self) -> Any:
@@ -195,7 +196,8 @@ class SideStore:
         layout = self.codec.layout(self.shape.head_dim)
         exact = [array for array in (self.exact_sinks, self.tail) if array is not None]  # none before the first token
         heads = exact[0].shape[0] * exact[0].shape[1] // self.codec.heads if exact else 0
-        packed = self._packed()
+        packed, fused = self._packed(), self.direct and not self.kernels.decode.calls
+        used = [self.kernels.encode, *([] if fused else [self.kernels.decode]), attention]
         sizes = {
             role: sum(int(packed[p.name].nbytes) for p in layout.parts if p.name in packed and p.role == role)
             for role in ("payload", "metadata")
@@ -221,14 +223,10 @@ class SideStore:
             attended_declared=self.declared,
             error=self.error[0] / self.error[1] if self.error[1] else None,
             encode=self.kernels.encode.impl,
-            decode=self.kernels.decode.impl,
+            decode="in attend" if fused else self.kernels.decode.impl,
             attend=attention.impl,
-            entered={choice.op: choice.calls for choice in (self.kernels.encode, self.kernels.decode, attention)},
-            passed_over={
-                f"{choice.op} {name}": why
-                for choice in (self.kernels.encode, self.kernels.decode, attention)
-                for name, why in choice.refused.items()
-            },
+            entered={choice.op: choice.calls for choice in used},
+            passed_over={f"{choice.op} {name}": why for choice in used for name, why in choice.refused.items()},
         )
 
 

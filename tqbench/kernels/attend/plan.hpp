@@ -58,9 +58,8 @@ inline Plan plan_of(const Format& f, bool keys) {
     const int steps = words ? 16 / word_bits : 2;
     p.group_words = words_in(f.group, words ? word_bits : 8);
     if (f.dim % 4 || (!keys && (f.normalized || (p.groups > 1 && !lanes_fit(p.group_words))))) return p;
-    int run = 16;
-    if (p.groups > 1 && f.group % 32) run = f.group % 16 ? 0 : 8;
-    if (!run || (words && p.groups > 1 && run % steps)) return p;
+    const int run = steps > 8 ? steps : 8;
+    if (p.groups > 1 && f.group % (2 * run)) return p;
     p.steps = steps;
     p.mode = words ? Mode::words : Mode::bytes;
     p.row_bytes = words ? f.dim * word_bits / 8 : f.dim;

@@ -31,9 +31,9 @@ STREAM, HALVES, FIFTH, SPLIT, FLOATS = range(5)
 TABLE, LINEAR, E4M3, E5M2 = range(4)
 NUMBERS = {"none": 0, "float32": 1, "float16": 2, "bfloat16": 3, "byte": 4}
 MOST_CHANNELS = 512
-MOST_LEVEL = 8191  # of an integer level: 32 products with a query of 14 bits then fit 32 bits
-RUN = 32  # channels whose products are summed up in integers
-PEAK = 2.2  # of the largest of 32 Gaussian values: what a query's step follows from
+RUN = 16  # channels whose products are summed up in integers
+MOST_LEVEL = 16383  # of an integer level: sixteen products with a query of 13 bits then fit 32 bits
+PEAK = 1.8  # of the largest of sixteen Gaussian values, about: what a query's step follows from
 
 
 class CFormat(ctypes.Structure):
