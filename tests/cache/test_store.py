@@ -200,7 +200,7 @@ def test_a_name_must_be_taken_by_some_operation():
     with pytest.raises(Unsupported, match="no torch form called 'warp'"):
         open_store(preset("turbo4"), "warp")
     with pytest.raises(Unsupported, match="decode: the native form cannot run: "):
-        open_store(preset("turbo4"), "decode=native")
+        open_store(preset("turboquant_prod3"), "decode=native")
     with pytest.raises(ConfigError, match="op one of encode, decode, attend"):
         open_store(preset("turbo4"), "pack=native")
 

@@ -1,14 +1,18 @@
-"""The native decode of 8-bit blocks against the reference, on every scale there is."""
+"""The native decode against the reference: 8-bit blocks bit for bit, on every scale there is."""
+
+import ctypes
 
 import pytest
 import torch
 
 from tqbench.codecs.block import BLOCK, Block
 from tqbench.codecs.blocks.wrap import Interleaved
-from tqbench.codecs.codebook import Codebook
+from tqbench.codecs.fp8 import Fp8
+from tqbench.codecs.qjl import QJL
 from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.core.op import Place
 from tqbench.kernels import decode, native
+from tqbench.kernels import packed as native_packed
 from tqbench.kernels.decode import reference
 
 CODEC = Block(8)
@@ -53,15 +57,30 @@ def test_any_length_and_channel_order(codec, tokens):
 @built
 def test_arrays_that_do_not_belong_together_are_refused():
     given = packed(4)
-    with pytest.raises(EvidenceError, match="128 codes do not match 3 scales"):
+    with pytest.raises(EvidenceError, match=r"refused its arguments: codes \[1, 1, 4, 32\], scales \[1, 1, 3, 1\]"):
         decode.OP.resolve(CODEC, "native")(CODEC, given | {"scales": given["scales"][:, :, :3]}, BLOCK, torch.empty(0))
 
 
 @built
 def test_the_library_checks_its_arguments():
-    assert native.library().tqbench_decode_block8(None, None, None, 1) == 1
-    assert native.library().tqbench_decode_block8(None, None, None, -1) == 1
-    assert native.library().tqbench_decode_block8(None, None, None, 0) == 0
+    form, arrays = native_packed.describe(CODEC, BLOCK), packed(4)
+    size = 4 * BLOCK
+    out = torch.empty(size)
+
+    def status(batch=1, heads=1, size=size, **changes):
+        given, _ = form.packed(arrays)
+        for name, value in changes.items():
+            setattr(given, name, value)
+        return native.library().tqbench_decode(ctypes.byref(given), batch, heads, out.data_ptr(), size)
+
+    assert status() == 0
+    assert native.library().tqbench_decode(None, 1, 1, out.data_ptr(), out.numel()) == 2
+    assert status(batch=0) == status(heads=2) == status(size=size - 1) == status(units=5) == status(units=-1) == 2
+    assert status(codes=native_packed.CArray()) == status(scales=native_packed.CArray()) == 2
+    for field, value in {"dim": 4096, "bits": 9, "arrangement": 7, "value": 9, "scale": 9, "group": 0, "unit": 0}.items():
+        fields = type(form.fields).from_buffer_copy(form.fields)
+        setattr(fields, field, value)
+        assert status(format=fields) == 2, field
 
 
 @pytest.mark.parametrize(
@@ -69,10 +88,10 @@ def test_the_library_checks_its_arguments():
     [
         (CODEC, Place(device="cuda:0"), "runs on the CPU in float32, not on cuda:0"),
         (CODEC, Place(dtype="float64"), "in float64"),
-        pytest.param(Block(4), Place(), "only 8-bit blocks have", marks=built),
-        pytest.param(Codebook(), Place(), "codec 'codebook' has no native decode yet", marks=built),
+        pytest.param(QJL(), Place(), "codec 'qjl' has no native form", marks=built),
+        pytest.param(Fp8(scale="head"), Place(), "codec 'fp8' has not been calibrated", marks=built),
     ],
-    ids=["device", "dtype", "bits", "codec"],
+    ids=["device", "dtype", "codec", "calibration"],
 )
 def test_what_native_cannot_do_is_said(codec, place, reason):
     with pytest.raises(Unsupported, match=reason):

@@ -37,8 +37,7 @@ def library() -> ctypes.CDLL:
     if found is None:
         raise OSError(missing())
     lib = ctypes.CDLL(str(found))
-    lib.tqbench_decode_block8.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-    lib.tqbench_decode_block8.restype = ctypes.c_int
+    lib.tqbench_decode.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
     lib.tqbench_attend.argtypes = [ctypes.c_void_p]
     lib.tqbench_isa.restype = ctypes.c_char_p
     lib.tqbench_use_isa.argtypes = [ctypes.c_char_p]

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tqbench.core.codec import Codec, Packed
 from tqbench.core.errors import EvidenceError
 from tqbench.kernels import native, packed
 from tqbench.kernels.attend import View
@@ -68,26 +67,13 @@ def _side(view: View, head_dim: int, kv_heads: int) -> tuple[_Side, Any]:
         raise EvidenceError("attend/native reads codes, and this view has none")
     arrays, form, around = stored(), packed.describe(codec, head_dim), packed.basis(codec, head_dim, kv_heads)
     bounds = numbers("q", view.bounds)
-    sinks, tail = (None if x is None else _rows(x) for x in (view.sinks, view.tail))
+    found, kept = zip(packed.exact(view.sinks), packed.exact(view.tail), form.packed(arrays), strict=True)
     side = _Side(
-        packed.exact(sinks),
-        packed.exact(tail),
-        _packed(form, arrays),
+        *found,
         view.packed_end,
         view.tail_start,
         None if around.rows is None else around.rows.data_ptr(),
         None if around.offset is None else around.offset.data_ptr(),
         bounds.buffer_info()[0],
     )
-    return side, (arrays, sinks, tail, bounds)
-
-
-def _packed(form: packed.Format, arrays: Packed) -> packed.CPacked:
-    return form.packed(arrays) if arrays else packed.CPacked(format=form.fields)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """Vectors whose channels lie together."""
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
+    return side, (kept, bounds)

@@ -151,7 +151,7 @@ inline void score_strip(const Plan& plan, const Head& head, const QueryRows& q, 
     }
     const Packed& p = *head.packed;
     rows_of(plan, head, from, n, L, s.codes, s.rows, s.high);
-    scales_of(head, plan.groups, from, n, L, s.scale, s.minimum);
+    scales_of(head, plan, from, n, L, s.scale, s.minimum);
     if (p.format.arrangement == kSplit) widen(plan.dim / 8, s);
     with_extract(plan, p.format, [&](const auto& extract) {
         if (p.format.normalized) normalize(plan, extract, s);

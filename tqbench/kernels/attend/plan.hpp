@@ -25,6 +25,7 @@ struct Plan {
     int limit;      // of the integers that levels are multiplied with, so that such a sum cannot overflow
     int64_t weights;  // what the sum of integer weights of levels may come to
     float unit;     // what a level of 1 is worth
+    int center;     // taken off the codes of formats with minima, which get it back: small integers round less
     int16_t levels[32];
 
     int group_of(int of_run) const { return groups > 1 ? of_run * 2 * run / group : 0; }
@@ -65,13 +66,18 @@ inline Plan plan_of(const Format& f, bool keys) {
     p.row_bytes = words ? f.dim * word_bits / 8 : f.dim;
     p.pairs = f.dim / 2;
     p.run = run;
-    const int most = byte ? (f.flip ? 128 : 255) : f.level_max > 0 ? f.level_max : 1;
+    const int count = 1 << (f.bits < 5 ? f.bits : 5);
+    for (int i = 0; i < 32 && table; ++i) p.levels[i] = f.levels[i % count];  // whatever the upper bits of an index are
+    if (p.minima && f.value == kLinear && !f.flip && !f.bias && (table || f.bits == 8)) p.center = table ? count / 2 : 128;
+    int most = byte ? (f.flip || p.center ? 128 : 255) : 1;
+    for (int i = 0; i < 32 && table; ++i) {
+        p.levels[i] = int16_t(p.levels[i] - p.center);
+        most = p.levels[i] > most ? p.levels[i] : -p.levels[i] > most ? -p.levels[i] : most;
+    }
     const int64_t room = INT64_C(2147483647) / (2 * run * int64_t(most));
     p.limit = int(room < 32767 ? room : 32767);
     p.weights = INT64_C(2147483647) / most;
     p.unit = byte || f.normalized ? 1.0f : f.level_unit;
-    const int count = 1 << (f.bits < 5 ? f.bits : 5);
-    for (int i = 0; i < 32 && table; ++i) p.levels[i] = f.levels[i % count];  // whatever the upper bits of an index are
     return p;
 }
 
@@ -140,6 +146,15 @@ struct Signed8 {
         return S ? signed_high8(x) : signed_low8(x);
     }
 };
+struct Centered8 {  // an unsigned byte less 128
+    static constexpr int kSteps = 2;
+    static constexpr bool kHigh = false;
+    I flip = all16(int16_t(0x8080));
+    template <int S>
+    I get(I x, I) const {
+        return S ? signed_high8(x ^ flip) : signed_low8(x ^ flip);
+    }
+};
 struct Unsigned8 {
     static constexpr int kSteps = 2;
     static constexpr bool kHigh = false;
@@ -191,6 +206,8 @@ inline void with_extract(const Plan& plan, const Format& f, const Fn& fn) {
         fn(Looked8{table});
     } else if (f.flip) {
         fn(Signed8{});
+    } else if (plan.center) {
+        fn(Centered8{});
     } else {
         fn(Unsigned8{});
     }
@@ -204,13 +221,16 @@ inline void turned(const uint8_t* data, const Array& array, int32_t type, const 
     for (int g = 0; g < groups; ++g)
         for (int t = 0; t < n; ++t) out[g * stride + t] = found[t * groups + g] * factor;
 }
-inline void scales_of(const Head& head, int groups, int64_t from, int n, int stride, float* scale, float* minimum) {
+inline void scales_of(const Head& head, const Plan& plan, int64_t from, int n, int stride, float* scale, float* minimum) {
     const Packed& p = *head.packed;
+    const int groups = plan.groups;
     const Format& f = p.format;
     if (f.scale != kNone) turned(head.scales, p.scales, f.scale, f.scale_table, from, n, groups, head.factor, stride, scale);
     else
         for (int i = 0; i < groups * stride; ++i) scale[i] = head.factor;
     if (f.minimum != kNone) turned(head.minima, p.minima, f.minimum, f.scale_table, from, n, groups, 1.0f, stride, minimum);
+    for (int g = 0; g < groups && plan.center; ++g)
+        for (int t = 0; t < n; ++t) minimum[g * stride + t] += float(plan.center) * scale[g * stride + t];
 }
 
 // Where the words of the n tokens from `from` on lie, and those of the last one again up to `count`; expanded into `codes` where they do

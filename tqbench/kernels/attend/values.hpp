@@ -154,7 +154,7 @@ inline void mix_tile(const Plan& plan, const Head& head, int first, int last, in
     }
     const int even = (n + 1) / 2 * 2;
     rows_of(plan, head, from, n, even, s.codes, s.rows, s.high);
-    scales_of(head, plan.groups, from, n, kTile, s.scale, s.minimum);
+    scales_of(head, plan, from, n, kTile, s.scale, s.minimum);
     for (int g = 0; g < plan.groups && n < kTile; ++g)
         for (int t = n; t < kTile; ++t) s.scale[g * kTile + t] = s.minimum[g * kTile + t] = 0.0f;
     with_extract(plan, f, [&](const auto& extract) {

@@ -28,11 +28,11 @@ def _load_host() -> Any:
 
 
 def _refuses(codec: Codec, place: Place) -> str | None:
-    from tqbench.kernels.decode._native import supports
+    from tqbench.kernels.packed import refuses
 
     if place.device != "cpu" or place.dtype == "float64":
         return f"runs on the CPU in float32, not on {place.device} in {place.dtype}"
-    return native.missing() or supports(codec)
+    return native.missing() or refuses(codec)
 
 
 OP = Op(

@@ -25,7 +25,6 @@ from tqbench.codecs.fp8 import Fp8
 from tqbench.codecs.microscaling import BIAS, ELEMENT, Microscaling
 from tqbench.codecs.mlx_affine import MlxAffine
 from tqbench.core.codec import Codec, Packed
-from tqbench.core.errors import EvidenceError
 
 STREAM, HALVES, FIFTH, SPLIT, FLOATS = range(5)
 TABLE, LINEAR, E4M3, E5M2 = range(4)
@@ -41,7 +40,7 @@ class CFormat(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("arrangement", "bits", "dim", "group", "unit", "value", "flip", "bias", "scale", "minimum")),
-        *((name, ctypes.c_int32) for name in ("number", "normalized", "level_max")),
+        *((name, ctypes.c_int32) for name in ("number", "normalized")),
         ("level_unit", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("levels", "values", "scale_table")),
     ]
@@ -79,15 +78,16 @@ class Format:
     kept: tuple[Any, ...]  # what the pointers of `fields` point to
     head_scale: Tensor | None = None
 
-    def packed(self, arrays: Packed) -> CPacked:
-        """These arrays in this format."""
-        found = CPacked(format=self.fields)
+    def packed(self, arrays: Packed) -> tuple[CPacked, Any]:
+        """These arrays in this format, and what must live as long as it is used. Without arrays nothing is packed."""
+        found, kept = CPacked(format=self.fields), []
         for name, part in zip(("codes", "high", "scales", "minima"), self.parts, strict=True):
-            if part is not None:
-                setattr(found, name, array(arrays[part], 3))
-        found.units = arrays[self.parts[0]].shape[2]
+            if part is not None and arrays:
+                kept.append(together(arrays[part], 3))
+                setattr(found, name, array(kept[-1]))
+                found.units = kept[-1].shape[2]
         found.head_scale = None if self.head_scale is None else self.head_scale.data_ptr()
-        return found
+        return found, kept
 
 
 @dataclass(frozen=True)
@@ -114,24 +114,29 @@ def refuses(codec: Codec, head_dim: int | None = None) -> str | None:
     return None
 
 
-def array(x: Tensor, leading: int) -> CArray:
-    """A tensor whose dimensions after the first `leading` lie together."""
-    inner = x.shape[leading:]
+def together(x: Tensor, leading: int) -> Tensor:
+    """The tensor, copied if its dimensions after the first `leading` do not lie together."""
     expected = 1
-    for size, stride in zip(reversed(inner), reversed(x.stride()[leading:]), strict=True):
+    for size, stride in zip(reversed(x.shape[leading:]), reversed(x.stride()[leading:]), strict=True):
         if size != 1 and stride != expected:
-            raise EvidenceError(f"native: an array of shape {list(x.shape)} has strides {list(x.stride())}")
+            return x.contiguous()
         expected *= size
+    return x
+
+
+def array(x: Tensor) -> CArray:
+    """Where a tensor lies, as `together` left it."""
     item, storage = x.element_size(), x.untyped_storage()
     strides = [stride * item for stride in x.stride()[:3]]
     return CArray(x.data_ptr(), *strides, storage.nbytes() - x.storage_offset() * item)
 
 
-def exact(x: Tensor | None) -> CExact:
-    """Vectors in a floating-point type, or none."""
+def exact(x: Tensor | None) -> tuple[CExact, Any]:
+    """Vectors in a floating-point type, or none, and what must live as long as they are used."""
     if x is None or not x.shape[2]:
-        return CExact()
-    return CExact(array(x, 3), x.shape[2], NUMBERS[str(x.dtype).removeprefix("torch.")])
+        return CExact(), None
+    rows = together(x, 3)
+    return CExact(array(rows), rows.shape[2], NUMBERS[str(rows.dtype).removeprefix("torch.")]), rows
 
 
 @lru_cache(maxsize=512)
@@ -171,8 +176,6 @@ def _format(dim: int, parts: tuple[str, str | None, str | None, str | None], **f
     if values is not None and bits <= 5:
         whole, unit = _whole(np.asarray(values[: 2**bits], dtype=np.float64))
         levels = np.resize(whole, 32)
-    if levels is not None:
-        numbers["level_max"] = int(np.abs(levels).max())
     numbers["level_unit"] = unit
     pointers = {
         "levels": pointer(levels, np.int16),
@@ -226,9 +229,7 @@ def _block(codec: Block, dim: int) -> Format:
         values = _linear(codec.bits, 0, 0 if affine else -(2 ** (codec.bits - 1)))
     parts = ("codes", "high" if codec.bits == 5 else None, "scales", "minima" if affine else None)
     minimum = NUMBERS["float16" if affine else "none"]
-    return _format(
-        dim, parts, arrangement=arrangement, bits=codec.bits, group=BLOCK, scale=NUMBERS["float16"], minimum=minimum, **values
-    )
+    return _format(dim, parts, arrangement=arrangement, bits=codec.bits, group=BLOCK, scale=NUMBERS["float16"], minimum=minimum, **values)
 
 
 def _affine(codec: Affine, dim: int) -> Format:

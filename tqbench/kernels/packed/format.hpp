@@ -33,7 +33,6 @@ struct Format {
     int32_t scale, minimum;  // Number
     int32_t number;          // of kFloats
     int32_t normalized;      // each group is scaled to the length that its scale names, whatever its levels
-    int32_t level_max;       // largest |levels[i]|
     float level_unit;
     const int16_t* levels;     // 32
     const float* values;       // 256

@@ -160,8 +160,10 @@ TQB_LOOP void decode_row(const Head& head, int64_t t, float* out) {
             for (int d = start; d < end; ++d) squares += out[d] * out[d];
             scale = squares > 0 ? scale / __builtin_sqrtf(squares) : 0.0f;
         }
-        const float low = f.minimum == kNone ? 0.0f : number(head.minima + t * p.minima.unit, g, f.minimum, f.scale_table);
-        for (int d = start; d < end; ++d) out[d] = out[d] * scale + low;
+        for (int d = start; d < end; ++d) out[d] *= scale;
+        if (f.minimum == kNone) continue;  // adding a zero would lose the sign of another
+        const float low = number(head.minima + t * p.minima.unit, g, f.minimum, f.scale_table);
+        for (int d = start; d < end; ++d) out[d] += low;
     }
 }
 

@@ -1,0 +1,194 @@
+"""The native library in every instruction set that runs here, against the reference in float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from tqbench.cache.arrays import TorchArrays
+from tqbench.cache.build import Layer, Shape
+from tqbench.cache.store import Store
+from tqbench.core.errors import ConfigError
+from tqbench.core.presets import read
+from tqbench.core.session import Terms
+from tqbench.kernels import attend, decode, native
+from tqbench.kernels.attend import reference
+
+pytestmark = pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
+
+
+def runnable():
+    found = []
+    for name in ("avx512", "avx2", "scalar", "neon"):
+        try:
+            native.use(name)
+            found.append(name)
+        except ConfigError:
+            continue
+    native.use("")
+    return found
+
+
+SETS = runnable() if native.missing() is None else []
+FORMATS = (
+    *("turbo4", "turbo3", "turbo2", "q8_0", "q5_0", "q5_1", "q4_0", "q4_1", "iq4_nl", "q8_0_rot", "mlx4_g64", "mlx8_g32", "kivi2", "kivi4"),
+    *("fp8_e4m3", "fp8_e5m2", "fp8_e4m3_scaled", "mxfp4", "mxfp8", "nvfp4", "f32", "bf16", "f16", "vllm_3bit_nc", "vllm_k8v4"),
+    *("vllm_int8_per_token_head", "tbq3", "turboquant_mse1", "turboquant_mse3", "mlx_vlm3", "turbo4_pad128"),
+)
+MIXES = ("q8_0/turbo3", "turbo3/q4_1", "f16/turbo2", "kivi2/turbo4", "turbo4/fp8_e5m2", "q5_1/mlx4_g64", "nvfp4/q8_0")
+
+
+@pytest.fixture(params=SETS)
+def isa(request):
+    native.use(request.param)
+    yield request.param
+    native.use("")
+
+
+def filled(scheme, k, v, start, heads, reach=None):
+    """A store in which everything before `start` has been attended, and what follows has been appended."""
+    shape = Shape("llama", k.shape[-1], str(k.dtype).removeprefix("torch."), k.shape[1], heads)
+    store = Store(read(scheme), shape, TorchArrays(), Terms("attend=native"), Layer(reach=reach))
+    if start:
+        store.append(k[:, :, :start], v[:, :, :start])
+        store.k.settle()
+        store.v.settle()
+        store.queries = start
+    store.append(k[:, :, start:], v[:, :, start:])
+    return store
+
+
+def error(store, q, start, scale=None, softcap=None):
+    """Of the native form, relative to the reference in float64 on the same packed data."""
+    views, scale = (store.k.view(), store.v.view()), scale or q.shape[-1] ** -0.5
+    got = store.attention.fn(q, *views, start, scale, softcap)
+    truth = reference.attend(q.double(), *views, start, scale, softcap)
+    assert got.dtype == q.dtype
+    assert bool(torch.isfinite(got).all())
+    return float((got.double() - truth).norm() / truth.norm().clamp_min(1e-30))
+
+
+def vectors(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("scheme", [*FORMATS, *MIXES])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_every_format(isa, scheme, head_dim):
+    q, k, v = vectors(0, 1, 6, 4, head_dim), vectors(1, 1, 2, 331, head_dim), vectors(2, 1, 2, 331, head_dim)
+    assert error(filled(scheme, k, v, 327, 6), q, 327) <= attend.PRECISE
+
+
+@pytest.mark.parametrize("scheme", ["turbo4_pad128", "q8_0", "q4_0", "mlx_vlm3", "tbq4", "kivi2", "f16", "fp8_e4m3"])
+@pytest.mark.parametrize("head_dim", [32, 80, 96, 192, 256])
+def test_every_head_dim(isa, scheme, head_dim):
+    k, v = vectors(1, 2, 2, 150, head_dim), vectors(2, 2, 2, 150, head_dim)
+    try:
+        store = filled(scheme, k, v, 149, 4)
+    except Exception as refused:  # noqa: BLE001 - what the codec itself cannot store
+        pytest.skip(str(refused))
+    assert error(store, vectors(0, 2, 4, 1, head_dim), 149) <= attend.PRECISE
+
+
+@pytest.mark.parametrize("scheme", ["turbo4", "q8_0/turbo3", "q4_1"])
+@pytest.mark.parametrize("tokens", [*range(1, 130), 1000, 4097])
+def test_every_length(scheme, tokens):
+    k, v = vectors(1, 1, 2, tokens, 64), vectors(2, 1, 2, tokens, 64)
+    assert error(filled(scheme, k, v, tokens - 1, 4), vectors(0, 1, 4, 1, 64), tokens - 1) <= attend.PRECISE
+
+
+def test_seventy_thousand_tokens():
+    tokens = 70_001
+    k, v = vectors(1, 1, 1, tokens, 64), vectors(2, 1, 1, tokens, 64)
+    assert error(filled("turbo4", k, v, tokens - 1, 2), vectors(0, 1, 2, 1, 64), tokens - 1) <= attend.PRECISE
+
+
+DATA = {
+    "peaky": lambda q, k, v: (4 * q, k, v),
+    "one sink": lambda q, k, v: (q, torch.cat([3 * q[:, ::3, :1].sum(2, keepdim=True), k[:, :, 1:]], 2), v),
+    "a huge value": lambda q, k, v: (q, k, torch.cat([v[:, :, :-40], 1000 * v[:, :, -40:-39], v[:, :, -39:]], 2)),
+    "a huge channel": lambda q, k, v: (q, k * torch.where(torch.arange(k.shape[-1]) == 5, 30.0, 1.0), v),
+    "all alike": lambda q, k, v: (q, torch.ones_like(k), torch.ones_like(v)),
+    "zeros": lambda q, k, v: (q, torch.zeros_like(k), v),
+}
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("scheme", ["turbo4", "turbo3", "q8_0", "q4_0", "mlx4_g64", "kivi4"])
+def test_unfriendly_data(isa, scheme, data):
+    q, k, v = DATA[data](vectors(0, 1, 6, 1, 64), vectors(1, 1, 2, 700, 64), vectors(2, 1, 2, 700, 64))
+    assert error(filled(scheme, k, v, 699, 6), q, 699) <= attend.PRECISE
+
+
+POLICIES = [
+    {"sinks": 4},
+    {"window": 40},
+    {"sinks": 3, "window": 65},
+    {"k": {"codec": "block", "window": 100}, "v": {"codec": "codebook", "window": 7}, "sinks": 70},
+    {"k": {"codec": "affine", "bits": 2, "axis": "channel", "flush": 64}, "v": {"codec": "affine", "bits": 2, "window": 100}},
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+@pytest.mark.parametrize("reach", [None, 50, 170])
+@pytest.mark.parametrize(("queries", "softcap"), [(1, None), (3, 5.0), (130, None)])
+def test_sinks_windows_and_masks(isa, policy, reach, queries, softcap):
+    tokens, side = 300, {"codec": "codebook", "rotation": "hadamard_signed"}
+    scheme = {"name": "mine", "k": side, "v": side, **policy}
+    k, v = vectors(1, 2, 2, tokens, 64), vectors(2, 2, 2, tokens, 64)
+    store = filled(scheme, k, v, tokens - queries, 6, reach)
+    assert error(store, vectors(0, 2, 6, queries, 64), tokens - queries, softcap=softcap) <= attend.PRECISE
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_of_sixteen_bits(isa, dtype):
+    k, v = vectors(1, 1, 2, 200, 64).to(dtype), vectors(2, 1, 2, 200, 64).to(dtype)
+    store = filled({"name": "mine", "k": "turbo4", "v": "q8_0", "window": 30, "sinks": 2}, k, v, 199, 4)
+    assert error(store, vectors(0, 1, 4, 1, 64).to(dtype), 199) <= 4 * torch.finfo(dtype).eps
+
+
+def test_ten_thousand_random_calls():
+    """Shapes, formats, lengths, policies and threads at random; each against the reference."""
+    draw, worst, before = np.random.default_rng(0), 0.0, torch.get_num_threads()
+    formats = [f"{a}/{b}" for a in FORMATS for b in FORMATS if "pad" not in a + b and "vllm" not in a + b and "kivi" not in b]
+    try:
+        for turn in range(2000):
+            torch.set_num_threads(int(draw.choice((1, 2))))
+            tokens, queries, head_dim = int(draw.integers(1, 91)), int(draw.integers(1, 10)), int(draw.choice((64, 128)))
+            kv_heads, sharing, batch = map(int, draw.integers((1, 1, 1), (3, 6, 3)))
+            k_form, _, v_form = str(draw.choice(formats)).partition("/")
+            scheme = {"name": "mine", "k": k_form, "v": v_form, "sinks": int(draw.choice((0, 0, 1, 5)))}
+            shape = (batch, kv_heads, tokens + queries, head_dim)
+            k, v = vectors(2 * turn, *shape) * 10 ** draw.uniform(-2, 1), vectors(2 * turn + 1, *shape) * 10 ** draw.uniform(-3, 3)
+            store = filled(scheme, k, v, tokens, kv_heads * sharing, [None, None, 7][draw.integers(3)])
+            for _ in range(5):
+                q = vectors(int(draw.integers(0, 1 << 30)), batch, kv_heads * sharing, queries, head_dim) * 10 ** draw.uniform(-2, 0)
+                worst = max(worst, error(store, q, tokens))
+    finally:
+        torch.set_num_threads(before)
+    assert worst <= 2 * attend.PRECISE  # keys ten times as long as queries expect make scores of hundreds
+
+
+@pytest.mark.parametrize("scheme", FORMATS)
+def test_decode(isa, scheme):
+    for codec in {side.codec for side in (read(scheme).k, read(scheme).v)}:
+        x = vectors(3, 2, 2, 2 * codec.unit + codec.unit * 5, 128)
+        arrays = codec.encode(x)
+        got, truth = (decode.OP.resolve(codec, name).fn(codec, arrays, 128, x) for name in ("native", "reference"))
+        assert torch.allclose(got, truth, rtol=3e-6, atol=3e-6 * float(truth.abs().max()))
+
+
+def test_results_do_not_depend_on_threads_or_repetition():
+    k, v, q = vectors(1, 1, 2, 5000, 64), vectors(2, 1, 2, 5000, 64), vectors(0, 1, 6, 1, 64)
+    store, before = filled("turbo3", k, v, 4999, 6), torch.get_num_threads()
+    found = []
+    for threads in (1, 2, 1):
+        torch.set_num_threads(threads)
+        found.append(store.attention.fn(q, store.k.view(), store.v.view(), 4999, 0.125))
+    torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_an_unknown_instruction_set_is_refused():
+    with pytest.raises(ConfigError, match="TQBENCH_ISA=sse9: there is no such instruction set"):
+        native.use("sse9")
