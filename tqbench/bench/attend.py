@@ -31,7 +31,9 @@ Sides = tuple[View, View]
 # planes of 8 bits, which costs up to 1e-4; half as good would be one plane less.
 TOLERANCE = 2e-4
 FUSED = "bf16/native"  # an uncompressed cache through the same kind of kernel: what is left is what fewer bytes are worth
-USUAL = tuple(baseline.name for baseline in baselines.BASELINES)
+UNCOMPRESSED = tuple(baseline.name for baseline in baselines.BASELINES)
+NAIVE = f"{{scheme}}/{baselines.NAIVE}"
+COMPARISONS = {"naive": NAIVE, "torch SDPA bf16": baselines.USUAL, "best torch": baselines.BEST, "fused bf16": FUSED}
 
 
 def contenders(plan: Plan, tokens: int, note: Callable[[str], None]) -> list[Contender]:
@@ -84,7 +86,7 @@ def _baselines(given: Vectors, truth: Tensor) -> Iterator[Contender]:
             bytes_moved=2 * k.nbytes,
         )
         calls = [partial(baseline.run, q, *cache, given.scale) for cache in caches]
-        yield Contender(row, calls, partial(relative, truth=expected), (*USUAL, FUSED))
+        yield Contender(row, calls, partial(relative, truth=expected), (*UNCOMPRESSED, FUSED))
 
 
 def _of_scheme(store: Store, given: Vectors, truth: Tensor) -> Iterator[Contender]:
@@ -93,7 +95,7 @@ def _of_scheme(store: Store, given: Vectors, truth: Tensor) -> Iterator[Contende
     expected = _truth(given, (_wide(sides[0]), _wide(sides[1])))
     moved = sum(_bytes(side) for side in sides)
     held = [sides, *(_twins(store) for _ in range(ceiling.copies(moved) - 1))]
-    rivals = (f"{name}/{baselines.NAIVE}", *USUAL, FUSED)
+    rivals = (NAIVE.format(scheme=name), *UNCOMPRESSED, FUSED)
 
     def contender(form: str, role: Any, words: str, run: Callable[[Sides], Tensor]) -> Contender:
         row = Row(tokens, name, form, role, words, tolerance=TOLERANCE, quantization_error=relative(expected, truth), bytes_moved=moved)
@@ -163,8 +165,8 @@ def _truth(given: Vectors, sides: Sides) -> Tensor:
     share = q.shape[1] // kv_heads
     parts = []
     for head in range(kv_heads):
-        pair = (_one_head(side, packed, head) for side, packed in zip(sides, decoded, strict=True))
-        parts.append(reference.attend(q[:, head * share : (head + 1) * share], *pair, given.k.shape[2] - 1, given.scale))
+        k, v = (_one_head(side, packed, head) for side, packed in zip(sides, decoded, strict=True))
+        parts.append(reference.attend(q[:, head * share : (head + 1) * share], k, v, given.k.shape[2] - 1, given.scale))
     return torch.cat(parts, dim=1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def relative(output: Tensor, truth: Tensor) -> float:
     if output.shape != truth.shape:
         return float("inf")
     error = float((output.double() - truth.double()).norm() / truth.double().norm())
-    return error if error == error else float("inf")  # noqa: PLR0124 - NaN alone differs from itself
+    return error if isfinite(error) else float("inf")
 
 
 def twin(array: Tensor) -> Tensor:

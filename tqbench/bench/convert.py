@@ -23,6 +23,7 @@ from tqbench.core.scheme import Scheme
 from tqbench.kernels import decode, encode
 
 REFERENCE = "reference"
+COMPARISONS = {"reference": f"{{scheme}}/{REFERENCE}"}
 WORDS = "the codec's own mathematics in plain torch"
 CODES_OFF = 1e-3  # share of stored values: one on a boundary may fall either way, and its scale with it
 DECODED_OFF = 1e-5  # a rotation sums a hundred products in float32
@@ -88,7 +89,7 @@ def _forms(
         if impl.name == REFERENCE:
             about |= {"role": "baseline", "words": WORDS}
         if reason is None:
-            yield Contender(replace(like, **about), calls(impl.load()), error, (f"{like.scheme}/{REFERENCE}",))
+            yield Contender(replace(like, **about), calls(impl.load()), error, (COMPARISONS["reference"].format(scheme=like.scheme),))
         else:
             yield Contender(Row(like.tokens, like.scheme, impl.name, "form", about["words"], "unsupported", reason), (), error)
 

@@ -89,9 +89,11 @@ def shape(text: str, architecture: str = Geometry.architecture) -> Geometry:
     for word in text.split():
         match = re.fullmatch(r"(b|kv|q|d)([1-9][0-9]{0,4})", word)
         if match is None:
-            raise ConfigError(f"--shape {text!r}: {word!r} is not b (sequences), kv (KV heads), q (query heads) or d (head_dim) and a number")
+            raise ConfigError(
+                f"--shape {text!r}: {word!r} is not b (sequences), kv (KV heads), q (query heads) or d (head_dim) and a number"
+            )
         sizes[fields[match[1]]] = int(match[2])
-    found = Geometry(**sizes, architecture=architecture)  # type: ignore[arg-type]
+    found = Geometry(**sizes, architecture=architecture)
     if found.heads % found.kv_heads:
         raise ConfigError(f"--shape {text!r}: {found.heads} query heads cannot share {found.kv_heads} KV heads evenly")
     return found

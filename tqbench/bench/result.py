@@ -13,7 +13,7 @@ DIGITS = 5  # of a sample in the file: finer than any clock's noise
 
 @dataclass(frozen=True)
 class Ceiling:
-    """How fast this many threads read memory here, before, between and after everything else; None with the reason where it cannot be known."""
+    """How fast this many threads read memory here, over the whole benchmark; None with the reason where it cannot be known."""
 
     gbps: float | None
     threads: int
@@ -96,6 +96,7 @@ class Bench:
     environment: dict[str, Any]
     ceiling: Ceiling
     groups: tuple[Group, ...]
+    comparisons: dict[str, str]  # what tables compare with, in words -> a row's name, {scheme} being the row's own
 
     @property
     def rows(self) -> list[Row]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 
 from tqbench.bench import attend, ceiling, convert
-from tqbench.bench.contender import Contender
 from tqbench.bench.plan import Plan
 from tqbench.bench.race import race
 from tqbench.bench.result import Bench, Ceiling, Group, Row
@@ -17,11 +16,7 @@ from tqbench.kernels import native
 from tqbench.measure import environment, memory
 
 NEEDS = 10  # times the float32 cache: exact copies in three types, the schemes' stores, and what decoding takes meanwhile
-ENTRIES: dict[str, Callable[[Plan, int, Callable[[str], None]], list[Contender]]] = {
-    "attend": attend.contenders,
-    "encode": convert.contenders,
-    "decode": convert.contenders,
-}
+ENTRIES = {"attend": attend, "encode": convert, "decode": convert}
 
 
 def run(plan: Plan, note: Callable[[str], None] = lambda _: None) -> Bench:
@@ -41,12 +36,21 @@ def _run(plan: Plan, threads: int, note: Callable[[str], None]) -> Bench:
     for tokens in plan.tokens:
         groups.append(_group(plan, tokens, lambda text, tokens=tokens: note(f"{tokens:,} tokens: {text}")))  # type: ignore[misc]
         top = ceiling.measure(threads, top)
-    return Bench(plan.op, str(plan.geometry), plan.geometry.architecture, plan.data, _machine(threads), top, _against(groups, top))
+    return Bench(
+        plan.op,
+        str(plan.geometry),
+        plan.geometry.architecture,
+        plan.data,
+        _machine(threads),
+        top,
+        _against(groups, top),
+        ENTRIES[plan.op].COMPARISONS,
+    )
 
 
 def _group(plan: Plan, tokens: int, note: Callable[[str], None]) -> Group:
     """Its caches are gone before those of the next are made."""
-    return race(tokens, ENTRIES[plan.op](plan, tokens, note), plan.rounds, note)
+    return race(tokens, ENTRIES[plan.op].contenders(plan, tokens, note), plan.rounds, note)
 
 
 def _against(groups: list[Group], top: Ceiling) -> tuple[Group, ...]:
@@ -70,4 +74,6 @@ def _fits(plan: Plan) -> None:
     g, free = plan.geometry, memory.available()
     needed = NEEDS * 2 * 4 * g.batch * g.kv_heads * g.head_dim * max(plan.tokens)
     if needed > free:
-        raise ConfigError(f"--tokens {max(plan.tokens):,}: about {needed / 1e9:.0f} GB of memory would be needed, {free / 1e9:.0f} GB are free")
+        raise ConfigError(
+            f"--tokens {max(plan.tokens):,}: about {needed / 1e9:.0f} GB of memory would be needed, {free / 1e9:.0f} GB are free"
+        )

@@ -55,4 +55,4 @@ def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> Ratio:
 
 def _covers(n: int, cut: int) -> float:
     """The chance that the true median lies between the ordered values number `cut` and n − 1 − `cut`."""
-    return max(0.0, 1 - 2 * sum(comb(n, i) for i in range(cut + 1)) / 2**n)
+    return max(0.0, 1 - sum(comb(n, i) for i in range(cut + 1)) / 2.0 ** (n - 1))

@@ -44,8 +44,9 @@ def _folded(q: Tensor, k: Tensor) -> Tensor:
 
 def _decoded(side: View) -> Tensor:
     assert side.codec is not None and side.stored is not None  # noqa: S101, PT018 - as every store's view has
-    last = side.tail_start + side.tail.shape[2] - 1
-    return visible(side, side.codec.decode(side.stored(), side.tail.shape[3], side.tail.dtype), 0, last)
+    packed, last = side.stored(), side.tail_start + side.tail.shape[2] - 1
+    decoded = side.codec.decode(packed, side.tail.shape[3], side.tail.dtype) if packed else side.tail[:, :, :0]
+    return visible(side, decoded, 0, last)
 
 
 @dataclass(frozen=True)
