@@ -36,9 +36,10 @@ class Store:
         place = Place(arrays.platform, arrays.device, shape.dtype)
         for half in (self.k, self.v):
             half.kernels = Kernels(wanted.pick(encode.OP, half.codec, place), wanted.pick(decode.OP, half.codec, place))
-        self.attention = wanted.pick(attend.OP, self.k.codec, place)
+        codecs, place = (self.k.codec, self.v.codec), dataclasses.replace(place, pre_rope=bool(self.k.rope or self.v.rope))
+        self.attention = wanted.pick(attend.OP, codecs, place)
         self.shown = Choice("attend", "engine", _everything)
-        self.reference = attend.OP.resolve(self.k.codec, attend.REFERENCE[arrays.platform], place)
+        self.reference = attend.OP.resolve(codecs, attend.REFERENCE[arrays.platform], place)
         self.attend_error: float | None = None
         self.unchecked = True  # compared with the reference at the first packed call, and again once tokens have been forgotten
         wanted.check()
@@ -128,7 +129,7 @@ class Store:
             "scheme": scheme.name,
             "counts": counts,
             "attend_error": self.attend_error,
-            "attend_limit": ATTEND_ERROR[dtype],
+            "attend_limit": max(ATTEND_ERROR[dtype], attention.error),
         }
         k, v = (side.evidence(name, self.layer.index, attention) for name, side in (("k", self.k), ("v", self.v)))
         return dataclasses.replace(k, **about), dataclasses.replace(v, **about)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tqbench.core.codec import Codec
 from tqbench.core.errors import ConfigError, Unsupported
 from tqbench.core.op import Choice, Op, Place
@@ -25,15 +27,15 @@ class Wanted:
         else:
             self.bare = kernel
 
-    def pick(self, op: Op, codec: Codec, place: Place) -> Choice:
-        """The form of an operation that this codec gets."""
+    def pick(self, op: Op, codecs: Codec | Sequence[Codec], place: Place) -> Choice:
+        """The form of an operation that these codecs get."""
         if op.name in self.pinned or self.bare == "auto":
-            return op.resolve(codec, self.pinned.get(op.name, "auto"), place)
+            return op.resolve(codecs, self.pinned.get(op.name, "auto"), place)
         try:
-            choice = op.resolve(codec, self.bare, place)
+            choice = op.resolve(codecs, self.bare, place)
         except Unsupported as error:
             self.reasons.append(str(error))
-            return op.resolve(codec, "auto", place)
+            return op.resolve(codecs, "auto", place)
         self.taken = True
         return choice
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ class Place:
     platform: str = "torch"
     device: str = "cpu"
     dtype: str = "float32"
+    pre_rope: bool = False  # whether what is packed must be turned by its position before it is attended
 
 
 def _serves_all(codec: Codec, place: Place) -> None:  # noqa: ARG001 - the default for `Impl.refuses`
@@ -31,6 +32,7 @@ class Impl:
     load: Callable[[], Callable[..., Any]]
     refuses: Callable[[Codec, Place], str | None] = _serves_all
     platform: str = "torch"
+    error: float = 0.0  # relative, that its arithmetic adds on purpose to the rounding of the dtype
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,18 @@ class Op:
     name: str
     impls: tuple[Impl, ...]
 
-    def resolve(self, codec: Codec, wanted: str = "auto", place: Place = Place()) -> Choice:
-        """Pick the named form, or for `auto` the first that can run. A named form that cannot run is an error that says why."""
+    def resolve(self, codecs: Codec | Sequence[Codec], wanted: str = "auto", place: Place = Place()) -> Choice:
+        """Pick the named form, or for `auto` the first that can run on all of these codecs. A named form that cannot run is an error that
+        says why."""
+        every = [codecs] if isinstance(codecs, Codec) else list(codecs)
         refused: dict[str, str] = {}
         impls = [impl for impl in self.impls if impl.platform == place.platform]
         for impl in impls:
             if wanted not in ("auto", impl.name):
                 continue
-            reason = impl.refuses(codec, place)
+            reason = next((why for codec in every if (why := impl.refuses(codec, place)) is not None), None)
             if reason is None:
-                return Choice(self.name, impl.name, impl.load(), refused)
+                return Choice(self.name, impl.name, impl.load(), refused, error=impl.error)
             refused[impl.name] = reason
         if wanted in refused:
             raise Unsupported(f"{self.name}: the {wanted} form cannot run: {refused[wanted]}")
@@ -69,6 +73,7 @@ class Choice:
     fn: Callable[..., Any]
     refused: dict[str, str] = field(default_factory=dict)
     calls: int = 0
+    error: float = 0.0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it and count it."""

@@ -39,6 +39,7 @@ def library() -> ctypes.CDLL:
     lib = ctypes.CDLL(str(found))
     lib.tqbench_decode_block8.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     lib.tqbench_decode_block8.restype = ctypes.c_int
+    lib.tqbench_attend.argtypes = [ctypes.c_void_p]
     lib.tqbench_isa.restype = ctypes.c_char_p
     lib.tqbench_use_isa.argtypes = [ctypes.c_char_p]
     _use(lib, os.environ.get("TQBENCH_ISA", ""))

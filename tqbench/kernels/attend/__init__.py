@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tqbench.core.codec import Codec, Packed
-from tqbench.core.op import Impl, Op
+from tqbench.core.op import Impl, Op, Place
+from tqbench.kernels import native
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,22 @@ class View:
     reach: int | None = None  # of a sliding window; None is all
     codec: Codec | None = None  # of what is packed
     stored: Callable[[], Packed] | None = None  # its arrays as they lie in the store, for forms that read codes
+
+
+def _load_native() -> Any:
+    from tqbench.kernels.attend._native import attend
+
+    return attend
+
+
+def _refuses(codec: Codec, place: Place) -> str | None:
+    from tqbench.kernels.packed import refuses
+
+    if place.device != "cpu" or place.dtype == "float64":
+        return f"runs on the CPU in float32, not on {place.device} in {place.dtype}"
+    if place.pre_rope:
+        return "keys are packed before RoPE, and turned by their positions when they are decoded"
+    return native.missing() or refuses(codec)
 
 
 def _load_torch() -> Any:
@@ -56,10 +73,12 @@ def _load_host() -> Any:
     return attend
 
 
+PRECISE = 2e-4  # of the native form: queries and weights are integers of 14 to 16 bits, levels of 14
 REFERENCE = {"torch": "reference", "mlx": "reference (host)"}
 OP = Op(
     "attend",
     (
+        Impl("native", _load_native, _refuses, error=PRECISE),
         Impl("torch", _load_torch),
         Impl("reference", _load_reference),
         Impl("mlx", _load_mlx, platform="mlx"),

@@ -1,0 +1,93 @@
+"""Attention on packed keys and values through the native library: nothing is decoded to memory, queries go into the rotated basis once."""
+
+from __future__ import annotations
+
+import ctypes
+from array import array as numbers
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tqbench.core.codec import Codec, Packed
+from tqbench.core.errors import EvidenceError
+from tqbench.kernels import native, packed
+from tqbench.kernels.attend import View
+
+EVERYTHING = 1 << 40  # reach of a query that sees all
+
+
+class _Side(ctypes.Structure):
+    """`AttendSide` of call.hpp."""
+
+    _fields_ = [
+        ("sinks", packed.CExact),
+        ("tail", packed.CExact),
+        ("packed", packed.CPacked),
+        ("packed_end", ctypes.c_int64),
+        ("tail_start", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("basis", "offset", "bounds")),
+    ]
+
+
+class _Call(ctypes.Structure):
+    """`AttendCall` of call.hpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "kv_heads", "queries", "head_dim", "start", "reach")),
+        ("scale", ctypes.c_float),
+        ("softcap", ctypes.c_float),
+        ("q", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("k", _Side),
+        ("v", _Side),
+        ("split", ctypes.c_int64),
+    ]
+
+
+def attend(q: Tensor, k: View, v: View, start: int, scale: float, softcap: float | None = None) -> Tensor:
+    """Attention of each query over its own mixture of packed and exact positions, in float32."""
+    queries = q.to(torch.float32).contiguous()
+    out = torch.empty_like(queries)
+    batch, heads, count, head_dim = q.shape
+    kv_heads = k.tail.shape[1]
+    sides, kept = zip(*(_side(view, head_dim, kv_heads) for view in (k, v)), strict=True)
+    reach = EVERYTHING if k.reach is None else k.reach
+    shape = (batch, heads, kv_heads, count, head_dim, start, reach)
+    call = _Call(*shape, scale, softcap or 0.0, queries.data_ptr(), out.data_ptr(), *sides, 0)
+    status = native.library().tqbench_attend(ctypes.byref(call))
+    del kept  # lived as long as the call
+    if status:
+        raise EvidenceError("attend/native: out of memory" if status == 1 else f"attend/native refused its arguments: q {list(q.shape)}")
+    return out.to(q.dtype)
+
+
+def _side(view: View, head_dim: int, kv_heads: int) -> tuple[_Side, Any]:
+    codec, stored = view.codec, view.stored
+    if codec is None or stored is None:
+        raise EvidenceError("attend/native reads codes, and this view has none")
+    arrays, form, around = stored(), packed.describe(codec, head_dim), packed.basis(codec, head_dim, kv_heads)
+    bounds = numbers("q", view.bounds)
+    sinks, tail = (None if x is None else _rows(x) for x in (view.sinks, view.tail))
+    side = _Side(
+        packed.exact(sinks),
+        packed.exact(tail),
+        _packed(form, arrays),
+        view.packed_end,
+        view.tail_start,
+        None if around.rows is None else around.rows.data_ptr(),
+        None if around.offset is None else around.offset.data_ptr(),
+        bounds.buffer_info()[0],
+    )
+    return side, (arrays, sinks, tail, bounds)
+
+
+def _packed(form: packed.Format, arrays: Packed) -> packed.CPacked:
+    return form.packed(arrays) if arrays else packed.CPacked(format=form.fields)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Vectors whose channels lie together."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+

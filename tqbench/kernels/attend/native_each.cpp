@@ -1,0 +1,352 @@
+// Attention of some queries over one head's keys and values, packed or exact, tile by tile with an online softmax:
+//
+//     m' = max(m, max_t s_t),  l' = l e^{m − m'} + Σ_t e^{s_t − m'},  o' = o e^{m − m'} + Σ_t e^{s_t − m'} v_t
+//
+// Keys and values of a tile are unpacked once for all rows (query heads that share them, and queries). What is packed is summed up apart
+// from what is exact, for it lies in the rotated basis. Tasks are (head, block of rows, stretch of tokens); their sums are merged at the end.
+#include "attend/keys.hpp"
+#include "attend/values.hpp"
+#include "simd/dispatch.hpp"
+
+#include <cmath>
+#include <cstdlib>
+
+namespace tqb::TQB_VARIANT {
+namespace {
+
+constexpr int kRowBlock = 64, kStride = kTile + kStrip;  // a strip may start late in a tile, and is written whole
+
+struct Sides {  // plans of what is exact and what is packed
+    Plan exact, packed;
+};
+
+struct Task {
+    const AttendCall& call;
+    const Sides &k, &v;
+    const Packed &k_sinks, &k_tail, &v_sinks, &v_tail;
+    int64_t sharing;
+};
+
+// The sums of one row: largest score, Σ weights, Σ weights of packed values, what their minima add, Σ packed values, Σ exact values.
+struct Sums {
+    float* base;
+    int64_t packed_slots, exact_slots;
+    int64_t stride() const { return 4 + packed_slots + exact_slots; }
+    float* row(int64_t r) const { return base + r * stride(); }
+    float* packed(int64_t r) const { return row(r) + 4; }
+    float* exact(int64_t r) const { return row(r) + 4 + packed_slots; }
+};
+
+struct Scratch {
+    KeyScratch keys;
+    ValueScratch values;
+    alignas(64) float scores[kRowBlock * kStride], other[kRowBlock * kStride];
+};
+
+inline void rescale(float* x, int64_t n, float factor) {
+    for (int64_t i = 0; i < n; ++i) x[i] *= factor;
+}
+
+// Scores of a tile from one source.
+inline void score_tile(const Plan& plan, const Packed& source, const QueryRows& q, int64_t b, int64_t h, int first, int last, int64_t from,
+                       int n, Scratch& s, float* scores) {
+    const Head head(source, b, h);
+    for (int t = 0; t < n; t += kStrip)
+        score_strip(plan, head, q, first, last, from + t, n - t < kStrip ? n - t : kStrip, s.keys, scores + t, kStride);
+}
+
+// One tile of keys and values that starts at position `a`, for rows [first, last) of a block whose first row is `row0`.
+inline void tile(const Task& task, const QueryRows& q, int64_t b, int64_t h, int64_t row0, int first, int last, int64_t a, int n, Scratch& s,
+                 const Sums& sums) {
+    const AttendCall& c = task.call;
+    const int64_t sinks = c.k.sinks.count;
+    const auto query = [&](int r) { return (row0 + r) / task.sharing; };
+    const auto packed_before = [&](const AttendSide& side, int r) {  // how many tokens of the tile row r sees packed
+        const int64_t left = side.bounds[query(r)] - a;
+        return int(left < 0 ? 0 : left < n ? left : n);
+    };
+    // Keys.
+    int least = n, most = 0;
+    for (int r = first; r < last; ++r) {
+        const int packed = a < sinks ? 0 : packed_before(c.k, r);
+        least = packed < least ? packed : least;
+        most = packed > most ? packed : most;
+    }
+    if (a < sinks) {
+        score_tile(task.k.exact, task.k_sinks, q, b, h, first, last, a, n, s, s.scores);
+    } else {
+        if (most > 0) score_tile(task.k.packed, c.k.packed, q, b, h, first, last, a - sinks, most, s, s.scores);
+        if (least < n) {
+            float* scores = most > 0 ? s.other : s.scores;
+            score_tile(task.k.exact, task.k_tail, q, b, h, first, last, a + least - c.k.tail_start, n - least, s, scores + least);
+            if (most > 0)
+                for (int r = first; r < last; ++r)
+                    for (int t = packed_before(c.k, r); t < n; ++t) s.scores[r * kStride + t] = s.other[r * kStride + t];
+        }
+    }
+    // Softmax.
+    for (int r = first; r < last; ++r) {
+        float *scores = s.scores + r * kStride, *row = sums.row(r);
+        const int64_t t = c.start + query(r), from = t + 1 - c.reach;
+        const int end = int(t + 1 - a < n ? t + 1 - a : n), begin = from <= a ? 0 : int(from - a < end ? from - a : end);
+        if (c.softcap > 0)
+            for (int i = 0; i < end; ++i) scores[i] = c.softcap * std::tanh(scores[i] / c.softcap);
+        for (int i = 0; i < begin; ++i) scores[i] = -INFINITY;
+        F top = all(-INFINITY);
+        for (int i = 0; i < kTile; i += L) {
+            const F x = below(end - i, load(scores + i), all(-INFINITY));
+            store(scores + i, x);
+            top = max(top, x);
+        }
+        const float best = largest(top);
+        if (!(best > row[0])) {
+            if (row[0] == -INFINITY) {
+                for (int i = 0; i < kTile; ++i) scores[i] = 0.0f;
+                continue;
+            }
+        } else {
+            if (row[0] != -INFINITY) rescale(row + 1, sums.stride() - 1, std::exp(row[0] - best));
+            row[0] = best;
+        }
+        F total = all(0.0f);
+        for (int i = 0; i < kTile; i += L) {
+            const F w = exp_negative(load(scores + i) - all(row[0]));
+            store(scores + i, w);
+            total = total + w;
+        }
+        row[1] += sum(total);
+    }
+    // Values.
+    least = n, most = 0;
+    for (int r = first; r < last; ++r) {
+        const int packed = a < sinks ? 0 : packed_before(c.v, r);
+        least = packed < least ? packed : least;
+        most = packed > most ? packed : most;
+    }
+    const bool mixed = least < n && most > 0;
+    if (mixed)  // each position counts once: its weight goes to the form that the row sees
+        for (int r = first; r < last; ++r) {
+            const int end = packed_before(c.v, r);
+            float *packed = s.scores + r * kStride, *exact = s.other + r * kStride;
+            for (int t = 0; t < kTile; ++t) {
+                const float w = packed[t];
+                packed[t] = t < end ? w : 0.0f;
+                exact[t] = t < end ? 0.0f : w;
+            }
+        }
+    float unused = 0;
+    const auto mix = [&](const Plan& plan, const Packed& source, int64_t from, int start, int end, float* weights, bool packed) {
+        const Head head(source, b, h);
+        mix_tile(plan, head, first, last, from + start, end - start, s.values, [&](int r, const float*& w, float*& out, float*& low) {
+            w = weights + r * kStride + start;
+            out = packed ? sums.packed(r) : sums.exact(r);
+            low = packed ? sums.row(r) + 3 : &unused;
+        });
+    };
+    if (a < sinks) return mix(task.v.exact, task.v_sinks, a, 0, n, s.scores, false);
+    if (most > 0) {
+        for (int r = first; r < last; ++r) {
+            F mass = all(0.0f);
+            for (int i = 0; i < kTile; i += L) mass = mass + load(s.scores + r * kStride + i);
+            sums.row(r)[2] += sum(mass);
+        }
+        mix(task.v.packed, c.v.packed, a - sinks, 0, most, s.scores, true);
+    }
+    if (least < n) {
+        // From `least` on; what lies before has no weight left. The tile is read from there, so its end must not run over.
+        float* weights = mixed ? s.other : s.scores;
+        if (least > 0)
+            for (int r = first; r < last; ++r) {
+                float* w = weights + r * kStride;
+                for (int t = 0; t < kTile; ++t) w[t] = t + least < n ? w[t + least] : 0.0f;
+            }
+        mix(task.v.exact, task.v_tail, a + least - c.v.tail_start, 0, n - least, weights, false);
+    }
+}
+
+inline void stretch(const Task& task, const QueryRows& q, int64_t b, int64_t h, int64_t row0, int rows, int64_t from, int64_t to, Scratch& s,
+                    const Sums& sums) {
+    const AttendCall& c = task.call;
+    const int64_t sinks = c.k.sinks.count;
+    for (int r = 0; r < rows; ++r) {
+        float* row = sums.row(r);
+        std::memset(row, 0, size_t(sums.stride()) * sizeof(float));
+        row[0] = -INFINITY;
+    }
+    for (int64_t a = from; a < to;) {
+        int64_t end = a + kTile < to ? a + kTile : to;
+        if (a < sinks && end > sinks) end = sinks;
+        int first = 0, last = rows;  // rows are in order of their queries, and so of what they see
+        while (first < last && c.start + (row0 + first) / task.sharing < a) ++first;
+        while (last > first && c.start + (row0 + last - 1) / task.sharing + 1 - c.reach >= end) --last;
+        if (first < last) tile(task, q, b, h, row0, first, last, a, int(end - a), s, sums);
+        a = end;
+    }
+}
+
+// Query rows in the basis of the packed keys, their words, and what minima and offsets need of them.
+inline void prepare(const AttendCall& c, const Plan& plan, const float* query, int64_t kv_head, const QueryRows& q) {
+    const int dim = plan.dim, head_dim = int(c.head_dim);
+    float *exact = q.exact(0), *packed = q.packed(0);
+    for (int d = 0; d < head_dim; ++d) exact[d] = query[d] * c.scale;
+    if (!c.k.basis) std::memcpy(packed, exact, size_t(dim) * sizeof(float));
+    else
+        for (int y = 0; y < dim; ++y) {
+            const float* row = c.k.basis + int64_t(y) * head_dim;
+            F acc = all(0.0f);
+            int d = 0;
+            for (; d + L <= head_dim; d += L) acc = fma(load(row + d), load(exact + d), acc);
+            float total = sum(acc);
+            for (; d < head_dim; ++d) total += row[d] * exact[d];
+            packed[y] = total;
+        }
+    float offset = 0;
+    if (c.k.offset)
+        for (int d = 0; d < head_dim; ++d) offset += exact[d] * c.k.offset[kv_head * head_dim + d];
+    q.offset(0) = offset;
+    if (plan.mode == Mode::floats) return;
+    if (plan.minima)
+        for (int g = 0; g < plan.groups; ++g) {
+            float total = 0;
+            for (int d = g * plan.group; d < dim && d < (g + 1) * plan.group; ++d) total += packed[d];
+            q.sums(0)[g] = total;
+        }
+    const Format& f = c.k.packed.format;
+    for (int p = 0, run = 0; p < plan.pairs; p += plan.run, ++run) {
+        const int end = p + plan.run < plan.pairs ? p + plan.run : plan.pairs;
+        float pair[32], most = 0;
+        for (int i = p; i < end; ++i) {
+            const int word = i / plan.steps * 2, step = i % plan.steps;
+            for (int k = 0; k < 2; ++k) {
+                const float x = packed[plan.channel(f, word + k, step)];
+                pair[2 * (i - p) + k] = x;
+                most = std::fabs(x) > most ? std::fabs(x) : most;
+            }
+        }
+        const float factor = most > 0 ? float(plan.limit) / most : 0.0f;
+        for (int i = p; i < end; ++i) {
+            const auto low = uint16_t(int16_t(std::lrintf(pair[2 * (i - p)] * factor)));
+            const auto high = uint16_t(int16_t(std::lrintf(pair[2 * (i - p) + 1] * factor)));
+            q.words(0)[i] = int32_t(uint32_t(low) | uint32_t(high) << 16);
+        }
+        q.steps(0)[run] = most > 0 ? plan.unit / factor : 0.0f;
+    }
+}
+
+// out = (basisᵀ Σ packed + mass · offset + Σ exact) / Σ weights, over all stretches.
+inline void finish(const AttendCall& c, const Plan& plan, const float* sums, int64_t splits, int64_t split_stride, const Sums& shape,
+                   int64_t kv_head, float* out) {
+    const int head_dim = int(c.head_dim), dim = plan.dim;
+    float top = -INFINITY;
+    for (int64_t i = 0; i < splits; ++i) top = sums[i * split_stride] > top ? sums[i * split_stride] : top;
+    float weight = 0, mass = 0, low = 0, slots[kMaxDim + 16 * L] = {}, y[kMaxDim], x[kMaxDim] = {};
+    for (int64_t i = 0; i < splits; ++i) {
+        const float* row = sums + i * split_stride;
+        if (row[0] == -INFINITY) continue;
+        const float share = std::exp(row[0] - top);
+        weight += share * row[1];
+        mass += share * row[2];
+        low += share * row[3];
+        for (int64_t d = 0; d < shape.packed_slots; ++d) slots[d] += share * row[4 + d];
+        for (int d = 0; d < head_dim; ++d) x[d] += share * row[4 + shape.packed_slots + d];
+    }
+    if (plan.mode == Mode::floats) {
+        std::memcpy(y, slots, size_t(dim) * sizeof(float));
+    } else {
+        for (int w = 0; w < plan.row_bytes / 2; ++w)
+            for (int i = 0; i < plan.steps; ++i) y[plan.channel(c.v.packed.format, w, i)] = slots[(w / L * plan.steps + i) * L + w % L] + low;
+    }
+    if (mass > 0) {
+        if (!c.v.basis) {
+            for (int d = 0; d < head_dim; ++d) x[d] += y[d];
+        } else {
+            for (int i = 0; i < dim; ++i) {
+                const float* row = c.v.basis + int64_t(i) * head_dim;
+                for (int d = 0; d < head_dim; ++d) x[d] += y[i] * row[d];
+            }
+        }
+        if (c.v.offset)
+            for (int d = 0; d < head_dim; ++d) x[d] += mass * c.v.offset[kv_head * head_dim + d];
+    }
+    for (int d = 0; d < head_dim; ++d) out[d] = x[d] / weight;
+}
+
+Packed as_packed(const Exact& e, int64_t head_dim) {
+    Packed p{};
+    p.format.arrangement = kFloats;
+    p.format.dim = p.format.group = int32_t(head_dim);
+    p.format.unit = 1;
+    p.format.number = e.number;
+    p.codes = e.rows;
+    p.units = e.count;
+    return p;
+}
+
+}  // namespace
+
+// Returns 0, or 1 if there is no memory.
+int attend(const AttendCall& c) {
+    const Packed k_sinks = as_packed(c.k.sinks, c.head_dim), k_tail = as_packed(c.k.tail, c.head_dim);
+    const Packed v_sinks = as_packed(c.v.sinks, c.head_dim), v_tail = as_packed(c.v.tail, c.head_dim);
+    Sides k{plan_of(k_tail.format, true), plan_of(c.k.packed.format, true)};
+    Sides v{plan_of(v_tail.format, false), plan_of(c.v.packed.format, false)};
+    k.exact.exact = v.exact.exact = true;
+    const int64_t sharing = c.heads / c.kv_heads, rows = sharing * c.queries, pairs = c.batch * c.kv_heads;
+    const Task task{c, k, v, k_sinks, k_tail, v_sinks, v_tail, sharing};
+    const int64_t tokens = c.start + c.queries, blocks = (rows + kRowBlock - 1) / kRowBlock;
+    const int64_t oldest = c.start + 1 - c.reach > 0 ? (c.start + 1 - c.reach) / kTile * kTile : 0;
+    int64_t split = c.split > 0 ? c.split : 2048;
+    if (blocks > 1 && c.split <= 0) split = tokens;
+    split = (split + kTile - 1) / kTile * kTile;
+    const int64_t splits = (tokens - oldest + split - 1) / split;
+
+    Sums shape{nullptr, slots_of(v.packed), slots_of(v.exact)};
+    QueryRows queries(nullptr, c.head_dim, k.packed);
+    const int64_t prepared = pairs * rows * queries.stride, partial = pairs * rows * splits * shape.stride();
+    auto* memory = static_cast<float*>(std::malloc(size_t(prepared + partial) * sizeof(float)));
+    if (!memory) return 1;
+    queries.base = memory;
+    float* const sums = memory + prepared;
+
+    const int64_t all_rows = pairs * rows, tasks = pairs * blocks * splits;
+    int failed = 0;
+#pragma omp parallel if (tasks > 1)
+    {
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < all_rows; ++i) {
+            const int64_t pair = i / rows, r = i % rows, b = pair / c.kv_heads, h = pair % c.kv_heads;
+            const int64_t head = h * sharing + r % sharing, query = r / sharing;
+            prepare(c, k.packed, c.q + ((b * c.heads + head) * c.queries + query) * c.head_dim, h, queries.from(i));
+        }
+        void* raw = nullptr;
+        if (posix_memalign(&raw, 64, sizeof(Scratch))) {
+#pragma omp atomic write
+            failed = 1;
+        }
+        auto* scratch = static_cast<Scratch*>(raw);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < tasks; ++i) {
+            if (!scratch) continue;
+            const int64_t pair = i / (blocks * splits), block = i / splits % blocks, part = i % splits;
+            const int64_t row0 = block * kRowBlock, from = oldest + part * split, to = from + split < tokens ? from + split : tokens;
+            const int count = int(rows - row0 < kRowBlock ? rows - row0 : kRowBlock);
+            // [pair][block's rows][split]: the rows of a block lie together, its parts one after another
+            const Sums own{sums + ((pair * rows + row0) * splits + part * count) * shape.stride(), shape.packed_slots, shape.exact_slots};
+            stretch(task, queries.from(pair * rows + row0), pair / c.kv_heads, pair % c.kv_heads, row0, count, from, to, *scratch, own);
+        }
+        std::free(raw);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < all_rows; ++i) {
+            if (failed) continue;
+            const int64_t pair = i / rows, r = i % rows, b = pair / c.kv_heads, h = pair % c.kv_heads;
+            const int64_t row0 = r / kRowBlock * kRowBlock, count = rows - row0 < kRowBlock ? rows - row0 : kRowBlock;
+            const float* own = sums + ((pair * rows + row0) * splits + (r - row0)) * shape.stride();
+            const int64_t head = h * sharing + r % sharing, query = r / sharing;
+            finish(c, v.packed, own, splits, count * shape.stride(), shape, h, c.out + ((b * c.heads + head) * c.queries + query) * c.head_dim);
+        }
+    }
+    std::free(memory);
+    return failed;
+}
+
+}  // namespace tqb::TQB_VARIANT

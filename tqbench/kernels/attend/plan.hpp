@@ -1,0 +1,185 @@
+// How a format is read by integer arithmetic: as words of packed codes, each of which gives several levels by shifting and looking up.
+#pragma once
+
+#include "packed/rows.hpp"
+
+namespace tqb::TQB_VARIANT {
+namespace {
+
+constexpr int kMaxGroups = 32, kAhead = 128;  // tokens between what is computed and what is fetched from memory
+
+// words: packed codes as they lie. bytes: one code per byte, expanded first where they lie otherwise. floats: decoded vectors.
+enum class Mode { words, bytes, floats };
+
+struct Plan {
+    Mode mode;
+    bool exact;   // sinks and tail: vectors that no basis has changed
+    bool minima;
+    int dim, group, groups;
+    int steps;      // levels per word
+    int row_bytes;  // of the words of a vector
+    int pairs;      // of levels
+    int run;        // pairs whose products are summed up in integers
+    int limit;      // of the integers that levels are multiplied with, so that such a sum cannot overflow
+    int64_t weights;  // what the sum of integer weights of levels may come to
+    float unit;     // what a level of 1 is worth
+    int16_t levels[32];
+
+    // The channel of level `s` of word `w`.
+    int channel(const Format& f, int w, int s) const {
+        if (mode == Mode::words && f.arrangement == kHalves) return w / 8 * 32 + w % 8 * 2 + s / 2 + (s % 2) * 16;
+        return w * steps + s;
+    }
+};
+
+inline Plan plan_of(const Format& f, bool keys) {
+    Plan p{};
+    p.dim = f.dim;
+    p.mode = Mode::floats;
+    p.minima = f.minimum != kNone;
+    p.group = f.group;
+    p.groups = f.group ? (f.dim + f.group - 1) / f.group : 1;
+    if (f.arrangement == kFloats || f.unit > 1 || f.value > kLinear || p.groups > kMaxGroups) return p;
+    const bool table = f.bits <= 5, byte = f.value == kLinear && f.bits >= 6 && ((f.flip == 128 && f.bias == -128) || (!f.flip && !f.bias));
+    if (!table && !byte) return p;
+    const bool nibbles = f.arrangement == kHalves || (f.arrangement == kStream && (f.bits == 1 || f.bits == 2 || f.bits == 4));
+    const int word_bits = f.arrangement == kSplit ? 2 : f.bits;
+    const bool words = (nibbles || f.arrangement == kSplit) && f.dim * word_bits % 32 == 0;
+    const int steps = words ? 16 / word_bits : 2;
+    if (f.dim % 4 || (!keys && (p.groups > 1 || f.normalized))) return p;
+    int run = 16;
+    if (p.groups > 1 && f.group % 32) run = f.group % 16 ? 0 : 8;
+    if (!run || (words && p.groups > 1 && run % steps)) return p;
+    p.steps = steps;
+    p.mode = words ? Mode::words : Mode::bytes;
+    p.row_bytes = words ? f.dim * word_bits / 8 : f.dim;
+    p.pairs = f.dim / 2;
+    p.run = run;
+    const int most = byte ? (f.flip ? 128 : 255) : f.level_max > 0 ? f.level_max : 1;
+    const int64_t room = INT64_C(2147483647) / (2 * run * int64_t(most));
+    p.limit = int(room < 32767 ? room : 32767);
+    p.weights = INT64_C(2147483647) / most;
+    p.unit = byte || f.normalized ? 1.0f : f.level_unit;
+    const int count = 1 << (f.bits < 5 ? f.bits : 5);
+    for (int i = 0; i < 32 && table; ++i) p.levels[i] = f.levels[i % count];  // whatever the upper bits of an index are
+    return p;
+}
+
+// What is prepared of each row (one query head of one query) before any key is read.
+struct QueryRows {
+    float* base;
+    int64_t stride, at_packed, at_words, at_steps, at_sums, at_offset;  // in floats
+
+    QueryRows(float* memory, int64_t head_dim, const Plan& plan) : base(memory) {
+        at_packed = head_dim;
+        at_words = at_packed + plan.dim;
+        at_steps = at_words + plan.dim / 2;
+        at_sums = at_steps + plan.dim / 16 + 1;
+        at_offset = at_sums + plan.groups;
+        stride = at_offset + 1;
+    }
+    QueryRows from(int64_t row) const {
+        QueryRows rows = *this;
+        rows.base += row * stride;
+        return rows;
+    }
+    float* exact(int64_t r) const { return base + r * stride; }
+    float* packed(int64_t r) const { return base + r * stride + at_packed; }
+    int32_t* words(int64_t r) const { return reinterpret_cast<int32_t*>(base + r * stride + at_words); }
+    float* steps(int64_t r) const { return base + r * stride + at_steps; }
+    float* sums(int64_t r) const { return base + r * stride + at_sums; }
+    float& offset(int64_t r) const { return base[r * stride + at_offset]; }
+};
+
+// What a word gives at each step.
+template <int Bits>
+struct Packed16 {
+    static constexpr int kSteps = 16 / Bits;
+    static constexpr bool kHigh = false;
+    Table table;
+    template <int S>
+    I get(I x, I) const {
+        return lookup(table, right16<Bits * S>(x));
+    }
+};
+struct Split16 {
+    static constexpr int kSteps = 8;
+    static constexpr bool kHigh = true;
+    Table table;
+    I low = all16(3);
+    template <int S>
+    I get(I x, I y) const {
+        if constexpr (S < 2) return lookup(table, choose(low, right16<2 * S>(x), left16<2 - S>(y)));
+        else return lookup(table, choose(low, right16<2 * S>(x), right16<S - 2>(y)));
+    }
+};
+struct Looked8 {
+    static constexpr int kSteps = 2;
+    static constexpr bool kHigh = false;
+    Table table;
+    template <int S>
+    I get(I x, I) const {
+        return lookup(table, right16<8 * S>(x));
+    }
+};
+struct Signed8 {
+    static constexpr int kSteps = 2;
+    static constexpr bool kHigh = false;
+    template <int S>
+    I get(I x, I) const {
+        return S ? signed_high8(x) : signed_low8(x);
+    }
+};
+struct Unsigned8 {
+    static constexpr int kSteps = 2;
+    static constexpr bool kHigh = false;
+    template <int S>
+    I get(I x, I) const {
+        return S ? right16<8>(x) : low8(x);
+    }
+};
+
+template <class Extract, int S = 0>
+inline void each_step(const Extract& extract, I x, I y, I* out) {
+    out[S] = extract.template get<S>(x, y);
+    if constexpr (S + 1 < Extract::kSteps) each_step<Extract, S + 1>(extract, x, y, out);
+}
+
+template <class Fn>
+inline void with_extract(const Plan& plan, const Format& f, const Fn& fn) {
+    const Table table(plan.levels);
+    if (plan.mode == Mode::words) {
+        if (f.arrangement == kSplit) fn(Split16{table});
+        else if (f.bits == 4) fn(Packed16<4>{table});
+        else if (f.bits == 2) fn(Packed16<2>{table});
+        else fn(Packed16<1>{table});
+    } else if (f.bits <= 5) {
+        fn(Looked8{table});
+    } else if (f.flip) {
+        fn(Signed8{});
+    } else {
+        fn(Unsigned8{});
+    }
+}
+
+// Where the words of some tokens lie, expanded into `codes` where they do not lie as they are read; `high` are third bits, a byte of them
+// for each word.
+inline void rows_of(const Plan& plan, const Head& head, const int64_t* tokens, int count, uint8_t* codes, const uint8_t** rows,
+                    const uint8_t** high) {
+    const Packed& p = *head.packed;
+    const Format& f = p.format;
+    if (plan.mode == Mode::bytes && f.bits != 8) {
+        for (int t = 0; t < count; ++t) {
+            const bool repeated = t && tokens[t] == tokens[t - 1];
+            if (!repeated) codes_of(head, tokens[t], codes + t * f.dim);
+            rows[t] = repeated ? rows[t - 1] : codes + t * f.dim;
+        }
+        return;
+    }
+    for (int t = 0; t < count; ++t) rows[t] = head.codes + tokens[t] * p.codes.unit;
+    if (f.arrangement == kSplit)
+        for (int t = 0; t < count; ++t) high[t] = head.high + tokens[t] * p.high.unit;
+}
+
+}  // namespace
+}  // namespace tqb::TQB_VARIANT

@@ -1,0 +1,293 @@
+"""What the native kernels must know of a codec: how its codes lie, what they stand for, and what is done to vectors around it.
+
+A `Format` is the quantizer alone; `Basis` is everything around it (rotation, padding, centring, channel order), which is an affine map,
+x = Bᵀ y + c, whatever the wrappers are called: B and c are read off by sending unit vectors through `Codec.inverse`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tqbench.codecs.affine import Affine
+from tqbench.codecs.block import BLOCK, NONLINEAR, Block
+from tqbench.codecs.blocks import codebooks, minifloat
+from tqbench.codecs.blocks.wrap import Bridge
+from tqbench.codecs.cast import Cast
+from tqbench.codecs.codebook import Codebook
+from tqbench.codecs.fp8 import Fp8
+from tqbench.codecs.microscaling import BIAS, ELEMENT, Microscaling
+from tqbench.codecs.mlx_affine import MlxAffine
+from tqbench.core.codec import Codec, Packed
+from tqbench.core.errors import EvidenceError
+
+STREAM, HALVES, FIFTH, SPLIT, FLOATS = range(5)
+TABLE, LINEAR, E4M3, E5M2 = range(4)
+NUMBERS = {"none": 0, "float32": 1, "float16": 2, "bfloat16": 3, "byte": 4}
+MOST_CHANNELS = 512
+MOST_LEVEL = 8191  # of an integer level: 32 products with a query of 14 bits then fit 32 bits
+RUN = 32  # channels whose products are summed up in integers
+PEAK = 2.2  # of the largest of 32 Gaussian values: what a query's step follows from
+
+
+class CFormat(ctypes.Structure):
+    """`Format` of packed/format.hpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("arrangement", "bits", "dim", "group", "unit", "value", "flip", "bias", "scale", "minimum")),
+        *((name, ctypes.c_int32) for name in ("number", "normalized", "level_max")),
+        ("level_unit", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("levels", "values", "scale_table")),
+    ]
+
+
+class CArray(ctypes.Structure):
+    """`Array` of packed/format.hpp."""
+
+    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "head", "unit", "size"))]
+
+
+class CPacked(ctypes.Structure):
+    """`Packed` of packed/format.hpp."""
+
+    _fields_ = [
+        ("format", CFormat),
+        *((name, CArray) for name in ("codes", "high", "scales", "minima")),
+        ("units", ctypes.c_int64),
+        ("head_scale", ctypes.c_void_p),
+    ]
+
+
+class CExact(ctypes.Structure):
+    """`Exact` of packed/format.hpp."""
+
+    _fields_ = [("rows", CArray), ("count", ctypes.c_int64), ("number", ctypes.c_int32)]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A codec as the native kernels see it. `parts` names its arrays in the order codes, high, scales, minima; None is none."""
+
+    parts: tuple[str, str | None, str | None, str | None]
+    fields: CFormat
+    kept: tuple[Any, ...]  # what the pointers of `fields` point to
+    head_scale: Tensor | None = None
+
+    def packed(self, arrays: Packed) -> CPacked:
+        """These arrays in this format."""
+        found = CPacked(format=self.fields)
+        for name, part in zip(("codes", "high", "scales", "minima"), self.parts, strict=True):
+            if part is not None:
+                setattr(found, name, array(arrays[part], 3))
+        found.units = arrays[self.parts[0]].shape[2]
+        found.head_scale = None if self.head_scale is None else self.head_scale.data_ptr()
+        return found
+
+
+@dataclass(frozen=True)
+class Basis:
+    """x = Bᵀ y + c: B [stored, head_dim], c [kv_heads, head_dim]; None where it is the identity, or zero."""
+
+    rows: Tensor | None
+    offset: Tensor | None
+
+
+def refuses(codec: Codec, head_dim: int | None = None) -> str | None:
+    """Why the native kernels cannot read what this codec stores, or None."""
+    plain = codec.plain
+    if codec.heads > 1:
+        return f"codec {plain.name!r} packs several heads together"
+    if isinstance(codec, Bridge):
+        return None if codec.unit == 1 and codec.dtype in NUMBERS else "this control keeps values in a form of its own"
+    if type(plain) not in DESCRIBE:
+        return f"codec {plain.name!r} has no native form"
+    if not codec.ready:
+        return f"codec {plain.name!r} has not been calibrated"
+    if head_dim is not None and codec.stored_dim(head_dim) > MOST_CHANNELS:
+        return f"{codec.stored_dim(head_dim)} values per vector are more than {MOST_CHANNELS}"
+    return None
+
+
+def array(x: Tensor, leading: int) -> CArray:
+    """A tensor whose dimensions after the first `leading` lie together."""
+    inner = x.shape[leading:]
+    expected = 1
+    for size, stride in zip(reversed(inner), reversed(x.stride()[leading:]), strict=True):
+        if size != 1 and stride != expected:
+            raise EvidenceError(f"native: an array of shape {list(x.shape)} has strides {list(x.stride())}")
+        expected *= size
+    item, storage = x.element_size(), x.untyped_storage()
+    strides = [stride * item for stride in x.stride()[:3]]
+    return CArray(x.data_ptr(), *strides, storage.nbytes() - x.storage_offset() * item)
+
+
+def exact(x: Tensor | None) -> CExact:
+    """Vectors in a floating-point type, or none."""
+    if x is None or not x.shape[2]:
+        return CExact()
+    return CExact(array(x, 3), x.shape[2], NUMBERS[str(x.dtype).removeprefix("torch.")])
+
+
+@lru_cache(maxsize=512)
+def describe(codec: Codec, head_dim: int) -> Format:
+    """The codec's format; `refuses` has been asked before."""
+    dim = codec.stored_dim(head_dim)
+    if isinstance(codec, Bridge):
+        return _format(dim, ("values", None, None, None), arrangement=FLOATS, number=NUMBERS[codec.dtype])
+    return DESCRIBE[type(codec.plain)](codec.plain, dim)
+
+
+@lru_cache(maxsize=512)
+def basis(codec: Codec, head_dim: int, kv_heads: int) -> Basis:
+    """What lies between vectors and what is quantized."""
+    dim = codec.stored_dim(head_dim)
+    units = torch.cat([torch.zeros(1, dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64)])
+    sent = codec.inverse(units.expand(1, kv_heads, -1, -1), head_dim)[0]
+    offset, rows = sent[:, 0], sent[:, 1:] - sent[:, :1]
+    plain = dim == head_dim and bool(torch.equal(rows[0], torch.eye(dim, dtype=torch.float64)))
+    return Basis(None if plain else rows[0].float().contiguous(), offset.float().contiguous() if bool(offset.any()) else None)
+
+
+def _format(dim: int, parts: tuple[str, str | None, str | None, str | None], **fields: Any) -> Format:
+    """The fields that every format has, and those that this one sets; levels and tables are given as sequences."""
+    kept: list[Any] = []
+
+    def pointer(values: Any, dtype: Any) -> int | None:
+        if values is None:
+            return None
+        kept.append(np.ascontiguousarray(values, dtype=dtype))
+        return int(kept[-1].ctypes.data)
+
+    levels, values, table = (fields.pop(name, None) for name in ("levels", "values", "scale_table"))
+    head_scale = fields.pop("head_scale", None)
+    numbers = {"bits": 8, "dim": dim, "group": dim, "unit": 1, "level_unit": 1.0} | fields
+    unit, bits = numbers["level_unit"], numbers["bits"]
+    if values is not None and bits <= 5:
+        whole, unit = _whole(np.asarray(values[: 2**bits], dtype=np.float64))
+        levels = np.resize(whole, 32)
+    if levels is not None:
+        numbers["level_max"] = int(np.abs(levels).max())
+    numbers["level_unit"] = unit
+    pointers = {
+        "levels": pointer(levels, np.int16),
+        "values": None if values is None else pointer(np.resize(values, 256), np.float32),
+        "scale_table": pointer(table, np.float32),
+    }
+    return Format(parts, CFormat(**numbers, **pointers), tuple(kept), head_scale)
+
+
+def _whole(levels: Any) -> tuple[Any, float]:
+    """Levels as integers times a unit: the largest integer is so chosen that their rounding and that of a query beside them cost least."""
+    top = np.abs(levels).max()
+    most = np.arange(1, MOST_LEVEL + 1)[:, None]
+    rounded = np.round(levels * most / top)
+    wrong = ((rounded * top / most - levels) ** 2).mean(1) / (levels**2).mean()
+    query = PEAK / np.minimum(32767, (2**31 - 1) // (RUN * most[:, 0]))
+    best = int(np.argmin(wrong + query**2 / 12))
+    return rounded[best], float(top / most[best, 0])
+
+
+def _linear(bits: int, flip: int = 0, bias: int = 0) -> dict[str, Any]:
+    codes = np.arange(2 ** min(bits, 5)) ^ flip
+    return {"value": LINEAR, "flip": flip, "bias": bias, "levels": np.resize(codes + bias, 32) if bits <= 5 else None}
+
+
+def _codebook(codec: Codebook, dim: int) -> Format:
+    group = codec.channels(dim)
+    split = codec.bits == 3 and codec.planes == "split"
+    root = 1.0 if codec.scale == "norm_corrected_at_decode" else group**-0.5
+    return _format(
+        dim,
+        ("low", "high", "norms", None) if split else ("codes", None, "norms", None),
+        arrangement=SPLIT if split else STREAM,
+        bits=codec.bits,
+        group=group,
+        value=TABLE,
+        values=np.array(codebooks.levels(codec.table, codec.bits, group)) * root,
+        scale=NUMBERS["float16"],
+        normalized=int(codec.scale == "norm_corrected_at_decode"),
+    )
+
+
+def _block(codec: Block, dim: int) -> Format:
+    arrangement = {8: STREAM, 5: FIFTH, 4: HALVES}[codec.bits]
+    affine = codec.form == "affine"
+    if codec.form == "nonlinear":
+        values: dict[str, Any] = {"value": TABLE, "values": np.array(NONLINEAR, dtype=np.float64)}
+    elif codec.bits == 8:
+        values = _linear(8, 128, -128)
+    else:
+        values = _linear(codec.bits, 0, 0 if affine else -(2 ** (codec.bits - 1)))
+    parts = ("codes", "high" if codec.bits == 5 else None, "scales", "minima" if affine else None)
+    minimum = NUMBERS["float16" if affine else "none"]
+    return _format(
+        dim, parts, arrangement=arrangement, bits=codec.bits, group=BLOCK, scale=NUMBERS["float16"], minimum=minimum, **values
+    )
+
+
+def _affine(codec: Affine, dim: int) -> Format:
+    symmetric = codec.form == "symmetric"
+    half = 2 ** (codec.bits - 1) if symmetric else 0
+    return _format(
+        dim,
+        ("codes", None, "scales", None if symmetric else "minima"),
+        bits=codec.bits,
+        group=dim if codec.axis == "channel" else codec.group_size or dim,
+        unit=codec.unit,
+        scale=NUMBERS[codec.kept],
+        minimum=NUMBERS["none" if symmetric else codec.kept],
+        **_linear(codec.bits, half, -half),
+    )
+
+
+def _mlx_affine(codec: MlxAffine, dim: int) -> Format:
+    kept = NUMBERS[codec.kept]
+    parts = ("words", None, "scales", "biases")
+    return _format(dim, parts, bits=codec.bits, group=codec.group_size, scale=kept, minimum=kept, **_linear(codec.bits))
+
+
+def _fp8(codec: Fp8, dim: int) -> Format:
+    scaled = codec.scale == "token_head"
+    head_scale = codec.learned["scale"].float().contiguous() if codec.learned is not None else None
+    return _format(
+        dim,
+        ("codes", None, "scales" if scaled else None, None),
+        value={"e4m3": E4M3, "e5m2": E5M2}[codec.format],
+        scale=NUMBERS["float32" if scaled else "none"],
+        head_scale=head_scale,
+    )
+
+
+def _microscaling(codec: Microscaling, dim: int) -> Format:
+    codes = torch.arange(256, dtype=torch.uint8)
+    if codec.format == "nvfp4":
+        factor = codec.global_scale if codec.learned is None else float(codec.learned["global_scale"])
+        steps = minifloat.decode(codes, "e4m3", torch.float64).nan_to_num() * factor
+    else:
+        steps = 2.0 ** (torch.arange(256, dtype=torch.float64) - BIAS).clamp(max=127)
+    form: dict[str, Any] = {"value": E4M3}
+    if codec.format != "mxfp8":
+        form = {"bits": 4, "value": TABLE, "values": minifloat.decode(codes[:16], ELEMENT[codec.format], torch.float64).numpy()}
+    parts = ("codes", None, "scales", None)
+    return _format(dim, parts, group=codec.block, scale=NUMBERS["byte"], scale_table=steps.numpy(), **form)
+
+
+def _cast(codec: Cast, dim: int) -> Format:
+    return _format(dim, ("values", None, None, None), arrangement=FLOATS, number=NUMBERS[codec.dtype])
+
+
+DESCRIBE: dict[type[Codec], Any] = {
+    Codebook: _codebook,
+    Block: _block,
+    Affine: _affine,
+    MlxAffine: _mlx_affine,
+    Fp8: _fp8,
+    Microscaling: _microscaling,
+    Cast: _cast,
+}
