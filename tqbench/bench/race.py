@@ -18,7 +18,8 @@ from tqbench.metrics.spread import Ratio, ratio, spread
 
 STRETCH = 0.02  # seconds of one sample: far above the clock's grain, and a round lasts long enough to see who else runs
 MOST_CALLS = 2000
-SLOW, FEW = 0.5, 3  # a call that takes longer is timed in so many rounds only
+SLOW = 0.5  # seconds of a call that needs no more warm-up than one
+BUDGET, FEW = 10.0, 2  # a row may take so many seconds of rounds, and then runs in fewer, but in so many at least
 
 
 @dataclass
@@ -39,20 +40,34 @@ class Lane:
             self.output = copies[self.turn % len(copies)]()
             self.turn += 1
 
-    def pace(self, rounds: int) -> None:
-        """Settle how many calls make a sample and how many rounds it runs in, from a call at the measured shape."""
-        one = clock.timed(self.sample)
-        self.calls = max(1, min(MOST_CALLS, round(STRETCH / max(one, 1e-7))))
-        self.every = max(1, rounds // FEW) if one > SLOW else 1
+    def start(self, rounds: int) -> bool:
+        """Whether it ran and what it put out is right. Then how many calls make a sample is settled, and how many rounds it runs in."""
+        if self.contender.row.outcome != "ok":
+            return False
+        one = clock.timed(self._first)
+        if self.contender.row.outcome == "ok" and (reason := self.contender.judge(self.output)):
+            self.contender.drop("wrong", reason)
+        if self.contender.row.outcome == "ok":
+            self._pace(one, rounds)
+        return self.contender.row.outcome == "ok"
+
+    def _first(self) -> None:
+        self.output = attempt(self.contender)
+
+    def _pace(self, one: float, rounds: int) -> None:
+        """The first call of a slow one is warm-up enough."""
+        if one < SLOW:
+            one = clock.timed(self.sample)
+            self.calls = max(1, min(MOST_CALLS, round(STRETCH / max(one, 1e-7))))
+            self.sample()
+        fitting = max(FEW, int(BUDGET / (one * self.calls)))
+        self.every = -(-rounds // min(rounds, fitting))
 
 
 def race(tokens: int, contenders: list[Contender], rounds: int, note: Callable[[str], None]) -> Group:
     """Judge, time and judge again."""
     note(f"checking {len(contenders)} rows")
-    lanes = [Lane(contender) for contender in contenders if _qualifies(contender)]
-    for lane in lanes:
-        lane.pace(rounds)
-        lane.sample()
+    lanes = [lane for lane in map(Lane, contenders) if lane.start(rounds)]
     seen = _run(lanes, rounds, note)
     for lane in lanes:
         if reason := lane.contender.judge(lane.output):
@@ -60,16 +75,6 @@ def race(tokens: int, contenders: list[Contender], rounds: int, note: Callable[[
     fit = {lane.contender.row.name: lane for lane in lanes if lane.contender.row.outcome == "ok"}  # a rival that was wrong is none
     rows = {name: _row(lane, fit, seen) for name, lane in fit.items()}
     return Group(tokens, tuple(rows.get(c.row.name, c.row) for c in contenders), tuple(seen))
-
-
-def _qualifies(contender: Contender) -> bool:
-    """Whether it ran and what it put out is right."""
-    if contender.row.outcome != "ok":
-        return False
-    output = attempt(contender)
-    if contender.row.outcome == "ok" and (reason := contender.judge(output)):
-        contender.drop("wrong", reason)
-    return contender.row.outcome == "ok"
 
 
 def _run(lanes: list[Lane], rounds: int, note: Callable[[str], None]) -> list[Round]:

@@ -42,7 +42,9 @@ def bench(  # noqa: PLR0913 - each is an option
     architecture: Annotated[
         str, typer.Option(metavar="NAME", help="As in a model's config.json; decides the channel order of llama.cpp's types.")
     ] = Wishes.architecture,
-    rounds: Annotated[int, typer.Option(metavar="N", help="Over all rows; calls above half a second run in three.")] = Wishes.rounds,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", help="Over all rows; those that would take more than 10 s run in fewer.")
+    ] = Wishes.rounds,
     threads: Annotated[int | None, typer.Option(metavar="N", help="As torch is set up, if not given.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Write bench.json, .csv, .md, .svg, .png.")

@@ -89,5 +89,3 @@ def _packed(form: packed.Format, arrays: Packed) -> packed.CPacked:
 def _rows(x: Tensor) -> Tensor:
     """Vectors whose channels lie together."""
     return x if x.stride(-1) == 1 else x.contiguous()
-
-

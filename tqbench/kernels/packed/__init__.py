@@ -226,9 +226,7 @@ def _block(codec: Block, dim: int) -> Format:
         values = _linear(codec.bits, 0, 0 if affine else -(2 ** (codec.bits - 1)))
     parts = ("codes", "high" if codec.bits == 5 else None, "scales", "minima" if affine else None)
     minimum = NUMBERS["float16" if affine else "none"]
-    return _format(
-        dim, parts, arrangement=arrangement, bits=codec.bits, group=BLOCK, scale=NUMBERS["float16"], minimum=minimum, **values
-    )
+    return _format(dim, parts, arrangement=arrangement, bits=codec.bits, group=BLOCK, scale=NUMBERS["float16"], minimum=minimum, **values)
 
 
 def _affine(codec: Affine, dim: int) -> Format:
