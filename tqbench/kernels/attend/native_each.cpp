@@ -14,7 +14,7 @@
 namespace tqb::TQB_VARIANT {
 namespace {
 
-constexpr int kRowBlock = 64, kStride = kTile + kStrip;  // a strip may start late in a tile, and is written whole
+constexpr int kRowBlock = 64, kStride = kTile + L;  // a strip may start late in a tile, and is written whole
 
 struct Sides {  // plans of what is exact and what is packed
     Plan exact, packed;
@@ -27,14 +27,16 @@ struct Task {
     int64_t sharing;
 };
 
-// The sums of one row: largest score, Σ weights, Σ weights of packed values, what their minima add, Σ packed values, Σ exact values.
+// The sums of one row: largest score, Σ weights, Σ weights of packed values, what their minima add per group, Σ packed values, Σ exact
+// values.
 struct Sums {
     float* base;
-    int64_t packed_slots, exact_slots;
-    int64_t stride() const { return 4 + packed_slots + exact_slots; }
+    int64_t groups, packed_slots, exact_slots;
+    int64_t stride() const { return 3 + groups + packed_slots + exact_slots; }
     float* row(int64_t r) const { return base + r * stride(); }
-    float* packed(int64_t r) const { return row(r) + 4; }
-    float* exact(int64_t r) const { return row(r) + 4 + packed_slots; }
+    float* lows(int64_t r) const { return row(r) + 3; }
+    float* packed(int64_t r) const { return row(r) + 3 + groups; }
+    float* exact(int64_t r) const { return row(r) + 3 + groups + packed_slots; }
 };
 
 struct Scratch {
@@ -51,8 +53,7 @@ inline void rescale(float* x, int64_t n, float factor) {
 inline void score_tile(const Plan& plan, const Packed& source, const QueryRows& q, int64_t b, int64_t h, int first, int last, int64_t from,
                        int n, Scratch& s, float* scores) {
     const Head head(source, b, h);
-    for (int t = 0; t < n; t += kStrip)
-        score_strip(plan, head, q, first, last, from + t, n - t < kStrip ? n - t : kStrip, s.keys, scores + t, kStride);
+    for (int t = 0; t < n; t += L) score_strip(plan, head, q, first, last, from + t, n - t < L ? n - t : L, s.keys, scores + t, kStride);
 }
 
 // One tile of keys and values that starts at position `a`, for rows [first, last) of a block whose first row is `row0`.
@@ -134,13 +135,12 @@ inline void tile(const Task& task, const QueryRows& q, int64_t b, int64_t h, int
                 exact[t] = t < end ? 0.0f : w;
             }
         }
-    float unused = 0;
     const auto mix = [&](const Plan& plan, const Packed& source, int64_t from, int start, int end, float* weights, bool packed) {
         const Head head(source, b, h);
         mix_tile(plan, head, first, last, from + start, end - start, s.values, [&](int r, const float*& w, float*& out, float*& low) {
             w = weights + r * kStride + start;
             out = packed ? sums.packed(r) : sums.exact(r);
-            low = packed ? sums.row(r) + 3 : &unused;
+            low = sums.lows(r);
         });
     };
     if (a < sinks) return mix(task.v.exact, task.v_sinks, a, 0, n, s.scores, false);
@@ -239,22 +239,26 @@ inline void finish(const AttendCall& c, const Plan& plan, const float* sums, int
     const int head_dim = int(c.head_dim), dim = plan.dim;
     float top = -INFINITY;
     for (int64_t i = 0; i < splits; ++i) top = sums[i * split_stride] > top ? sums[i * split_stride] : top;
-    float weight = 0, mass = 0, low = 0, slots[kMaxDim + 16 * L] = {}, y[kMaxDim], x[kMaxDim] = {};
+    float weight = 0, mass = 0, lows[kMaxGroups] = {}, slots[kMaxDim + 16 * L] = {}, y[kMaxDim], x[kMaxDim] = {};
     for (int64_t i = 0; i < splits; ++i) {
         const float* row = sums + i * split_stride;
         if (row[0] == -INFINITY) continue;
         const float share = std::exp(row[0] - top);
         weight += share * row[1];
         mass += share * row[2];
-        low += share * row[3];
-        for (int64_t d = 0; d < shape.packed_slots; ++d) slots[d] += share * row[4 + d];
-        for (int d = 0; d < head_dim; ++d) x[d] += share * row[4 + shape.packed_slots + d];
+        const float *packed = row + 3 + shape.groups, *exact = packed + shape.packed_slots;
+        for (int64_t g = 0; g < shape.groups; ++g) lows[g] += share * row[3 + g];
+        for (int64_t d = 0; d < shape.packed_slots; ++d) slots[d] += share * packed[d];
+        for (int d = 0; d < head_dim; ++d) x[d] += share * exact[d];
     }
     if (plan.mode == Mode::floats) {
         std::memcpy(y, slots, size_t(dim) * sizeof(float));
     } else {
         for (int w = 0; w < plan.row_bytes / 2; ++w)
-            for (int i = 0; i < plan.steps; ++i) y[plan.channel(c.v.packed.format, w, i)] = slots[(w / L * plan.steps + i) * L + w % L] + low;
+            for (int i = 0; i < plan.steps; ++i) {
+                const int channel = plan.channel(c.v.packed.format, w, i);
+                y[channel] = slots[(w / L * plan.steps + i) * L + w % L] + lows[plan.groups > 1 ? channel / plan.group : 0];
+            }
     }
     if (mass > 0) {
         if (!c.v.basis) {
@@ -300,7 +304,7 @@ int attend(const AttendCall& c) {
     split = (split + kTile - 1) / kTile * kTile;
     const int64_t splits = (tokens - oldest + split - 1) / split;
 
-    Sums shape{nullptr, slots_of(v.packed), slots_of(v.exact)};
+    Sums shape{nullptr, v.packed.mode == Mode::floats ? 0 : v.packed.groups, slots_of(v.packed), slots_of(v.exact)};
     QueryRows queries(nullptr, c.head_dim, k.packed);
     const int64_t prepared = pairs * rows * queries.stride, partial = pairs * rows * splits * shape.stride();
     auto* memory = static_cast<float*>(std::malloc(size_t(prepared + partial) * sizeof(float)));
@@ -331,7 +335,8 @@ int attend(const AttendCall& c) {
             const int64_t row0 = block * kRowBlock, from = oldest + part * split, to = from + split < tokens ? from + split : tokens;
             const int count = int(rows - row0 < kRowBlock ? rows - row0 : kRowBlock);
             // [pair][block's rows][split]: the rows of a block lie together, its parts one after another
-            const Sums own{sums + ((pair * rows + row0) * splits + part * count) * shape.stride(), shape.packed_slots, shape.exact_slots};
+            const Sums own{sums + ((pair * rows + row0) * splits + part * count) * shape.stride(), shape.groups, shape.packed_slots,
+                           shape.exact_slots};
             stretch(task, queries.from(pair * rows + row0), pair / c.kv_heads, pair % c.kv_heads, row0, count, from, to, *scratch, own);
         }
         std::free(raw);

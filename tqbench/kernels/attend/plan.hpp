@@ -1,6 +1,7 @@
 // How a format is read by integer arithmetic: as words of packed codes, each of which gives several levels by shifting and looking up.
 #pragma once
 
+#include "attend/call.hpp"
 #include "packed/rows.hpp"
 
 namespace tqb::TQB_VARIANT {
@@ -18,6 +19,7 @@ struct Plan {
     int dim, group, groups;
     int steps;      // levels per word
     int row_bytes;  // of the words of a vector
+    int group_words;  // words of a vector that share a scale
     int pairs;      // of levels
     int run;        // pairs whose products are summed up in integers
     int limit;      // of the integers that levels are multiplied with, so that such a sum cannot overflow
@@ -25,12 +27,20 @@ struct Plan {
     float unit;     // what a level of 1 is worth
     int16_t levels[32];
 
+    int group_of(int of_run) const { return groups > 1 ? of_run * 2 * run / group : 0; }
+
     // The channel of level `s` of word `w`.
     int channel(const Format& f, int w, int s) const {
         if (mode == Mode::words && f.arrangement == kHalves) return w / 8 * 32 + w % 8 * 2 + s / 2 + (s % 2) * 16;
         return w * steps + s;
     }
 };
+
+// Words that a group of channels fills, or 0 if groups do not end with words.
+inline int words_in(int group, int bits) { return group * bits % 16 ? 0 : group * bits / 16; }
+
+// Whether a vector of L words lies in one group, or holds whole groups.
+inline bool lanes_fit(int words) { return words > 0 && (words % L == 0 || L % words == 0); }
 
 inline Plan plan_of(const Format& f, bool keys) {
     Plan p{};
@@ -46,7 +56,8 @@ inline Plan plan_of(const Format& f, bool keys) {
     const int word_bits = f.arrangement == kSplit ? 2 : f.bits;
     const bool words = (nibbles || f.arrangement == kSplit) && f.dim * word_bits % 32 == 0;
     const int steps = words ? 16 / word_bits : 2;
-    if (f.dim % 4 || (!keys && (p.groups > 1 || f.normalized))) return p;
+    p.group_words = words_in(f.group, words ? word_bits : 8);
+    if (f.dim % 4 || (!keys && (f.normalized || (p.groups > 1 && !lanes_fit(p.group_words))))) return p;
     int run = 16;
     if (p.groups > 1 && f.group % 32) run = f.group % 16 ? 0 : 8;
     if (!run || (words && p.groups > 1 && run % steps)) return p;
@@ -139,10 +150,34 @@ struct Unsigned8 {
     }
 };
 
-template <class Extract, int S = 0>
+template <class Extract, int S = 0, int End = Extract::kSteps>
 inline void each_step(const Extract& extract, I x, I y, I* out) {
-    out[S] = extract.template get<S>(x, y);
-    if constexpr (S + 1 < Extract::kSteps) each_step<Extract, S + 1>(extract, x, y, out);
+    *out = extract.template get<S>(x, y);
+    if constexpr (S + 1 < End) each_step<Extract, S + 1, End>(extract, x, y, out + 1);
+}
+
+// Calls fn(count, row) for rows [first, last) in groups of at most Most, the count known to the compiler.
+template <int N>
+struct Count {
+    static constexpr int value = N;
+};
+template <int Most, class Fn>
+inline void in_groups(int first, int last, const Fn& fn) {
+    for (int r = first; r < last;) {
+        const int left = last - r;
+        if (Most >= 8 && left >= 8) {
+            if constexpr (Most >= 8) fn(Count<8>{}, r);
+            r += 8;
+        } else if (left >= 4) {
+            fn(Count<4>{}, r);
+            r += 4;
+        } else {
+            if (left == 3) fn(Count<3>{}, r);
+            else if (left == 2) fn(Count<2>{}, r);
+            else fn(Count<1>{}, r);
+            r = last;
+        }
+    }
 }
 
 template <class Fn>
@@ -162,23 +197,42 @@ inline void with_extract(const Plan& plan, const Format& f, const Fn& fn) {
     }
 }
 
-// Where the words of some tokens lie, expanded into `codes` where they do not lie as they are read; `high` are third bits, a byte of them
-// for each word.
-inline void rows_of(const Plan& plan, const Head& head, const int64_t* tokens, int count, uint8_t* codes, const uint8_t** rows,
+// Scales or minima of n tokens, groups first: out[group * stride + token].
+inline void turned(const uint8_t* data, const Array& array, int32_t type, const float* table, int64_t from, int n, int groups, float factor,
+                   int stride, float* out) {
+    float found[kMaxGroups * 64];
+    numbers_of(data, array, type, table, from, n, groups, found);
+    for (int g = 0; g < groups; ++g)
+        for (int t = 0; t < n; ++t) out[g * stride + t] = found[t * groups + g] * factor;
+}
+inline void scales_of(const Head& head, int groups, int64_t from, int n, int stride, float* scale, float* minimum) {
+    const Packed& p = *head.packed;
+    const Format& f = p.format;
+    if (f.scale != kNone) turned(head.scales, p.scales, f.scale, f.scale_table, from, n, groups, head.factor, stride, scale);
+    else
+        for (int i = 0; i < groups * stride; ++i) scale[i] = head.factor;
+    if (f.minimum != kNone) turned(head.minima, p.minima, f.minimum, f.scale_table, from, n, groups, 1.0f, stride, minimum);
+}
+
+// Where the words of the n tokens from `from` on lie, and those of the last one again up to `count`; expanded into `codes` where they do
+// not lie as they are read. `high` are third bits, a byte of them for each word. What comes later is fetched meanwhile.
+inline void rows_of(const Plan& plan, const Head& head, int64_t from, int n, int count, uint8_t* codes, const uint8_t** rows,
                     const uint8_t** high) {
     const Packed& p = *head.packed;
     const Format& f = p.format;
-    if (plan.mode == Mode::bytes && f.bits != 8) {
-        for (int t = 0; t < count; ++t) {
-            const bool repeated = t && tokens[t] == tokens[t - 1];
-            if (!repeated) codes_of(head, tokens[t], codes + t * f.dim);
-            rows[t] = repeated ? rows[t - 1] : codes + t * f.dim;
-        }
-        return;
+    const bool expand = plan.mode == Mode::bytes && f.bits != 8;
+    const uint8_t* row = head.codes + from * p.codes.unit;
+    for (int t = 0; t < n; ++t, row += p.codes.unit) {
+        for (int at = 0; at < plan.row_bytes; at += 64) __builtin_prefetch(row + kAhead * p.codes.unit + at);
+        rows[t] = expand ? codes + t * f.dim : row;
+        if (expand) codes_of(head, from + t, codes + t * f.dim);
     }
-    for (int t = 0; t < count; ++t) rows[t] = head.codes + tokens[t] * p.codes.unit;
     if (f.arrangement == kSplit)
-        for (int t = 0; t < count; ++t) high[t] = head.high + tokens[t] * p.high.unit;
+        for (int t = 0; t < n; ++t) high[t] = head.high + (from + t) * p.high.unit;
+    for (int t = n; t < count; ++t) {
+        rows[t] = rows[n - 1];
+        high[t] = high[n - 1];
+    }
 }
 
 }  // namespace

@@ -128,8 +128,16 @@ inline float scale_of(const Head& head, int64_t t, int g) {
                                    : head.factor * number(head.scales + t * p.scales.unit, g, p.format.scale, p.format.scale_table);
 }
 
+// The scales (or minima) of n tokens from `t` on, as floats [token][group].
+inline void numbers_of(const uint8_t* data, const Array& array, int32_t type, const float* table, int64_t t, int n, int groups, float* out) {
+    const uint8_t* row = data + t * array.unit;
+    if (type != kByte && array.unit == int64_t(groups) * bytes_of(type)) return floats_of(row, type, n * groups, out);
+    for (int i = 0; i < n; ++i, row += array.unit)
+        for (int g = 0; g < groups; ++g) out[i * groups + g] = number(row, g, type, table);
+}
+
 // One vector as floats.
-inline void decode_row(const Head& head, int64_t t, float* out) {
+TQB_LOOP void decode_row(const Head& head, int64_t t, float* out) {
     const Packed& p = *head.packed;
     const Format& f = p.format;
     if (f.arrangement == kFloats) return floats_of(head.codes + t * p.codes.unit, f.number, f.dim, out);

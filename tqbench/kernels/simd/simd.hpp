@@ -13,6 +13,9 @@
 #include <arm_neon.h>
 #endif
 
+// Inner loops stay functions of their own: inlined into one large caller, their accumulators are spilled.
+#define TQB_LOOP __attribute__((noinline))
+
 namespace tqb::TQB_VARIANT {
 namespace {
 
@@ -38,7 +41,10 @@ inline I to_int(F x) { return _mm512_cvtps_epi32(x); }  // to nearest, ties to e
 inline float sum(F x) { return _mm512_reduce_add_ps(x); }
 inline float largest(F x) { return _mm512_reduce_max_ps(x); }
 // acc + a.low * b.low + a.high * b.high, of signed words
-inline I dot2(I acc, I a, I b) { return _mm512_dpwssd_epi32(acc, a, b); }
+inline I dot2(I acc, I a, I b) {
+    asm("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));  // of the intrinsic, gcc 12 copies the accumulator around
+    return acc;
+}
 inline I low_words(I a) { return _mm512_srai_epi32(_mm512_slli_epi32(a, 16), 16); }
 // 2^n for whole n as floats in lanes, n in [-126, 127]
 inline F power2(F n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), all(127)), 23)); }
@@ -75,11 +81,18 @@ inline I all16(int16_t x) { return _mm512_set1_epi16(x); }
 
 // COLUMNS dwords, from byte `at` on, of L rows: out[j] lane t is dword j of row t. `bytes` of them exist; the rest is zero.
 inline void columns(const uint8_t* const* rows, int64_t at, int bytes, I out[COLUMNS]) {
-    const __mmask8 mask = bytes >= 32 ? 0xff : (1 << (bytes / 4)) - 1;
     I r[8], s[8];
-    for (int i = 0; i < 8; ++i) {
-        const __m256i a = _mm256_maskz_loadu_epi32(mask, rows[i] + at), b = _mm256_maskz_loadu_epi32(mask, rows[i + 8] + at);
-        r[i] = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+    if (bytes >= 32) {
+        for (int i = 0; i < 8; ++i) {
+            const I a = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)(rows[i] + at)));
+            r[i] = _mm512_inserti64x4(a, _mm256_loadu_si256((const __m256i*)(rows[i + 8] + at)), 1);
+        }
+    } else {
+        const __mmask8 mask = (1 << (bytes / 4)) - 1;
+        for (int i = 0; i < 8; ++i) {
+            const __m256i a = _mm256_maskz_loadu_epi32(mask, rows[i] + at), b = _mm256_maskz_loadu_epi32(mask, rows[i + 8] + at);
+            r[i] = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+        }
     }
     for (int i = 0; i < 8; i += 2) {
         s[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
@@ -101,7 +114,9 @@ inline void columns(const uint8_t* const* rows, int64_t at, int bytes, I out[COL
 inline I pair_words(const uint8_t* a, const uint8_t* b, int64_t at, int bytes) {
     const __mmask16 mask = bytes >= 32 ? 0xffff : (1 << (bytes / 2)) - 1;
     const __m256i x = _mm256_maskz_loadu_epi16(mask, a + at), y = _mm256_maskz_loadu_epi16(mask, b + at);
-    return _mm512_or_si512(_mm512_cvtepu16_epi32(x), _mm512_slli_epi32(_mm512_cvtepu16_epi32(y), 16));
+    const I order = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2,
+                                     33, 1, 32, 0);
+    return _mm512_permutex2var_epi16(_mm512_castsi256_si512(x), order, _mm512_castsi256_si512(y));
 }
 // The same of L bytes, each widened to a word.
 inline I pair_bytes(const uint8_t* a, const uint8_t* b, int64_t at, int bytes) {
@@ -114,6 +129,15 @@ inline I pack_words(F x, F y) {
     const I lanes = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtsepi32_epi16(to_int(x))), _mm512_cvtsepi32_epi16(to_int(y)), 1);
     return lanes;
 }
+
+// The dword (or float) for each lane, where `words` words in a row share one.
+inline I group_lanes(int words) {
+    alignas(64) int32_t lanes[L];
+    for (int i = 0; i < L; ++i) lanes[i] = i / words;
+    return load(static_cast<const void*>(lanes));
+}
+inline I spread(const int32_t* p, I lanes) { return _mm512_permutexvar_epi32(lanes, load(static_cast<const void*>(p))); }
+inline F spread(const float* p, I lanes) { return _mm512_permutexvar_ps(lanes, load(p)); }
 
 // ------------------------------------------------------------------------------------------------------------------------- AVX2
 #elif defined(TQB_VARIANT_avx2)
@@ -227,6 +251,14 @@ inline I pair_bytes(const uint8_t* a, const uint8_t* b, int64_t at, int bytes) {
     return _mm256_or_si256(_mm256_cvtepu8_epi32(x), _mm256_slli_epi32(_mm256_cvtepu8_epi32(y), 16));
 }
 inline I pack_words(F x, F y) { return _mm256_permute4x64_epi64(_mm256_packs_epi32(to_int(x), to_int(y)), 0xd8); }
+
+inline I group_lanes(int words) {
+    alignas(32) int32_t lanes[L];
+    for (int i = 0; i < L; ++i) lanes[i] = i / words;
+    return load(static_cast<const void*>(lanes));
+}
+inline I spread(const int32_t* p, I lanes) { return _mm256_permutevar8x32_epi32(load(static_cast<const void*>(p)), lanes); }
+inline F spread(const float* p, I lanes) { return _mm256_permutevar8x32_ps(load(p), lanes); }
 
 // ----------------------------------------------------------------------------------------- 128 bits: NEON, SSE2, or plain loops
 #else
@@ -348,6 +380,9 @@ inline I pair_bytes(const uint8_t* a, const uint8_t* b, int64_t at, int bytes) {
     for (int i = 0; i < 4; ++i) out[i] = i < bytes ? int32_t(uint32_t(a[at + i]) | uint32_t(b[at + i]) << 16) : 0;
     return out;
 }
+inline I group_lanes(int words) { return I{0, 1, 2, 3} / words; }
+inline I spread(const int32_t* p, I lanes) { return I{p[lanes[0]], p[lanes[1]], p[lanes[2]], p[lanes[3]]}; }
+inline F spread(const float* p, I lanes) { return F{p[lanes[0]], p[lanes[1]], p[lanes[2]], p[lanes[3]]}; }
 inline I pack_words(F x, F y) {
     const I a = to_int(x), b = to_int(y);
     W out{};
