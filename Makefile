@@ -1,10 +1,10 @@
-# setup · demo · test · test-all · docs · check: the only commands to remember. pip's own settings (index, proxy, wheels) are honoured.
+# setup · demo · test · test-all · bench · docs · check: the only commands to remember. pip's own settings (index, proxy, wheels) are honoured.
 PYTHON ?= python3
 BIN := .venv/bin
 MODEL := smollm2-135m-instruct-q4_1
 NATIVE := CMakeLists.txt $(wildcard tqbench/kernels/*/native*.cpp)
 
-.PHONY: setup demo test test-all docs check
+.PHONY: setup demo test test-all bench docs check
 
 setup: .venv/.installed
 
@@ -26,6 +26,10 @@ test: setup
 test-all: setup
 	$(BIN)/tqbench models fetch $(MODEL)
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# Attention at decoding: 2 threads or as many as there are, in a few minutes; a quiet machine, or the rounds are marked.
+bench: setup
+	$(BIN)/tqbench bench attend -o results/reference/bench-cpu
 
 docs: setup
 	$(BIN)/tqbench schemes --markdown > docs/schemes.md

@@ -62,6 +62,7 @@ def run(*args: str, code: str | None = None, cwd: Path = ROOT, **env: str) -> su
     [
         ["--help"],
         ["run", "--help"],
+        ["bench", "--help"],
         ["plan", *sorted(map(str, (ROOT / "suites").glob("*.yaml")))],
         ["run", "suites/long_ctx.yaml", "--dry-run"],
         ["schemes"],

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tqbench.cli import check, doctor, gate, models, plan, report, run, runs, schemes
+from tqbench.cli import bench, check, doctor, gate, models, plan, report, run, runs, schemes
 
 app = typer.Typer(
     help="Benchmark and quality validation for KV-cache quantization.",
@@ -43,6 +43,7 @@ app.command("plan")(plan.plan)
 app.command("gate")(gate.gate)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)
+app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
 app.add_typer(schemes.app, name="schemes")
 app.add_typer(check.app, name="check")
 app.add_typer(models.app, name="models")

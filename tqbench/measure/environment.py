@@ -75,6 +75,13 @@ def cpu_model() -> str:
     )
 
 
+def last_level_cache() -> int | None:
+    """Bytes of the largest cache that the first core can use; None where the system does not tell."""
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    found = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((int(text[:-1]) * units[text[-1]] for text in found if text[-1:] in units), default=None)
+
+
 def vector_flags() -> list[str]:
     """The vector instructions that kernels choose by, where the system lists them."""
     try:

@@ -24,6 +24,13 @@ def peak() -> int | None:
     return int(line.split()[1]) * 1024 if line else None
 
 
+def available() -> int:
+    """Bytes that may still be taken without paging."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
 def _peak_of_process() -> int | None:
     try:
         import resource

@@ -39,7 +39,7 @@ def brief(run: Run) -> str:
         parts += [
             f"**{escape(table.heading)}**",
             escape(" · ".join(table.facts)),
-            _grid(("scheme", *(COLUMNS[i].title for i in keep)), rows),
+            grid(("scheme", *(COLUMNS[i].title for i in keep)), rows),
             "  \n".join(below),
         ]
     return "\n\n".join(part for part in parts if part)
@@ -51,12 +51,18 @@ def escape(text: str) -> str:
     return html.escape(marked, quote=False)
 
 
+def grid(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
+    """A table; its cells are Markdown already."""
+    rule = ("---",) * len(head)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
+
+
 def _verdicts(run: Run, verdicts: list[Verdict]) -> str:
     short = short_headings(run)
     rows = [(f"**{v.status}**", escape(v.who), escape(short[v.cell.setting] if v.cell else ""), escape(v.reason)) for v in verdicts]
     if not any(short.values()):
-        return _grid(("verdict", "scheme", "reason"), [(status, who, reason) for status, who, _, reason in rows])
-    return _grid(("verdict", "scheme", "setting", "reason"), rows)
+        return grid(("verdict", "scheme", "reason"), [(status, who, reason) for status, who, _, reason in rows])
+    return grid(("verdict", "scheme", "setting", "reason"), rows)
 
 
 def _table(table: Table) -> list[str]:
@@ -65,7 +71,7 @@ def _table(table: Table) -> list[str]:
     return [
         f"## {escape(table.heading)}",
         *([escape(" · ".join(table.facts))] if table.facts else []),
-        _grid(head, [_row(row) for row in table.rows]),
+        grid(head, [_row(row) for row in table.rows]),
         *(["  \n".join(below)] if below else []),
     ]
 
@@ -81,8 +87,3 @@ def _row(row: Row) -> tuple[str, ...]:
 
 def _figure(figure: Figure) -> str:
     return escape(f"{figure.text} {figure.detail}".strip())
-
-
-def _grid(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
-    rule = ("---",) * len(head)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))

@@ -1,0 +1,255 @@
+"""Benchmarks: right before fast, and honest about what did not run. Nothing here depends on how fast anything is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tqbench.bench import attend as of_attend
+from tqbench.bench import ceiling, convert
+from tqbench.bench.contender import attempt, twin
+from tqbench.bench.data import SINK_MASS, vectors
+from tqbench.bench.plan import DATA, Geometry, Plan, Wishes, read, shape
+from tqbench.bench.race import race
+from tqbench.bench.result import SCHEMA, Bench, Ceiling, Group, Row
+from tqbench.bench.run import run
+from tqbench.core.errors import ConfigError
+from tqbench.core.op import Impl, Op
+from tqbench.core.presets import preset
+from tqbench.kernels import attend, native, stream
+from tqbench.kernels.attend import baselines, reference
+from tqbench.measure import environment
+from tqbench.report import bench as written
+
+SMALL = "b1 kv2 q4 d64"
+needs_native = pytest.mark.skipif(native.missing() is not None, reason=native.missing() or "")
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of one kilobyte, and samples of one call."""
+    monkeypatch.setattr(environment, "last_level_cache", lambda: 1 << 10)
+    monkeypatch.setattr("tqbench.bench.race.STRETCH", 1e-6)
+
+
+def small(op: str, schemes: str = "q8_0,turbo4", tokens: str = "64", **more: Any) -> Plan:
+    return read(Wishes(op, SMALL, tokens, schemes, rounds=2, **more))
+
+
+def rows(found: Bench) -> dict[str, Row]:
+    return {row.name: row for row in found.rows}
+
+
+@pytest.mark.parametrize("op", ["attend", "encode", "decode"])
+def test_every_form_and_baseline_is_judged_twice_and_timed(op: str) -> None:
+    found = run(small(op, "q8_0,turbo4,kivi2", "96"))
+    timed = [row for row in found.rows if row.outcome == "ok"]
+    assert {row.outcome for row in found.rows} <= {"ok", "unsupported"}
+    for row in timed:
+        assert row.timing is not None, row
+        assert len(row.timing.samples) == len(row.timing.rounds) >= 2
+        assert min(row.timing.samples) > 0
+        for error in (row.implementation_error, row.implementation_error_after):
+            assert error is not None, row
+            assert error <= row.tolerance, row
+    assert all(row.reason for row in found.rows if row.outcome != "ok")
+    assert {row.scheme for row in timed if row.scheme and " " not in row.scheme} >= {"turbo4"}
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_each_kind_of_data_serves_every_form(data: str) -> None:
+    assert {row.outcome for row in run(small("attend", data=data)).rows} <= {"ok", "unsupported"}
+
+
+def test_the_sink_draws_its_share() -> None:
+    given = vectors("sink", Geometry(heads=8, kv_heads=8, head_dim=64), 512)
+    mass = torch.softmax((given.q @ given.k.mT) * given.scale, dim=-1)[..., 0].mean()
+    assert abs(float(mass) - SINK_MASS) < 0.1
+
+
+def wrong_form(how: Callable[[Tensor, int], Tensor]) -> Callable[..., Tensor]:
+    calls = 0
+
+    def run_it(q: Tensor, *given: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return how(reference.attend(q, *given), calls)
+
+    return run_it
+
+
+@pytest.mark.parametrize(
+    ("how", "outcome"),
+    [
+        (lambda out, _: out * 1.001, "wrong"),
+        (lambda out, _: out * float("nan"), "wrong"),
+        (lambda out, _: out[:, :1], "wrong"),
+        (lambda out, calls: out * (1.0 if calls < 3 else 1.001), "wrong"),  # right when it is checked, wrong when it is timed
+        (lambda out, _: out / [], "failed"),
+    ],
+    ids=["scaled", "nan", "shape", "later", "raises"],
+)
+def test_a_planted_wrong_form_loses_its_time(how: Any, outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = Impl("planted", lambda: wrong_form(how))
+    monkeypatch.setattr(attend, "OP", Op("attend", (planted, *attend.OP.impls)))
+    found = rows(run(small("attend", "turbo4")))
+    assert found["turbo4/planted"].outcome == outcome
+    assert found["turbo4/planted"].reason
+    assert found["turbo4/planted"].timing is None
+    assert found["turbo4/torch"].timing is not None
+    assert all("turbo4/planted" not in row.timing.ratios for row in found.values() if row.timing)
+
+
+def test_a_new_form_takes_part_by_itself_and_a_refusal_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = Impl("quick", lambda: reference.attend), Impl("picky", lambda: reference.attend, lambda *_: "not on a Monday")
+    monkeypatch.setattr(attend, "OP", Op("attend", (*forms, *attend.OP.impls)))
+    found = rows(run(small("attend", "turbo4")))
+    assert found["turbo4/quick"].timing is not None
+    assert (found["turbo4/picky"].outcome, found["turbo4/picky"].reason) == ("unsupported", "not on a Monday")
+
+
+def test_the_native_form_of_bf16_is_a_baseline_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attend, "OP", Op("attend", (Impl("native", lambda: reference.attend), *attend.OP.impls[1:])))
+    found = rows(run(small("attend", "turbo4,bf16")))
+    assert {"bf16/native", "turbo4/naive", "sdpa bf16", "matmul bf16"} <= set(found["turbo4/native"].timing.ratios)
+    assert "bf16/native" not in found["bf16/native"].timing.ratios
+
+
+def test_wrong_codes_are_caught() -> None:
+    plan = small("encode", "turbo4")
+    (contender,) = [c for c in convert.contenders(plan, 64, lambda _: None) if c.row.form == "reference"]
+    packed = attempt(contender)
+    assert contender.judge(packed) is None
+    assert contender.judge({**packed, "codes": packed["codes"] ^ 1})
+    assert contender.judge({**packed, "norms": packed["norms"] * 1.1})
+    assert contender.judge({"codes": packed["codes"]})
+
+
+def test_baselines_equal_the_formula() -> None:
+    given = vectors("gaussian", shape(SMALL), 33)
+    truth = torch.softmax(given.q.double() @ given.k.double().repeat_interleave(2, 1).mT * given.scale, -1)
+    truth = truth @ given.v.double().repeat_interleave(2, 1)
+    for baseline in baselines.BASELINES:
+        dtype = getattr(torch, baseline.dtype)
+        out = baseline.run(given.q.to(dtype), given.k.to(dtype), given.v.to(dtype), given.scale)
+        assert out.dtype == dtype
+        assert (out.double() - truth).norm() / truth.norm() < 2 * baseline.tolerance, baseline.name
+
+
+def test_twins_keep_values_and_gaps() -> None:
+    array = torch.arange(48).reshape(2, 3, 8)[:, :, :5]
+    assert torch.equal(twin(array), array)
+    assert twin(array).stride() == array.stride()
+    assert twin(array).data_ptr() != array.data_ptr()
+
+
+def test_a_store_is_read_as_in_decoding() -> None:
+    """One query, the last token just appended, arrays with room to grow, copies in memory of their own."""
+    plan = small("attend", "kivi2", "200")
+    store = of_attend.filled(preset("kivi2"), plan, vectors("gaussian", plan.geometry, 200))
+    view = store.k.view()
+    assert len(view.bounds) == 1
+    assert view.packed_end < 200 == view.tail_start + view.tail.shape[2]
+    assert of_attend._bytes(view) == sum(x.nbytes for x in view.stored().values()) + 4 * 2 * 64 * (200 - view.packed_end)
+
+
+def test_wide_intervals_of_few_rounds_say_so() -> None:
+    group = race(64, of_attend.contenders(small("attend", "q8_0"), 64, lambda _: None), 2, lambda _: None)
+    found = next(row for row in group.rows if row.name == "q8_0/torch").timing.ratios["sdpa bf16"]
+    assert found.low <= found.median <= found.high
+    assert 0 < found.confidence < 0.95 or found.pairs > 5
+
+
+@needs_native
+@pytest.mark.parametrize("isa", ["", "avx2", "scalar"])
+@pytest.mark.parametrize("words", [0, 1, 63, 64, 1000])
+def test_the_stream_reads_everything(isa: str, words: int) -> None:
+    try:
+        native.use(isa)
+    except ConfigError as reason:
+        pytest.skip(str(reason))
+    try:
+        buffer = torch.arange(words, dtype=torch.int64)
+        assert [stream.total(buffer, threads) for threads in (1, 2, 3)] == [words * (words - 1) // 2] * 3
+    finally:
+        native.use("")
+
+
+@needs_native
+def test_ceilings_are_positive_and_keep_the_best() -> None:
+    first = ceiling.measure(1)
+    both = ceiling.measure(1, first)
+    assert first.gbps is not None
+    assert 0 < first.gbps <= both.gbps
+    assert len(both.samples) == 2 * len(first.samples)
+
+
+def test_without_a_library_there_is_no_limit_but_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(native, "path", lambda: None)
+    found = run(small("attend", "q8_0"))
+    assert found.ceiling.gbps is None
+    assert found.ceiling.reason
+    assert rows(found)["sdpa bf16"].timing.share is None
+    written.write(found, tmp_path)
+
+
+def test_everything_is_written(tmp_path: Path) -> None:
+    written.write(run(small("attend", tokens="32,64")), tmp_path)
+    data = json.loads((tmp_path / "bench.json").read_text())
+    assert data["schema"] == SCHEMA
+    assert data["environment"]["threads"] == torch.get_num_threads()
+    assert all(len(row["timing"]["samples"]) >= 2 for group in data["groups"] for row in group["rows"] if row["timing"])
+    assert len((tmp_path / "bench.csv").read_text().splitlines()) == 1 + sum(len(group["rows"]) for group in data["groups"])
+    page = (tmp_path / "bench.md").read_text()
+    assert all(baseline.words in page for baseline in baselines.BASELINES)
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert "turbo4" in (tmp_path / "bench.svg").read_text()
+
+
+def test_a_benchmark_without_a_single_time_is_written(tmp_path: Path) -> None:
+    row = Row(64, "q8_0", "native", "form", "attend in form native", "wrong", "off by 0.1")
+    found = Bench("attend", SMALL, "qwen2", "gaussian", {}, Ceiling(None, 1, reason="none"), (Group(64, (row,), ()),), {})
+    written.write(found, tmp_path)
+    assert "wrong: off by 0.1" in (tmp_path / "bench.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"op": "atend"}, "did you mean 'attend'"),
+        ({"shape": "b1 kv3 q32"}, "32 query heads cannot share 3 KV heads evenly"),
+        ({"shape": "b1 h3"}, "'h3' is not b (sequences)"),
+        ({"tokens": "4k,many"}, "'many' is not a number of tokens"),
+        ({"tokens": "0"}, "'0' is not a number of tokens"),
+        ({"tokens": ","}, "nothing is named"),
+        ({"schemes": "turbo44"}, "did you mean 'turbo4'"),
+        ({"schemes": "peer:quanto4"}, "runs inside its own library"),
+        ({"schemes": "turbo4_auto", "shape": "kv4 q32"}, "name that one"),
+        ({"schemes": "turbo4", "shape": "d60"}, "does not take this shape"),
+        ({"data": "uniform"}, "unknown --data 'uniform'"),
+        ({"rounds": 0}, "--rounds: 0"),
+        ({"threads": 0}, "--threads: 0"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_nonsense_is_refused(wish: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read(Wishes(**wish))
+    assert said in str(refused.value)
+
+
+def test_all_mistakes_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as refused:
+        read(Wishes(op="x", shape="y", tokens="z", schemes="w", data="v", rounds=0))
+    assert len(refused.value.problems) == 6
+
+
+def test_what_does_not_fit_is_refused_before_the_first_minute() -> None:
+    with pytest.raises(ConfigError, match="GB of memory would be needed"):
+        run(read(Wishes(tokens="16000k", shape="b64")))

@@ -1,0 +1,175 @@
+"""Attention of one new query over a store's cache: every form, on every scheme, beside what one could run instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tqbench.bench import ceiling
+from tqbench.bench.contender import PLACE, Contender, forms, relative, twin
+from tqbench.bench.data import Vectors, vectors
+from tqbench.bench.plan import Plan
+from tqbench.bench.result import Row
+from tqbench.cache.arrays import TorchArrays
+from tqbench.cache.build import Shape
+from tqbench.cache.side import SideStore
+from tqbench.cache.store import Store
+from tqbench.core.codec import nbytes
+from tqbench.core.errors import Unsupported
+from tqbench.core.scheme import Scheme
+from tqbench.kernels import attend
+from tqbench.kernels.attend import View, baselines, reference
+
+Sides = tuple[View, View]
+
+# Of a form in float32 against float64 on the same codes, relative. A form that computes on integers splits queries and weights into two
+# planes of 8 bits, which costs up to 1e-4; half as good would be one plane less.
+TOLERANCE = 2e-4
+FUSED = "bf16/native"  # an uncompressed cache through the same kind of kernel: what is left is what fewer bytes are worth
+UNCOMPRESSED = tuple(baseline.name for baseline in baselines.BASELINES)
+NAIVE = f"{{scheme}}/{baselines.NAIVE}"
+COMPARISONS = {"naive": NAIVE, "torch SDPA bf16": baselines.USUAL, "best torch": baselines.BEST, "fused bf16": FUSED}
+
+
+def contenders(plan: Plan, tokens: int, note: Callable[[str], None]) -> list[Contender]:
+    """Baselines first, then each scheme's forms."""
+    given = vectors(plan.data, plan.geometry, tokens)
+    truth = _truth(given, (_plain(given.k), _plain(given.v)))
+    found = list(_baselines(given, truth))
+    for scheme in plan.schemes:
+        note(f"packing {scheme.name}")
+        try:
+            store = filled(scheme, plan, given)
+        except Unsupported as reason:
+            words = "no store holds this scheme here"
+            found.append(Contender(Row(tokens, scheme.name, "–", "form", words, "unsupported", str(reason)), (), lambda _: 0.0))
+            continue
+        found += _of_scheme(store, given, truth)
+    return found
+
+
+def filled(scheme: Scheme, plan: Plan, given: Vectors) -> Store:
+    """A store as it is in decoding: the context has been settled, the last token has just been appended."""
+    g = plan.geometry
+    store = Store(scheme, Shape(g.architecture, g.head_dim, PLACE.dtype, g.kv_heads, g.heads), TorchArrays())
+    for side, x in ((store.k, given.k), (store.v, given.v)):
+        if x.shape[2] > 1:
+            side.append(x[:, :, :-1])
+            side.settle()
+        side.append(x[:, :, -1:])
+    return store
+
+
+def _baselines(given: Vectors, truth: Tensor) -> Iterator[Contender]:
+    """Uncompressed caches, one for each type, shared by the ways to attend over it."""
+    held: dict[str, tuple[list[tuple[Tensor, Tensor]], Tensor]] = {}
+    for baseline in baselines.BASELINES:
+        dtype = getattr(torch, baseline.dtype)
+        q, k, v = (x.to(dtype) for x in (given.q, given.k, given.v))
+        if baseline.dtype not in held:
+            expected = _truth(Vectors(q, k, v), (_plain(k), _plain(v)))
+            held[baseline.dtype] = [(k, v), *((twin(k), twin(v)) for _ in range(ceiling.copies(2 * k.nbytes) - 1))], expected
+        caches, expected = held[baseline.dtype]
+        row = Row(
+            given.k.shape[2],
+            None,
+            baseline.name,
+            "baseline",
+            baseline.words,
+            tolerance=baseline.tolerance,
+            quantization_error=relative(expected, truth),
+            bytes_moved=2 * k.nbytes,
+        )
+        calls = [partial(baseline.run, q, *cache, given.scale) for cache in caches]
+        yield Contender(row, calls, partial(relative, truth=expected), (*UNCOMPRESSED, FUSED))
+
+
+def _of_scheme(store: Store, given: Vectors, truth: Tensor) -> Iterator[Contender]:
+    """The naive way and each form but the reference, which is what they are held to."""
+    sides, tokens, name = (store.k.view(), store.v.view()), given.k.shape[2], store.scheme.name
+    expected = _truth(given, (_wide(sides[0]), _wide(sides[1])))
+    moved = sum(_bytes(side) for side in sides)
+    held = [sides, *(_twins(store) for _ in range(ceiling.copies(moved) - 1))]
+    rivals = (NAIVE.format(scheme=name), *UNCOMPRESSED, FUSED)
+
+    def contender(form: str, role: Any, words: str, run: Callable[[Sides], Tensor]) -> Contender:
+        row = Row(tokens, name, form, role, words, tolerance=TOLERANCE, quantization_error=relative(expected, truth), bytes_moved=moved)
+        return Contender(row, [partial(run, pair) for pair in held], partial(relative, truth=expected), rivals)
+
+    yield contender(baselines.NAIVE, "baseline", baselines.NAIVE_WORDS, lambda pair: baselines.naive(given.q, *pair, given.scale))
+    for impl, reason in forms(attend.OP, store.k.codec, store.v.codec):
+        if impl.name == attend.REFERENCE[PLACE.platform]:
+            continue
+        words = f"attend in form {impl.name}{_unpacked_by(store) if impl.name == 'torch' else ''}"
+        if reason is not None:
+            yield Contender(Row(tokens, name, impl.name, "form", words, "unsupported", reason), (), lambda _: 0.0)
+            continue
+        yield contender(impl.name, "form", words, partial(_attend, impl.load(), given, tokens - 1))
+
+
+def _attend(form: Callable[..., Tensor], given: Vectors, start: int, pair: Sides) -> Tensor:
+    return form(given.q, *pair, start, given.scale)
+
+
+def _unpacked_by(store: Store) -> str:
+    names = dict.fromkeys(side.kernels.decode.impl for side in (store.k, store.v))
+    return f", after decode in form {' + '.join(names)}"
+
+
+def _twins(store: Store) -> Sides:
+    k, v = (_twin(side) for side in (store.k, store.v))
+    return k, v
+
+
+def _twin(side: SideStore) -> View:
+    """The side's view over copies of its arrays."""
+    view = side.view()
+    arrays = {name: twin(array) for name, array in _stored(view).items()}
+    tail, head_dim, decode = twin(view.tail), side.shape.head_dim, side.kernels.decode.fn
+    unpacked = partial(decode, side.codec, arrays, head_dim, tail) if arrays else view.packed
+    return replace(view, tail=tail, stored=lambda: arrays, packed=unpacked)
+
+
+def _stored(view: View) -> dict[str, Tensor]:
+    return view.stored() if view.stored else {}
+
+
+def _bytes(view: View) -> int:
+    """What a query must read: packed arrays, sinks, and the exact tokens that are not packed."""
+    exact = [view.tail[:, :, view.packed_end - view.tail_start :], *([] if view.sinks is None else [view.sinks])]
+    return nbytes(_stored(view)) + sum(x.nbytes for x in exact)
+
+
+def _plain(x: Tensor) -> View:
+    """A view of exact keys or values."""
+    return View(None, lambda: x, x.shape[2], x[:, :, x.shape[2] :], x.shape[2], [x.shape[2]])
+
+
+def _wide(view: View) -> View:
+    """The view with what is packed decoded in float64."""
+    if not _stored(view) or view.codec is None:
+        return view
+    decoded = view.codec.decode(_stored(view), view.tail.shape[3], torch.float64)
+    return replace(view, packed=lambda: decoded)
+
+
+def _truth(given: Vectors, sides: Sides) -> Tensor:
+    """The reference in float64, one KV head after another to spare memory."""
+    q, decoded = given.q.double(), [side.packed() for side in sides]
+    kv_heads = sides[0].tail.shape[1]
+    share = q.shape[1] // kv_heads
+    parts = []
+    for head in range(kv_heads):
+        k, v = (_one_head(side, packed, head) for side, packed in zip(sides, decoded, strict=True))
+        parts.append(reference.attend(q[:, head * share : (head + 1) * share], k, v, given.k.shape[2] - 1, given.scale))
+    return torch.cat(parts, dim=1)
+
+
+def _one_head(view: View, packed: Tensor, head: int) -> View:
+    sinks = None if view.sinks is None else view.sinks[:, head : head + 1]
+    return replace(view, sinks=sinks, tail=view.tail[:, head : head + 1], packed=lambda: packed[:, head : head + 1])

@@ -1,0 +1,35 @@
+"""The rate at which memory can be read, measured here and now, and how many copies of a cache it takes to read from memory at all."""
+
+from __future__ import annotations
+
+import torch
+
+from tqbench.bench.result import Ceiling
+from tqbench.kernels import native, stream
+from tqbench.measure import clock, environment, memory
+
+UNKNOWN_CACHE = 64 << 20  # where the system does not tell: as large as they mostly are
+BUFFER, WORKING_SET = 32, 4  # times the last-level cache
+SAMPLES = 9
+
+
+def measure(threads: int, earlier: Ceiling | None = None) -> Ceiling:
+    """The best of several passes over a buffer that no cache holds; together with an earlier measurement, of both."""
+    if reason := native.missing():
+        return Ceiling(None, threads, reason=reason)
+    size = min(BUFFER * cache_bytes(), memory.available() // 8)
+    buffer = torch.ones(size // stream.WORD, dtype=torch.int64)  # written, so that every page is there
+    seconds = [clock.timed(lambda: stream.total(buffer, threads)) for _ in range(SAMPLES)]
+    samples = (*(earlier.samples if earlier else ()), *(buffer.nbytes / 1e9 / each for each in seconds))
+    return Ceiling(max(samples), threads, buffer.nbytes, samples)
+
+
+def copies(nbytes: int) -> int:
+    """How many copies to use in turn, so that none is still in the processor when its turn comes again."""
+    wanted = min(WORKING_SET * cache_bytes(), memory.available() // 64)
+    return max(1, min(-(-wanted // max(1, nbytes)), 256))
+
+
+def cache_bytes() -> int:
+    """The last-level cache, or a guess."""
+    return environment.last_level_cache() or UNKNOWN_CACHE

@@ -1,0 +1,106 @@
+"""Encode and decode of many vectors: every form, on the codecs of every scheme, beside the codec's own mathematics in plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tqbench.bench import ceiling
+from tqbench.bench.contender import PLACE, Contender, forms, relative, twin
+from tqbench.bench.data import vectors
+from tqbench.bench.plan import Geometry, Plan
+from tqbench.bench.result import Row
+from tqbench.cache.build import Layer, Shape, build
+from tqbench.core.codec import Codec, Packed, nbytes
+from tqbench.core.errors import Unsupported
+from tqbench.core.op import Op
+from tqbench.core.scheme import Scheme
+from tqbench.kernels import decode, encode
+
+REFERENCE = "reference"
+COMPARISONS = {"reference": f"{{scheme}}/{REFERENCE}"}
+WORDS = "the codec's own mathematics in plain torch"
+CODES_OFF = 1e-3  # share of stored values: one on a boundary may fall either way, and its scale with it
+DECODED_OFF = 1e-5  # a rotation sums a hundred products in float32
+HALF_ULPS = 2.0**-9  # a float16 scale may be rounded the other way
+
+
+def contenders(plan: Plan, tokens: int, note: Callable[[str], None]) -> list[Contender]:
+    """Each codec once, though a scheme may use it for K and V."""
+    found: list[Contender] = []
+    for scheme in plan.schemes:
+        note(scheme.name)
+        try:
+            codecs = _codecs(scheme, plan.geometry)
+        except Unsupported as reason:
+            words = "no codec of this scheme runs here"
+            found.append(Contender(Row(tokens, scheme.name, "–", "form", words, "unsupported", str(reason)), (), lambda _: 0.0))
+            continue
+        for name, codec in codecs.items():
+            x = vectors(plan.data, plan.geometry, max(1, tokens // codec.unit) * codec.unit).k
+            found += (_encode if plan.op == "encode" else _decode)(name, codec, x)
+    return found
+
+
+def _codecs(scheme: Scheme, geometry: Geometry) -> dict[str, Codec]:
+    g = geometry
+    shape = Shape(g.architecture, g.head_dim, PLACE.dtype, g.kv_heads, g.heads)
+    k, v = build(scheme, "k", shape, Layer()), build(scheme, "v", shape, Layer())
+    return {scheme.name: k} if k == v else {f"{scheme.name} K": k, f"{scheme.name} V": v}
+
+
+def _encode(name: str, codec: Codec, x: Tensor) -> Iterator[Contender]:
+    expected = codec.encode(x)
+    moved = x.nbytes + nbytes(expected)
+    held = [x, *(twin(x) for _ in range(ceiling.copies(moved) - 1))]
+    loss = relative(codec.decode(expected, x.shape[-1], torch.float32), x)
+
+    def calls(form: Callable[..., Any]) -> list[Callable[[], Any]]:
+        return [partial(form, codec, each) for each in held]
+
+    row = Row(x.shape[2], name, "", "form", "", tolerance=CODES_OFF, quantization_error=loss, bytes_moved=moved)
+    return _forms(encode.OP, codec, row, calls, partial(_codes_off, expected=expected))
+
+
+def _decode(name: str, codec: Codec, x: Tensor) -> Iterator[Contender]:
+    packed = codec.encode(x)
+    moved = nbytes(packed) + x.nbytes
+    held = [packed, *({part: twin(array) for part, array in packed.items()} for _ in range(ceiling.copies(moved) - 1))]
+    truth = codec.decode(packed, x.shape[-1], torch.float64)
+
+    def calls(form: Callable[..., Any]) -> list[Callable[[], Any]]:
+        return [partial(form, codec, each, x.shape[-1], x[:, :, :0]) for each in held]
+
+    loss = relative(truth, x)
+    row = Row(x.shape[2], name, "", "form", "", tolerance=DECODED_OFF, quantization_error=loss, bytes_moved=moved)
+    return _forms(decode.OP, codec, row, calls, partial(relative, truth=truth))
+
+
+def _forms(
+    op: Op, codec: Codec, like: Row, calls: Callable[[Callable[..., Any]], list[Callable[[], Any]]], error: Callable[[Any], float]
+) -> Iterator[Contender]:
+    for impl, reason in forms(op, codec):
+        about: dict[str, Any] = {"form": impl.name, "words": f"{op.name} in form {impl.name}"}
+        if impl.name == REFERENCE:
+            about |= {"role": "baseline", "words": WORDS}
+        if reason is None:
+            yield Contender(replace(like, **about), calls(impl.load()), error, (COMPARISONS["reference"].format(scheme=like.scheme),))
+        else:
+            yield Contender(Row(like.tokens, like.scheme, impl.name, "form", about["words"], "unsupported", reason), (), error)
+
+
+def _codes_off(packed: Packed, expected: Packed) -> float:
+    """The share of stored values that are not the reference's; all, if the arrays are others."""
+    if {name: (x.shape, x.dtype) for name, x in packed.items()} != {name: (x.shape, x.dtype) for name, x in expected.items()}:
+        return 1.0
+    wrong = sum(int((~_alike(packed[name], x)).sum()) for name, x in expected.items())
+    return wrong / sum(x.numel() for x in expected.values())
+
+
+def _alike(x: Tensor, y: Tensor) -> Tensor:
+    return torch.isclose(x.double(), y.double(), rtol=HALF_ULPS, atol=0.0) if y.is_floating_point() else x == y

@@ -1,0 +1,79 @@
+"""One benchmark from its plan: the ceiling, then group by group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from tqbench.bench import attend, ceiling, convert
+from tqbench.bench.plan import Plan
+from tqbench.bench.race import race
+from tqbench.bench.result import Bench, Ceiling, Group, Row
+from tqbench.core.errors import ConfigError
+from tqbench.kernels import native
+from tqbench.measure import environment, memory
+
+NEEDS = 10  # times the float32 cache: exact copies in three types, the schemes' stores, and what decoding takes meanwhile
+ENTRIES = {"attend": attend, "encode": convert, "decode": convert}
+
+
+def run(plan: Plan, note: Callable[[str], None] = lambda _: None) -> Bench:
+    """Measure everything. `note` is told what is being done."""
+    _fits(plan)
+    before = torch.get_num_threads()
+    torch.set_num_threads(plan.threads or before)  # the OpenMP runtime that the native library uses as well
+    try:
+        return _run(plan, torch.get_num_threads(), note)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(plan: Plan, threads: int, note: Callable[[str], None]) -> Bench:
+    note("reading memory as fast as it goes")
+    top, groups = ceiling.measure(threads), []
+    for tokens in plan.tokens:
+        groups.append(_group(plan, tokens, lambda text, tokens=tokens: note(f"{tokens:,} tokens: {text}")))  # type: ignore[misc]
+        top = ceiling.measure(threads, top)
+    return Bench(
+        plan.op,
+        str(plan.geometry),
+        plan.geometry.architecture,
+        plan.data,
+        _machine(threads),
+        top,
+        _against(groups, top),
+        ENTRIES[plan.op].COMPARISONS,
+    )
+
+
+def _group(plan: Plan, tokens: int, note: Callable[[str], None]) -> Group:
+    """Its caches are gone before those of the next are made."""
+    return race(tokens, ENTRIES[plan.op].contenders(plan, tokens, note), plan.rounds, note)
+
+
+def _against(groups: list[Group], top: Ceiling) -> tuple[Group, ...]:
+    """All rows against the same ceiling: the best that was seen."""
+    return tuple(replace(group, rows=tuple(_row(row, top) for row in group.rows)) for group in groups)
+
+
+def _row(row: Row, top: Ceiling) -> Row:
+    if row.timing is None or not top.gbps or not row.bytes_moved:
+        return row
+    return replace(row, limit_ms=row.bytes_moved / 1e6 / top.gbps, timing=replace(row.timing, share=row.timing.gbps / top.gbps))
+
+
+def _machine(threads: int) -> dict[str, object]:
+    isa = None if native.missing() else native.isa()
+    return {**environment.describe(), "threads": threads, "isa": isa, "last_level_cache_bytes": environment.last_level_cache()}
+
+
+def _fits(plan: Plan) -> None:
+    """Refuse before the first minute what would not fit."""
+    g, free = plan.geometry, memory.available()
+    needed = NEEDS * 2 * 4 * g.batch * g.kv_heads * g.head_dim * max(plan.tokens)
+    if needed > free:
+        raise ConfigError(
+            f"--tokens {max(plan.tokens):,}: about {needed / 1e9:.0f} GB of memory would be needed, {free / 1e9:.0f} GB are free"
+        )
