@@ -15,20 +15,10 @@ namespace {
 struct KeyScratch {
     alignas(64) float lanes[kMaxDim * L];  // [channel][L]
     alignas(64) uint8_t codes[L * kMaxDim];
-    alignas(64) uint16_t wide[L * kMaxDim / 8];
     alignas(64) float floats[L * kMaxDim];
     alignas(64) float scale[kMaxGroups * L], minimum[kMaxGroups * L];
     const uint8_t *rows[L], *high[L];
 };
-
-// Third bits as words, so that they lie as the words do that they belong to.
-inline void widen(int bytes, KeyScratch& s) {
-    for (int t = 0; t < L; ++t) {
-        uint16_t* out = s.wide + t * kMaxDim / 8;
-        for (int i = 0; i < bytes; ++i) out[i] = s.high[t][i];
-        s.high[t] = reinterpret_cast<const uint8_t*>(out);
-    }
-}
 
 // Calls fn(pair, words) for all words of levels of the strip, and flush(run) after each run of pairs.
 template <class Extract, class Fn, class Flush>
@@ -38,7 +28,11 @@ inline void walk(const Plan& plan, const Extract& extract, const KeyScratch& s, 
     for (int at = 0; at < plan.row_bytes; at += 4 * COLUMNS) {
         I x[COLUMNS] = {}, y[COLUMNS] = {};
         columns(s.rows, at, plan.row_bytes - at, x);
-        if (Extract::kHigh) columns(s.high, at, plan.row_bytes - at, y);
+        if (Extract::kHigh) {  // a byte of third bits for each word
+            I bits[COLUMNS] = {};
+            columns(s.high, at / 2, (plan.row_bytes - at) / 2, bits);
+            for (int j = 0; j < COLUMNS; ++j) y[j] = j % 2 ? widen_high(bits[j / 2]) : widen_low(bits[j / 2]);
+        }
         const int count = plan.row_bytes - at < 4 * COLUMNS ? (plan.row_bytes - at) / 4 : COLUMNS;
         for (int j = 0; j < count; ++j) {
             I words[kSteps];
@@ -152,7 +146,6 @@ inline void score_strip(const Plan& plan, const Head& head, const QueryRows& q, 
     const Packed& p = *head.packed;
     rows_of(plan, head, from, n, L, s.codes, s.rows, s.high);
     scales_of(head, plan, from, n, L, s.scale, s.minimum);
-    if (p.format.arrangement == kSplit) widen(plan.dim / 8, s);
     with_extract(plan, p.format, [&](const auto& extract) {
         if (p.format.normalized) normalize(plan, extract, s);
         in_groups<8>(first, last, [&](auto rows, int r) { dot_words<rows.value>(plan, extract, q, r, s, scores + r * stride, stride); });

@@ -55,7 +55,7 @@ inline Plan plan_of(const Format& f, bool keys) {
     if (!table && !byte) return p;
     const bool nibbles = f.arrangement == kHalves || (f.arrangement == kStream && (f.bits == 1 || f.bits == 2 || f.bits == 4));
     const int word_bits = f.arrangement == kSplit ? 2 : f.bits;
-    const bool words = (nibbles || f.arrangement == kSplit) && f.dim * word_bits % 32 == 0;
+    const bool words = (nibbles || f.arrangement == kSplit) && f.dim * word_bits % 32 == 0 && (f.arrangement != kSplit || f.dim % 32 == 0);
     const int steps = words ? 16 / word_bits : 2;
     p.group_words = words_in(f.group, words ? word_bits : 8);
     if (f.dim % 4 || (!keys && (f.normalized || (p.groups > 1 && !lanes_fit(p.group_words))))) return p;
@@ -115,7 +115,7 @@ struct Packed16 {
     Table table;
     template <int S>
     I get(I x, I) const {
-        return lookup(table, right16<Bits * S>(x));
+        return lookup16(table, right16<Bits * S>(x));
     }
 };
 struct Split16 {
@@ -125,8 +125,8 @@ struct Split16 {
     I low = all16(3);
     template <int S>
     I get(I x, I y) const {
-        if constexpr (S < 2) return lookup(table, choose(low, right16<2 * S>(x), left16<2 - S>(y)));
-        else return lookup(table, choose(low, right16<2 * S>(x), right16<S - 2>(y)));
+        if constexpr (S < 2) return lookup16(table, choose(low, right16<2 * S>(x), left16<2 - S>(y)));
+        else return lookup16(table, choose(low, right16<2 * S>(x), right16<S - 2>(y)));
     }
 };
 struct Looked8 {

@@ -34,7 +34,6 @@ inline F all(float x) { return _mm512_set1_ps(x); }
 inline I all(int32_t x) { return _mm512_set1_epi32(x); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F max(F a, F b) { return _mm512_max_ps(a, b); }
-inline F min(F a, F b) { return _mm512_min_ps(a, b); }
 inline F abs(F a) { return _mm512_abs_ps(a); }
 inline F to_float(I x) { return _mm512_cvtepi32_ps(x); }
 inline I to_int(F x) { return _mm512_cvtps_epi32(x); }  // to nearest, ties to even
@@ -45,14 +44,12 @@ inline I dot2(I acc, I a, I b) {
     asm("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));  // of the intrinsic, gcc 12 copies the accumulator around
     return acc;
 }
-inline I low_words(I a) { return _mm512_srai_epi32(_mm512_slli_epi32(a, 16), 16); }
 // 2^n for whole n as floats in lanes, n in [-126, 127]
 inline F power2(F n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), all(127)), 23)); }
 inline F nearest(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // lanes first .. first + L − 1 below n keep x, the others get y
 inline F below(int n, F x, F y) { return _mm512_mask_blend_ps(__mmask16(n >= L ? 0xffff : n <= 0 ? 0 : (1 << n) - 1), y, x); }
 
-inline F bytes_to_int_lanes(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))); }
 inline F from_bf16(const uint16_t* p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
@@ -64,6 +61,7 @@ struct Table {
     explicit Table(const int16_t* levels) : words(_mm512_loadu_si512(levels)) {}
 };
 inline I lookup(const Table& table, I index) { return _mm512_permutexvar_epi16(index, table.words); }
+inline I lookup16(const Table& table, I index) { return lookup(table, index); }  // by the low four bits
 template <int N>
 inline I right16(I x) {
     return _mm512_srli_epi16(x, N);
@@ -154,20 +152,15 @@ inline F all(float x) { return _mm256_set1_ps(x); }
 inline I all(int32_t x) { return _mm256_set1_epi32(x); }
 inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 inline F max(F a, F b) { return _mm256_max_ps(a, b); }
-inline F min(F a, F b) { return _mm256_min_ps(a, b); }
 inline F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 inline F to_float(I x) { return _mm256_cvtepi32_ps(x); }
 inline I to_int(F x) { return _mm256_cvtps_epi32(x); }
 inline I dot2(I acc, I a, I b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
-inline I low_words(I a) { return _mm256_srai_epi32(_mm256_slli_epi32(a, 16), 16); }
 inline F power2(F n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), all(127)), 23)); }
 inline F nearest(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline F below(int n, F x, F y) {
     const I lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_blendv_ps(y, x, _mm256_castsi256_ps(_mm256_cmpgt_epi32(all(n), lanes)));
-}
-inline F bytes_to_int_lanes(const uint8_t* p) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)));
 }
 inline F from_bf16(const uint16_t* p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
@@ -188,14 +181,15 @@ struct Table {  // low and high bytes of the first and of the second sixteen lev
         }
     }
 };
-inline I lookup(const Table& table, I index) {
+template <int Half = 0>
+inline I lookup16(const Table& table, I index) {
     const I nibble = _mm256_and_si256(index, _mm256_set1_epi16(15));
-    const I spread = _mm256_or_si256(nibble, _mm256_slli_epi16(nibble, 8));
-    const I even = _mm256_set1_epi16(255);
-    const I first = _mm256_blendv_epi8(_mm256_shuffle_epi8(table.high[0], spread), _mm256_shuffle_epi8(table.low[0], spread), even);
-    const I second = _mm256_blendv_epi8(_mm256_shuffle_epi8(table.high[1], spread), _mm256_shuffle_epi8(table.low[1], spread), even);
+    const I spread = _mm256_or_si256(nibble, _mm256_slli_epi16(nibble, 8)), even = _mm256_set1_epi16(255);
+    return _mm256_blendv_epi8(_mm256_shuffle_epi8(table.high[Half], spread), _mm256_shuffle_epi8(table.low[Half], spread), even);
+}
+inline I lookup(const Table& table, I index) {
     const I upper = _mm256_srai_epi16(_mm256_slli_epi16(index, 11), 15);  // bit 4 says which sixteen
-    return _mm256_blendv_epi8(first, second, upper);
+    return _mm256_blendv_epi8(lookup16<0>(table, index), lookup16<1>(table, index), upper);
 }
 template <int N>
 inline I right16(I x) {
@@ -284,7 +278,6 @@ inline void store(void* p, I x) { std::memcpy(p, &x, 16); }
 inline F all(float x) { return F{x, x, x, x}; }
 inline I all(int32_t x) { return I{x, x, x, x}; }
 inline F max(F a, F b) { return a > b ? a : b; }
-inline F min(F a, F b) { return a < b ? a : b; }
 inline F abs(F a) { return (F)((I)a & 0x7fffffff); }
 inline F to_float(I x) { return __builtin_convertvector(x, F); }
 #if defined(__ARM_NEON)
@@ -311,10 +304,8 @@ inline I to_int(F x) { return __builtin_convertvector(nearest(x), I); }
 inline I dot2(I acc, I a, I b) { return acc + ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16); }
 #endif
 #endif
-inline I low_words(I a) { return (I)((U)a << 0) & 0xffff; }
 inline F power2(F n) { return (F)((to_int(n) + 127) << 23); }
 inline F below(int n, F x, F y) { return (I{0, 1, 2, 3} < all(n)) ? x : y; }
-inline F bytes_to_int_lanes(const uint8_t* p) { return F{float(p[0]), float(p[1]), float(p[2]), float(p[3])}; }
 inline F from_bf16(const uint16_t* p) {
     return (F)I{int32_t(uint32_t(p[0]) << 16), int32_t(uint32_t(p[1]) << 16), int32_t(uint32_t(p[2]) << 16), int32_t(uint32_t(p[3]) << 16)};
 }
@@ -344,6 +335,7 @@ inline I lookup(const Table& table, I index) {
     for (int k = 0; k < 8; ++k) found[k] = table.levels[i[k]];
     return (I)found;
 }
+inline I lookup16(const Table& table, I index) { return lookup(table, index); }
 template <int N>
 inline I right16(I x) {
     return (I)((U)x >> N);
@@ -396,6 +388,8 @@ inline I pack_words(F x, F y) {
 
 // ---------------------------------------------------------------------------------------------------------------- for all alike
 
+typedef uint32_t Lanes __attribute__((vector_size(4 * L)));
+
 #if !defined(TQB_VARIANT_avx512)
 inline float sum(F x) {
     float lanes[L], total = 0;
@@ -411,6 +405,16 @@ inline float largest(F x) {
     return most;
 }
 #endif
+
+// The two lower, or the two upper bytes of each lane as words.
+inline I widen_low(I x) {
+    const Lanes lanes = (Lanes)x;
+    return (I)((lanes & 0xff) | ((lanes & 0xff00) << 8));
+}
+inline I widen_high(I x) {
+    const Lanes lanes = (Lanes)x;
+    return (I)(((lanes >> 16) & 0xff) | ((lanes >> 8) & 0xff0000));
+}
 
 // e^x for x ≤ 0, to 2 units in the last place; below −87.3 it is 0. x = n ln 2 + r, |r| ≤ ln 2 / 2; the rest is a polynomial.
 inline F exp_negative(F x) {
