@@ -147,8 +147,8 @@ def _block(matrix: np.ndarray) -> int:
 
 
 def _table(plan: Plan, edges: Any, levels: Any) -> None:
-    """Boundaries and levels as float32, each readable up to the sixteenth."""
-    plan.edges, plan.levels = (plan.point(np.pad(np.float32(x), (0, max(0, 16 - len(x)))), np.float32) for x in (edges, levels))
+    """Boundaries and levels as float32. Registers are filled from anywhere among them, so sixteen zeros follow."""
+    plan.edges, plan.levels = (plan.point(np.pad(np.float32(x), (0, 16)), np.float32) for x in (edges, levels))
 
 
 def _codebook(plan: Plan, codec: Codebook) -> None:

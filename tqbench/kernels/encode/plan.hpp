@@ -32,7 +32,7 @@ struct Plan {
     int32_t mantissa, lowest;  // of an 8-bit float: its bits, and the exponent of the smallest normal value
     float largest, smallest;   // the largest code, the smallest scale
     float outermost;           // level
-    const float *edges, *levels;  // 2^bits − 1 boundaries and 2^bits levels, each readable up to 16
+    const float *edges, *levels;  // 2^bits − 1 boundaries and 2^bits levels, with 16 more readable behind
     const int32_t* channel;       // where each channel goes before it is rotated; null is where it is
     const float* mean;            // [kv_heads, head_dim] to subtract, or null
     const float* head_scale;      // [kv_heads], or null

@@ -73,10 +73,14 @@ inline bool read_lanes(const Plan& plan, Cursor& at, int count, Scratch& s) {
         if (!direct) read_row(plan, at, s.rows + l * padded);
     }
     for (int l = count; l < kLanes; ++l) row[l] = row[count - 1];
+    const int64_t ahead = direct ? kLanes * at.in.stride[2] : 0;  // the lanes after these: the processor sees no pattern in rows
     Ints most = {};
     for (int c = 0; c < n; c += kLanes) {
         Floats tile[kLanes];
-        for (int l = 0; l < kLanes; ++l) tile[l] = load<Floats>(row[l] + c);
+        for (int l = 0; l < kLanes; ++l) {
+            tile[l] = load<Floats>(row[l] + c);
+            __builtin_prefetch(row[l] + c + ahead);
+        }
         transpose(tile);
         for (int j = 0; j < kLanes && c + j < n; ++j) {
             const Ints size = bits(tile[j]) & 0x7fffffff;
@@ -96,14 +100,21 @@ inline void narrow_half(Floats& x, int half, const Doubles& value) {
     store((float*)&x + half * (kLanes / kHalves), __builtin_convertvector(value, HalfFloats));
 }
 
-// y = after · H (before · x). Sums of floats in double are exact or nearly so, hence the floats that come out are the reference's whatever
-// the order of the additions.
+// y = after · H (before · x). In double the sums of floats are exact or nearly so, hence the floats that come out are the reference's, and so
+// are codes that are rounded. A codebook's coordinates are divided by a norm that was summed in float; for them float is enough, and twice as
+// fast.
 inline void turn_hadamard(const Plan& plan, Scratch& s) {
     for (int c = 0; c < plan.dim; ++c)
         for (int half = 0; half < kHalves; ++half) s.wide[c * kHalves + half] = wide_half(s.y[c], half) * plan.before[c];
     for (int c = 0; c < plan.dim; c += plan.turned) fwht(s.wide + c * kHalves, plan.turned, kHalves);
     for (int c = 0; c < plan.dim; ++c)
         for (int half = 0; half < kHalves; ++half) narrow_half(s.y[c], half, s.wide[c * kHalves + half] * plan.after[c]);
+}
+
+inline void turn_hadamard_fast(const Plan& plan, Scratch& s) {
+    for (int c = 0; c < plan.dim; ++c) s.y[c] *= float(plan.before[c]);
+    for (int c = 0; c < plan.dim; c += plan.turned) fwht(s.y + c, plan.turned, 1);
+    for (int c = 0; c < plan.dim; ++c) s.y[c] *= float(plan.after[c]);
 }
 
 // `count` rows of a matrix times one block, for one half of the lanes.
@@ -133,7 +144,7 @@ inline void turn_dense(const Plan& plan, Scratch& s) {
 
 inline bool prepare(const Plan& plan, Cursor& at, int count, Scratch& s) {
     const bool fine = read_lanes(plan, at, count, s);
-    if (plan.turn == hadamard) turn_hadamard(plan, s);
+    if (plan.turn == hadamard) (plan.format == codebook ? turn_hadamard_fast : turn_hadamard)(plan, s);
     if (plan.turn == dense) turn_dense(plan, s);
     return fine;
 }

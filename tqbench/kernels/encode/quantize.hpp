@@ -56,16 +56,14 @@ template <int bits>
 inline Ints nearest(const float* edges, const Floats& u) {
     Ints index = u >= edges[(1 << (bits - 1)) - 1] ? all(1 << (bits - 1)) : Ints{};
 #pragma GCC unroll 8
-    for (int step = 1 << (bits - 1) >> 1; step; step >>= 1) {
-        const Ints at = index + (step - 1);
-        index = u >= (bits <= 4 ? lookup16(edges, at) : lookup(edges, at)) ? index + step : index;
-    }
+    for (int step = 1 << (bits - 1) >> 1; step; step >>= 1)
+        index = u >= (bits <= 4 ? lookup16(edges + step - 1, index) : lookup(edges + step - 1, index)) ? index + step : index;
     return index;
 }
 
 // codebook: n = ‖y‖ (or what the largest coordinate asks for), u = y √g / n, codes = the nearest levels c; kept is the length that the scale
 // rule makes of n, ⟨u, c⟩ and ‖c‖². Four partial sums each, so that additions do not wait for one another.
-template <int width>
+template <int width, bool by_product>
 inline void codebook_group(const Plan& plan, const Group& g) {
     const float size = sqrtf(float(g.n));
     Floats length;
@@ -87,7 +85,7 @@ inline void codebook_group(const Plan& plan, const Group& g) {
             const Floats c = width <= 4 ? lookup16(plan.levels, index) : lookup(plan.levels, index);
             g.codes[i + k] = index;
             squares[k] += c * c;
-            products[k] += u * c;
+            if (by_product) products[k] += u * c;
         }
     const Floats square = (squares[0] + squares[1]) + (squares[2] + squares[3]);
     const Floats product = (products[0] + products[1]) + (products[2] + products[3]);
@@ -221,11 +219,15 @@ inline void cast_group(const Plan& plan, const Group& g) {
 using Quantize = void (*)(const Plan&, const Group&);
 
 inline Quantize quantizer(const Plan& plan) {
-    static constexpr Quantize codebooks[] = {codebook_group<1>, codebook_group<2>, codebook_group<3>, codebook_group<4>,
-                                             codebook_group<5>, codebook_group<6>, codebook_group<7>, codebook_group<8>};
+    static constexpr Quantize codebooks[][2] = {
+        {codebook_group<1, false>, codebook_group<1, true>}, {codebook_group<2, false>, codebook_group<2, true>},
+        {codebook_group<3, false>, codebook_group<3, true>}, {codebook_group<4, false>, codebook_group<4, true>},
+        {codebook_group<5, false>, codebook_group<5, true>}, {codebook_group<6, false>, codebook_group<6, true>},
+        {codebook_group<7, false>, codebook_group<7, true>}, {codebook_group<8, false>, codebook_group<8, true>}};
     static constexpr Quantize others[] = {nullptr,         block_symmetric_group, block_affine_group, block_nonlinear_group, affine_group,
                                           symmetric_group, mlx_affine_group,      fp8_group,          cast_group};
-    return plan.format == codebook ? codebooks[plan.bits - 1] : others[plan.format];
+    const bool by_product = plan.scale == least_squares || plan.scale == unbiased;
+    return plan.format == codebook ? codebooks[plan.bits - 1][by_product] : others[plan.format];
 }
 
 }  // namespace

@@ -28,15 +28,23 @@ inline void stages(V* rows, int64_t n, int64_t near, int64_t width) {
         for (int64_t i = start * width; i < (start + near) * width; ++i) butterflies<radix>(rows + i, near * width);
 }
 
-// Transform n rows of `width` registers each, in place; n is a power of two. Three stages at a time, so that memory is passed over rarely.
+#if defined(TQB_VARIANT_avx512)
+constexpr int kRadix = 16;  // rows that fit the registers together with the sums
+#else
+constexpr int kRadix = 8;
+#endif
+
+// Transform n rows of `width` registers each, in place; n is a power of two. As many stages at a time as registers hold, so that memory is
+// passed over rarely.
 template <typename V>
 inline void fwht(V* rows, int64_t n, int64_t width) {
     int64_t near = 1;
-    for (; 8 * near <= n; near *= 8) stages<8>(rows, n, near, width);
-    if (4 * near <= n) {
-        stages<4>(rows, n, near, width);
-    } else if (2 * near <= n) {
-        stages<2>(rows, n, near, width);
+    for (; kRadix * near <= n; near *= kRadix) stages<kRadix>(rows, n, near, width);
+    switch (n / near) {
+        case 8: stages<8>(rows, n, near, width); break;
+        case 4: stages<4>(rows, n, near, width); break;
+        case 2: stages<2>(rows, n, near, width); break;
+        default: break;
     }
 }
 

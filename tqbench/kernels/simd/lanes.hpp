@@ -74,7 +74,7 @@ inline Floats root(const Floats& x) {
 #endif
 }
 
-// table[index] of a table of at most 16 values that may be read up to the sixteenth.
+// table[index], index below 16; all sixteen may be read.
 inline Floats lookup16(const float* table, const Ints& index) {
 #if defined(TQB_VARIANT_avx512)
     return (Floats)_mm512_maskz_permutexvar_ps((__mmask16)-1, (__m512i)index, _mm512_loadu_ps(table));
