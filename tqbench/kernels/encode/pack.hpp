@@ -57,7 +57,14 @@ inline void store_rows(Ints* words, int64_t size, uint8_t* out, int rows) {
     for (; done < size; done += 4, ++words)
         for (int l = 0; l < rows; ++l) {
             const int32_t word = (*words)[l];
-            memcpy(out + l * size + done, &word, size_t(size - done < 4 ? size - done : 4));
+            uint8_t* to = out + l * size + done;
+            if (size - done >= 4) {
+                memcpy(to, &word, 4);
+            } else if (size - done == 2) {
+                memcpy(to, &word, 2);
+            } else {
+                for (int64_t i = 0; i < size - done; ++i) to[i] = uint8_t(word >> 8 * i);
+            }
         }
 }
 
