@@ -1,6 +1,8 @@
 // The fast Walsh–Hadamard transform in Sylvester's order: y_i = Σ_j (−1)^popcount(i & j) x_j in n log₂ n additions, unnormalized.
 #pragma once
 
+#include <stdint.h>
+
 namespace tqb {
 namespace TQB_VARIANT {
 namespace {
