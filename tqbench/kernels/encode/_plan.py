@@ -81,7 +81,9 @@ def refuses(codec: Codec) -> str | None:
             if codec.rotation == "cross_head":
                 return "rotation cross_head takes several heads, native encode one at a time"
         codec = codec.inner
-    return None if type(codec) in _FILL else f"codec {codec.name!r} has no native encode (codebook, block, affine, mlx_affine, fp8, cast have)"
+    return (
+        None if type(codec) in _FILL else f"codec {codec.name!r} has no native encode (codebook, block, affine, mlx_affine, fp8, cast have)"
+    )
 
 
 def build(codec: Codec, head_dim: int) -> Plan:

@@ -108,7 +108,7 @@ inline void turn_hadamard(const Plan& plan, Scratch& s) {
         for (int half = 0; half < kHalves; ++half) s.wide[c * kHalves + half] = wide_half(s.y[c], half) * plan.before[c];
     for (int c = 0; c < plan.dim; c += plan.turned) fwht(s.wide + c * kHalves, plan.turned, kHalves);
     for (int c = 0; c < plan.dim; ++c)
-        for (int half = 0; half < kHalves; ++half) narrow_half(s.y[c], half, s.wide[c * kHalves + half] * plan.after[c]);
+        for (int half = 0; half < kHalves; ++half) narrow_half(s.y[c], half, s.wide[c * kHalves + half] * plan.after[c] + 0.0);  // a sum of zeros is +0
 }
 
 inline void turn_hadamard_fast(const Plan& plan, Scratch& s) {

@@ -6,23 +6,30 @@ namespace TQB_VARIANT {
 namespace {
 
 template <int bits>
+inline void pack_word(const uint8_t* codes, uint8_t* packed, int count) {
+    uint64_t word = 0;
+    for (int k = 0; k < count; ++k) word |= uint64_t(codes[k] & ((1 << bits) - 1)) << k * bits;
+    for (int k = 0; k < count * bits / 8; ++k) packed[k] = uint8_t(word >> 8 * k);
+}
+
+template <int bits>
+inline void unpack_word(const uint8_t* packed, uint8_t* codes, int count) {
+    uint64_t word = 0;
+    for (int k = 0; k < count * bits / 8; ++k) word |= uint64_t(packed[k]) << 8 * k;
+    for (int k = 0; k < count; ++k) codes[k] = uint8_t(word >> k * bits & ((1 << bits) - 1));
+}
+
+// Fewer than eight only at the end, where they end on a byte.
+template <int bits>
 void pack_words(const uint8_t* codes, uint8_t* packed, int64_t count) {
-    for (int64_t i = 0; i < count; i += 8) {
-        const int present = count - i < 8 ? int(count - i) : 8;  // fewer only at the end, where they end on a byte
-        uint64_t word = 0;
-        for (int k = 0; k < present; ++k) word |= uint64_t(codes[i + k] & ((1 << bits) - 1)) << k * bits;
-        for (int k = 0; k < present * bits / 8; ++k) packed[i * bits / 8 + k] = uint8_t(word >> 8 * k);
-    }
+    for (; count >= 8; count -= 8, codes += 8, packed += bits) pack_word<bits>(codes, packed, 8);
+    pack_word<bits>(codes, packed, int(count));
 }
 
 template <int bits>
 void unpack_words(const uint8_t* packed, uint8_t* codes, int64_t count) {
-    for (int64_t i = 0; i < count; i += 8) {
-        const int present = count - i < 8 ? int(count - i) : 8;
-        uint64_t word = 0;
-        for (int k = 0; k < present * bits / 8; ++k) word |= uint64_t(packed[i * bits / 8 + k]) << 8 * k;
-        for (int k = 0; k < present; ++k) codes[i + k] = uint8_t(word >> k * bits & ((1 << bits) - 1));
-    }
+    for (; count >= 8; count -= 8, codes += 8, packed += bits) unpack_word<bits>(packed, codes, 8);
+    unpack_word<bits>(packed, codes, int(count));
 }
 
 using Run = void (*)(const uint8_t*, uint8_t*, int64_t);
