@@ -26,11 +26,16 @@ from tqbench.testing.samples import gaussian, strided
 
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
 SETS = ("avx512", "avx2", "scalar", "neon")
-# A codebook's coordinates are turned in float32 and divided by a norm that was added up in another order: some 10 roundings of 2^-24 meet
-# 15 boundaries, where the density is at most 0.4, so about 4e-6 of the codes may move. A rounded code has no such freedom.
-FLIPS = 1e-5
-# Half precision has 2^-11 between a value and where it rounds the other way; lengths differ by a few 2^-24.
-LENGTHS = 1e-3
+ALLOWED = {  # the share of elements that may differ from the reference's
+    "rounded": 0,  # every operation is the reference's own
+    # Sums in double in another order differ by some 2^-53, and a float rounds the other way where less than that is left of 2^-25.
+    "turned": 1e-6,
+    # Turned in float and divided by a norm that was added up in another order: some 10 roundings of 2^-24 meet 15 boundaries, where the
+    # density is at most 0.4: about 4e-6.
+    "indices": 1e-5,
+    # They differ by a few 2^-24, and half precision rounds the other way at points 2^-11 apart.
+    "lengths": 1e-3,
+}
 
 
 @pytest.fixture(params=SETS)
@@ -108,7 +113,7 @@ def draw(rng):
 
 
 def differing(codec, x, counts):
-    """Add up, per array, how many elements differ and how many there are. Formats that only round are equal bit for bit."""
+    """Add up, per kind of array, how many elements differ and how many there are."""
     reason = refusal(codec.encode, x)
     if reason is not None:
         assert refusal(run, codec, x) == reason
@@ -119,20 +124,28 @@ def differing(codec, x, counts):
         assert got[name].dtype == array.dtype
         assert got[name].shape == array.shape
         wrong = int((got[name].float() != array.float()).sum())
-        kind = (isinstance(codec.plain, Codebook), name == "norms")
-        before = counts.get(kind, (0, 0))
-        counts[kind] = (before[0] + wrong, before[1] + array.numel())
+        before = counts.get(kind(codec, name), (0, 0))
+        counts[kind(codec, name)] = (before[0] + wrong, before[1] + array.numel())
+
+
+def kind(codec, name):
+    if isinstance(codec.plain, Codebook):
+        return "lengths" if name == "norms" else "indices"
+    return "rounded" if codec.data().get("rotation", "none") == "none" else "turned"
+
+
+def hold(counts, few=0):
+    """No more may differ than arithmetic allows, and `few` where the sample is small."""
+    for name, share in ALLOWED.items():
+        wrong, total = counts[name]
+        assert wrong <= share * total + (few if share else 0), counts
 
 
 def test_ten_thousand_random_codecs_and_shapes():
     rng, counts = np.random.default_rng(5), {}
     for _ in range(10_000):
         differing(*draw(rng), counts)
-    assert counts[False, False][0] == 0, counts
-    wrong, codes = counts[True, False]
-    assert wrong <= FLIPS * codes, counts
-    wrong, lengths = counts[True, True]
-    assert wrong <= LENGTHS * lengths, counts
+    hold(counts)
 
 
 def test_every_instruction_set(isa):
@@ -140,8 +153,7 @@ def test_every_instruction_set(isa):
     for _ in range(1000):
         differing(*draw(rng), counts)
     assert native.isa() == isa
-    assert counts[False, False][0] == 0, counts
-    assert counts[True, False][0] <= FLIPS * counts[True, False][1] + 3, counts
+    hold(counts, few=2)
 
 
 @pytest.mark.parametrize("rotation", [*HADAMARDS, "haar", "iso_fast"])

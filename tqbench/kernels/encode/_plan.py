@@ -29,6 +29,7 @@ SCALES = ("raw", "norm_corrected", "least_squares", "unbiased", "max_abs")  # wh
 TYPES = ("float32", "float16", "bfloat16")
 NO_TURN, HADAMARD, DENSE = range(3)
 _INTS, _FLOATS, _DOUBLES = POINTER(c_int32), POINTER(c_float), POINTER(c_double)
+_POINTERS: dict[Any, Any] = {np.int32: _INTS, np.float32: _FLOATS, np.float64: _DOUBLES}
 
 
 class Plane(Structure):
@@ -56,11 +57,11 @@ class Plan(Structure):
         ("plane", Plane * 2),
     ]
 
-    def point(self, values: Any, dtype: type) -> Any:
+    def point(self, values: Any, dtype: Any) -> Any:
         """A pointer to these values, which live as long as the plan."""
-        array = np.ascontiguousarray(values, dtype)
+        array: np.ndarray = np.ascontiguousarray(values, dtype)
         self.arrays.append(array)
-        return array.ctypes.data_as({np.int32: _INTS, np.float32: _FLOATS, np.float64: _DOUBLES}[dtype])
+        return array.ctypes.data_as(_POINTERS[dtype])
 
     def stream(self, index: int, bits: int, shift: int = 0, order: Any = None) -> None:
         """Declare a plane; the next one is not there yet."""
@@ -150,12 +151,12 @@ def _block(matrix: np.ndarray) -> int:
 
 def _table(plan: Plan, edges: Any, levels: Any) -> None:
     """Boundaries and levels as float32. Registers are filled from anywhere among them, so sixteen zeros follow."""
-    plan.edges, plan.levels = (plan.point(np.pad(np.float32(x), (0, 16)), np.float32) for x in (edges, levels))
+    plan.edges, plan.levels = (plan.point(np.pad(np.array(x, np.float32), (0, 16)), np.float32) for x in (edges, levels))
 
 
 def _codebook(plan: Plan, codec: Codebook) -> None:
     channels = codec.channels(plan.dim)
-    edges = np.float32(codebooks.boundaries(codec.table, codec.bits, channels))
+    edges = np.array(codebooks.boundaries(codec.table, codec.bits, channels), np.float32)
     if codec.ties == "down":  # u > b is u ≥ the next float above b
         edges = np.nextafter(edges, np.float32(np.inf))
     levels = codebooks.levels(codec.table, codec.bits, channels)
@@ -171,7 +172,7 @@ def _block_format(plan: Plan, codec: Block) -> None:
     plan.format, plan.bits, plan.group = FORMATS.index(f"block_{codec.form}"), codec.bits, BLOCK
     plan.kept, plan.kept_count = TYPES.index("float16"), 1 + (codec.form == "affine")
     if codec.form == "nonlinear":
-        levels = np.float32(NONLINEAR)
+        levels = np.array(NONLINEAR, np.float32)
         _table(plan, (levels[1:] + levels[:-1]) / 2, levels)
     if codec.bits == 8:
         return plan.stream(0, 8)
