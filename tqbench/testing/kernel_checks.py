@@ -163,7 +163,7 @@ def check_reference(form: Form) -> None:
                 kept = form.op.name == "encode" and mine.element_size() == 2
                 most = torch.maximum(2 * allowed, order) if allowed or kept else allowed
                 assert error <= most, f"{form}: implementation error {error:.2g}, at most {most:.2g} is rounding"
-            if form.op.name == "encode":
+            if not mine.is_floating_point() or form.op.name == "encode":
                 off = (mine != theirs).double().mean()
                 assert off <= 1e-3, f"{form}: {off:.2%} of the codes differ from the reference's"
 
