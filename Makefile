@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 MODEL := smollm2-135m-instruct-q4_1
-NATIVE := CMakeLists.txt $(wildcard tqbench/kernels/*/native*.cpp)
+NATIVE := CMakeLists.txt $(wildcard tqbench/kernels/*/*.[ch]pp)
 
 .PHONY: setup demo test test-all bench docs check
 

@@ -157,7 +157,7 @@ def test_an_interrupt_says_how_to_go_on(small_suite: Callable[..., str], tmp_pat
 
 
 def test_unsupported_is_not_a_failure(tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path) -> None:
-    done = tqbench("run", small_suite("q8_0", "turbo4"), "--kernel", "native")
+    done = tqbench("run", small_suite("q8_0", "turbo4"), "--kernel", "decode=native")
     assert done.returncode == 0, done.stdout + done.stderr
     outcomes = {key.split("-")[0]: json.loads(value[0]) for key, value in records(tmp_path).items()}
     assert outcomes["q8_0"]["outcome"] == "ok"

@@ -150,7 +150,8 @@ def check_choice(form: Form) -> None:
 def check_reference(form: Form) -> None:
     """The result is the reference's, up to twice the rounding error that the reference itself has in this dtype, or what a dot product
     over the channels may lose in another order, √n ε: bit for bit where the reference is exact, as in the decode of 8-bit blocks. A form
-    that computes in integers says itself how much more it may be off."""
+    that computes in integers says itself how much more it may be off. Codes, and scales kept in 16 bits, are the end of a computation in
+    float32, and near a boundary they may fall either way: with boundaries 2⁻¹¹ apart a share of √n 2⁻²⁴ / 2⁻¹¹, about 10⁻³."""
     for narrow, wide in zip(form.arguments(), form.arguments(torch.float64), strict=True):
         runs = (form.impl.load(), narrow), (form.reference, narrow), (form.reference, wide)
         for mine, theirs, truth in zip(*(_tensors(fn(*given)) for fn, given in runs), strict=True):
@@ -159,11 +160,12 @@ def check_reference(form: Form) -> None:
             if mine.is_floating_point():
                 error, allowed = ((x.double() - truth.double()).norm() for x in (mine, theirs))
                 order = mine.shape[-1] ** 0.5 * torch.finfo(mine.dtype).eps * truth.double().norm()
-                most = torch.maximum(2 * allowed, order) if allowed else allowed
+                kept = form.op.name == "encode" and mine.element_size() == 2
+                most = torch.maximum(2 * allowed, order) if allowed or kept else allowed
                 most = torch.maximum(most, form.impl.error * truth.double().norm())
                 assert error <= most, f"{form}: implementation error {error:.2g}, at most {most:.2g} is rounding"
-            else:
-                off = (mine != theirs).double().mean()  # a value on a boundary may fall either way
+            if not mine.is_floating_point() or form.op.name == "encode":
+                off = (mine != theirs).double().mean()
                 assert off <= 1e-3, f"{form}: {off:.2%} of the codes differ from the reference's"
 
 
@@ -210,8 +212,8 @@ def check_views(form: Form) -> None:
     for given in form.arguments():
         expected, got = (_tensors(form.impl.load()(*args)) for args in (given, _each(given, strided)))
         for x, y in zip(got, expected, strict=True):
-            off = float((x.double() - y.double()).norm() / y.double().norm())
-            assert off <= 1e-5, f"{form}: strided inputs give a result that is off by {off:.2g}"
+            off, size = (float(z.norm()) for z in (x.double() - y.double(), y.double()))  # some arrays are all zero
+            assert off <= 1e-5 * size, f"{form}: strided inputs give a result that is off by {off:.2g} of {size:.2g}"
 
 
 SERVED: tuple[Check, ...] = (check_reference, check_repeatable, check_inputs_untouched, check_everything_written, check_views)

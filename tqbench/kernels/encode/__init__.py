@@ -1,0 +1,41 @@
+"""Encode: [batch, kv_heads, tokens, head_dim] into a codec's arrays.  encode(codec, x) -> Packed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tqbench.core.codec import Codec
+from tqbench.core.op import Impl, Op, Place
+from tqbench.kernels import native
+
+
+def _load_native() -> Any:
+    from tqbench.kernels.encode._native import encode
+
+    return encode
+
+
+def _load_reference() -> Any:
+    from tqbench.kernels.encode.reference import encode
+
+    return encode
+
+
+def _load_host() -> Any:
+    from tqbench.kernels._host import encode
+
+    return encode
+
+
+def _refuses(codec: Codec, place: Place) -> str | None:
+    from tqbench.kernels.encode._native import supports
+
+    if place.device != "cpu" or place.dtype == "float64":
+        return f"runs on the CPU in float32, not on {place.device} in {place.dtype}"
+    return native.missing() or supports(codec)
+
+
+OP = Op(
+    "encode",
+    (Impl("native", _load_native, _refuses), Impl("reference", _load_reference), Impl("reference (host)", _load_host, platform="mlx")),
+)

@@ -1,0 +1,104 @@
+"""Six formats through the native library: one plan per codec and head_dim, one call per encode."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, Structure, c_int32, c_int64, c_void_p, sizeof
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tqbench.core.codec import Codec, Packed
+from tqbench.core.errors import EvidenceError
+from tqbench.kernels import native
+from tqbench.kernels.encode import _plan
+from tqbench.kernels.encode._plan import TYPES, Plan
+
+supports = _plan.refuses
+_TYPE_OF = {getattr(torch, name): i for i, name in enumerate(TYPES)}
+_NOT_FINITE, _OVERFLOW = 2, 3  # what tqbench_encode returns
+
+
+class Input(Structure):
+    """x, and where its elements lie."""
+
+    _fields_ = [("x", c_void_p), ("type", c_int32), *((name, c_int64) for name in ("batch", "heads", "tokens")), ("stride", c_int64 * 4)]
+
+
+class Output(Structure):
+    """The arrays to fill."""
+
+    _fields_ = [("planes", c_void_p * 2), ("kept", c_void_p * 2)]
+
+
+Array = tuple[str, tuple[int, ...], torch.dtype, str, int]  # name, shape of one unit, dtype, the field of Output and the place in it
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A codec for one head_dim."""
+
+    plan: Plan
+    unit: int
+    arrays: tuple[Array, ...]
+    run: Any
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = native.library()
+    library.tqbench_encode_sizes.restype = c_int64
+    mine = sizeof(Plan) << 32 | sizeof(Input) << 16 | sizeof(Output)
+    if library.tqbench_encode_sizes() != mine:
+        raise EvidenceError("encode/native: the native library is of another version than this code; build it again")
+    library.tqbench_encode_check.argtypes = [POINTER(Plan)]
+    library.tqbench_encode.argtypes = [POINTER(Plan), POINTER(Input), POINTER(Output)]
+    return library
+
+
+@lru_cache(maxsize=512)
+def _ready(codec: Codec, head_dim: int) -> Ready:
+    plan, library = _plan.build(codec, head_dim), _library()
+    if library.tqbench_encode_check(plan):
+        raise EvidenceError(f"encode/native refuses the plan of codec {codec.plain.name!r} for head_dim {head_dim}")
+    arrays, counts = [], {"planes": 0, "kept": 0, "": 0}
+    for part in codec.layout(head_dim).parts:
+        field = "" if part.name == "reserved" else "planes" if part.role == "payload" else "kept"
+        arrays.append((part.name, part.shape, getattr(torch, part.dtype), field, counts[field]))
+        counts[field] += 1
+    return Ready(plan, codec.unit, tuple(arrays), library.tqbench_encode)
+
+
+def encode(codec: Codec, x: Tensor) -> Packed:
+    """Encode float32, bfloat16 or float16 vectors, as `supports` and the op record promise; x may be strided."""
+    if x.dtype not in _TYPE_OF or x.device.type != "cpu" or x.dim() != 4:
+        raise EvidenceError(f"encode/native takes {', '.join(TYPES)} on the CPU as [batch, kv_heads, tokens, head_dim], not {_describe(x)}")
+    if x.shape[2] % codec.unit or not codec.ready:
+        return _refusal(codec, x)
+    ready = _ready(codec, x.shape[3])
+    lead = (*x.shape[:2], x.shape[2] // ready.unit)
+    packed, output = {}, Output()
+    for name, shape, dtype, field, place in ready.arrays:
+        array = packed[name] = torch.empty(lead + shape, dtype=dtype) if field else torch.zeros(lead + shape, dtype=dtype)
+        if field:
+            getattr(output, field)[place] = array.data_ptr()
+    given = Input(x.data_ptr(), _TYPE_OF[x.dtype], *x.shape[:3], (c_int64 * 4)(*x.stride()))
+    status = ready.run(ready.plan, given, output)
+    if status in (_NOT_FINITE, _OVERFLOW):
+        return _refusal(codec, x)
+    if status:
+        raise EvidenceError(f"encode/native refused its arguments: {_describe(x)} for codec {codec.plain.name!r}")
+    return packed
+
+
+def _refusal(codec: Codec, x: Tensor) -> Packed:
+    """What cannot be encoded is refused in the reference's words."""
+    codec.encode(x)
+    raise EvidenceError(f"encode/native cannot encode what the reference can: {_describe(x)} for codec {codec.plain.name!r}")
+
+
+def _describe(x: Tensor) -> str:
+    return f"{x.dtype} {list(x.shape)} on {x.device}"
