@@ -35,7 +35,9 @@ class BaselineCache(list[Any]):
 
     def kv_bytes(self) -> int:
         """Bytes of the keys and values that are held, room for growth left out."""
-        return sum(int(array[:, :, : layer.size()].nbytes) for layer in self if hasattr(layer, "keys") for array in (layer.keys, layer.values))
+        return sum(
+            int(array[:, :, : layer.size()].nbytes) for layer in self if hasattr(layer, "keys") for array in (layer.keys, layer.values)
+        )
 
     def piece(self, index: int) -> tuple[mx.array, mx.array]:
         """Keys and values of a layer, from the first token on."""

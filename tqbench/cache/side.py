@@ -189,7 +189,7 @@ class SideStore:
         """Start with the token at that position, because a sliding window has forgotten the older ones."""
         if position and (self.codec.unit > 1 or self.side.packed(position - 1, self.sinks) != position):
             raise Unsupported(
-                "a context that has left a sliding window cannot be taken over by a scheme that packs tokens together or keeps recent ones exact"
+                "a context that has left a sliding window is not taken over by schemes that pack tokens together or keep recent ones exact"
             )
         self.tokens = self.first_query = self.base = self.packed_end = self.tail_start = position
 
