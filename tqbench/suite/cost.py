@@ -118,8 +118,10 @@ def _token(size: Size, attended: float) -> float:
 def _step(cell: Cell, size: Size) -> float:
     """Seconds of a core for a token alone, in the mean of the two lanes."""
     values = 2 * size.layers * size.kv_channels * cell.params["context"]
-    own = ITEMSIZE[cell.dtype] * (size.parameters + 3 * values) / BYTES_PER_CORE  # read, and written anew by a cache that is concatenated
-    return own + (0.0 if cell.scheme is None else values * UNPACK / 2)
+    own = (
+        float(ITEMSIZE[cell.dtype]) * (size.parameters + 3 * values) / BYTES_PER_CORE
+    )  # read, and written anew by a cache that is concatenated
+    return float(own + (0.0 if cell.scheme is None else values * UNPACK / 2))
 
 
 def _peak_bytes(cell: Cell, size: Size) -> int:
