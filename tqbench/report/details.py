@@ -100,13 +100,14 @@ def stages(run: Run, cells: list[Cell]) -> Grid | None:
     caption = (
         f"milliseconds of {what}, from repetitions of their own; " + "; ".join(f"{name}: {speed.STAGES[name]}" for name in names) + "."
     )
-    rows = tuple((title, _spent(stages, names)) for title, _, stages in spent)
+    rows = tuple((title, _spent(stages, names, disturbed=speed.disturbed_stages(record))) for title, record, stages in spent)
     return Grid("Stages", caption, "scheme", (*names, "whole"), rows)
 
 
-def _spent(stages: dict[str, float], names: list[str]) -> tuple[Figure, ...]:
+def _spent(stages: dict[str, float], names: list[str], *, disturbed: bool) -> tuple[Figure, ...]:
     shown = [Figure(number(stages[name], 2), order=stages[name]) if name in stages else Figure(NONE) for name in names]
-    return (*shown, Figure(number(sum(stages.values()), 3), order=sum(stages.values())))
+    whole = sum(stages.values())
+    return (*shown, Figure(number(whole, 3) + (" !" if disturbed else ""), order=whole))
 
 
 def evidence(run: Run, cells: list[Cell]) -> list[Evidence]:

@@ -16,7 +16,7 @@ from tqbench.core.record import Cell
 from tqbench.report import draw, waterfall
 from tqbench.report.draw import Point
 from tqbench.report.run import Run, bits_of, ends
-from tqbench.report.speed import STAGES, per_move
+from tqbench.report.speed import STAGES, disturbed_stages, per_move
 from tqbench.report.table import heading, label
 from tqbench.report.text import exact, plain
 
@@ -151,8 +151,8 @@ def _lines(run: Run, cells: list[Cell], metric: str) -> dict[str, dict[int, Poin
 def _stages(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:
     """Where the time of a step goes in one setting."""
     found = [(label(run, cell), record) for cell in cells if (record := run.record(cell)) and record.outcome == "ok" and record.stages]
-    bars = [(title, per_move(record, "cell")) for title, record in found][: draw.CROWD]
+    bars = [(f"{title} !" if disturbed_stages(record) else title, per_move(record, "cell")) for title, record in found][: draw.CROWD]
     if bars:
         names = [name for name in STAGES if any(name in spent for _, spent in bars)]
-        caption = "Where the time of a step goes, in milliseconds, from repetitions of their own; the table says what the stages are."
+        caption = "Where the time of a step goes, in milliseconds; the table says what the stages are. ! marks disturbed repetitions."
         yield Chart(f"stages-{index}", cells[0].setting, caption, waterfall.stages(bars, names, heading(cells[0])))

@@ -128,3 +128,8 @@ def per_move(record: Record, lane: str) -> dict[str, float]:
     moves, spent = record.stages["moves"], staged["stages"]
     rest = staged["whole"] - sum(spent.values())
     return {name: 1e3 * seconds / moves for name, seconds in (*spent.items(), ("unexplained", rest))}
+
+
+def disturbed_stages(record: Record) -> bool:
+    """Whether others used the machine in the repetition that the stages come from."""
+    return bool(record.stages.get("cell", {}).get("disturbed"))

@@ -139,10 +139,10 @@ class Race:
             if before:
                 lane.move(before)
             lane.moves.clear()
-            with stages.timed(lane.wait) as marked:
+            with Watch() as watch, stages.timed(lane.wait) as marked:
                 for count in moves:
                     lane.move(count)
-            found[name] = {"whole": sum(lane.moves), "stages": marked.seconds}
+            found[name] = {"whole": sum(lane.moves), "stages": marked.seconds, "disturbed": watch.disturbed}
         self.job.progress(2 * (before + sum(moves)))
         return found if self.scheme else {"moves": found["moves"], "cell": found["own"]}
 
