@@ -58,7 +58,7 @@ def test_decode(session, scheme: str | None) -> None:
     record, arrays = measured(session, "decode", DECODE, scheme)
     assert (record.outcome, record.audits) == ("ok", [])
     assert arrays["moves"].shape == (3, 2, 12)
-    assert arrays["rounds"].shape == (3, 2, 2)
+    assert arrays["rounds"].shape == (3, 2, 12 // decode.together(12))
     assert {"decode_tps", "decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "decode_ratio", "base_decode_tps"} == set(record.metrics)
     assert record.metrics["decode_tps"].value == pytest.approx(36 / arrays["rounds"][:, 1].sum())
     assert record.timing["threads"] == threads()

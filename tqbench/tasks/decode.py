@@ -16,7 +16,7 @@ from tqbench.metrics import timing
 from tqbench.tasks import Job, Result
 from tqbench.tasks._race import SCORED, Race, samples
 
-ROUND = 8  # tokens that one cache decodes before it is the other's turn
+ROUND = 8  # tokens that one cache decodes before it is the other's turn, at most; few tokens still make four rounds
 STAGED = 16  # tokens of the repetition that times stages
 BEFORE = 1  # tokens on each cache before the timed ones: its buffers grow by doubling, and the first step after a context would pay for all
 
@@ -32,15 +32,21 @@ def run(job: Job) -> Result:
     context, new, repetitions = (job.cell.params[name] for name in ("context", "new", "repetitions"))
     race = Race.of(job, context + BEFORE + new + SCORED)
     staged = race.staged(context, [1] * min(STAGED, new), BEFORE)  # first: it also warms up
-    turns = [race.timed(context, [1] * new, ROUND, BEFORE) for _ in range(repetitions)]
+    turns = [race.timed(context, [1] * new, together(new), BEFORE) for _ in range(repetitions)]
     arrays = samples(turns)
     return Result(race.fields(turns, staged) | {"metrics": metrics(arrays, new)}, arrays)
+
+
+def together(new: int) -> int:
+    """The tokens of a round."""
+    return max(1, min(ROUND, new // 4))
 
 
 def metrics(arrays: dict[str, Any], new: int) -> dict[str, Estimate]:
     """From seconds [repetitions, 2, …], the model's own cache first."""
     own, rounds = (arrays["rounds"][:, lane].ravel() for lane in (0, 1))
-    sizes = np.array([min(ROUND, new - first) for first in range(0, new, ROUND)], dtype=np.float64)
+    size = together(new)
+    sizes = np.array([min(size, new - first) for first in range(0, new, size)], dtype=np.float64)
     tokens = np.tile(sizes, len(arrays["rounds"]))
     latency = arrays["moves"][:, 1].ravel()
     return {
