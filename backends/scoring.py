@@ -17,7 +17,7 @@ class Scoring(ABC):
     """The part of a session that turns logits into scores."""
 
     @abstractmethod
-    def forward(self, tokens: Ids, cache: Any) -> Any:
+    def forward(self, tokens: Ids, cache: Any, *, last: bool = False) -> Any:
         """Logits [tokens, vocab]."""
 
     @abstractmethod

@@ -7,6 +7,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from tqbench.measure import stages
+
 
 class MlxArrays:
     """MLX arrays on the device of the session's stream."""
@@ -27,6 +29,11 @@ class MlxArrays:
         if len(parts) == 1:  # a slice would keep the array that it was cut from alive: `contiguous` copies then
             return mx.contiguous(parts[0])
         return mx.concatenate([part.astype(parts[-1].dtype) for part in parts], axis=2)
+
+    def ready(self, x: Any) -> Any:
+        if stages.timing():
+            mx.eval(x)
+        return x
 
     def scaled(self, q: mx.array, factors: list[float]) -> mx.array:
         return (q.astype(mx.float32) * mx.array(factors)[:, None]).astype(q.dtype)  # in 16 bits most factors would round to one

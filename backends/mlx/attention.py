@@ -13,6 +13,7 @@ import mlx.core as mx
 from backends.mlx.cache import StoreLayer
 from backends.mlx.peers import PeerLayer
 from tqbench.core.errors import Unsupported
+from tqbench.measure import stages
 
 NAME = "scaled_dot_product_attention"
 Names = dict[str, Any]  # the globals of a module
@@ -30,7 +31,11 @@ class Routed:
         if isinstance(cache, PeerLayer):
             cache.read(queries.shape[2], keys)
         if not isinstance(cache, StoreLayer) or cache.store.through_engine:
-            return self.own(queries, keys, values, cache=cache, scale=scale, mask=mask, **options)
+            with stages.stage("attend"):
+                out = self.own(queries, keys, values, cache=cache, scale=scale, mask=mask, **options)
+                if stages.timing():
+                    mx.eval(out)
+            return out
         given = [name for name, value in options.items() if value is not None]
         if given:
             raise Unsupported(f"this model's attention uses {', '.join(given)}, which schemes do not support yet")

@@ -7,6 +7,7 @@ What mlx-lm's own cache makes of a model is the baseline. A sliding window is wh
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from backends.mlx.arrays import MlxArrays
 from tqbench.cache.build import Layer, Shape
 from tqbench.cache.store import Store
 from tqbench.core.errors import EvidenceError, Unsupported
-from tqbench.core.evidence import SideEvidence
+from tqbench.core.evidence import SideEvidence, kept
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import ModelInfo, Terms
 
@@ -28,6 +29,22 @@ class BaselineCache(list[Any]):
     def evidence(self) -> list[SideEvidence]:
         """The engine's cache keeps no evidence."""
         return []
+
+    def verify(self) -> None:
+        """There is nothing to verify."""
+
+    def kv_bytes(self) -> int:
+        """Bytes of the keys and values that are held, room for growth left out."""
+        return sum(
+            int(array[:, :, : layer.size()].nbytes) for layer in self if hasattr(layer, "keys") for array in (layer.keys, layer.values)
+        )
+
+    def piece(self, index: int) -> tuple[mx.array, mx.array]:
+        """Keys and values of a layer, from the first token on."""
+        layer = self[index]
+        if type(layer) is not KVCache:
+            raise Unsupported(f"a context in mlx-lm's {type(layer).__name__} cannot be taken over by a scheme")
+        return layer.keys[:, :, : layer.offset], layer.values[:, :, : layer.offset]
 
 
 class StoreCache(list[Any]):
@@ -43,9 +60,27 @@ class StoreCache(list[Any]):
             self[index] = SlidingLayer(store, own[index]) if layer.reach else StoreLayer(store)
         self.stores: list[Store] = [self[index].store for index in held]
 
+    def take(self, context: BaselineCache) -> None:
+        """Take over what the model's own cache holds."""
+        for index, layer in enumerate(context):
+            if isinstance(self[index], StoreLayer):
+                self[index].store.take(*context.piece(index))
+            else:
+                self[index] = copy.deepcopy(layer)
+        mx.eval([layer.state for layer in self])
+
     def evidence(self) -> list[SideEvidence]:
         """Per layer and side, what the stores did."""
         return [side for store in self.stores for side in store.evidence()]
+
+    def verify(self) -> None:
+        """What quiet left out."""
+        for store in self.stores:
+            store.verify()
+
+    def kv_bytes(self) -> int:
+        """Bytes of all keys and values that are kept."""
+        return kept(self.evidence())
 
     def check(self, tokens: int) -> None:
         """Raise if any layer's queries did not go through its store."""

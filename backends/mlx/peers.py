@@ -15,11 +15,11 @@ from mlx_lm.generate import maybe_quantize_kv_cache
 from mlx_lm.models.cache import KVCache, QuantizedKVCache
 
 from backends.mlx.arrays import MlxArrays
-from backends.mlx.cache import kv_layers
+from backends.mlx.cache import BaselineCache, kv_layers
 from tqbench.cache.build import Layer, Shape
 from tqbench.cache.peer import Held, Policy, Watch, admit
 from tqbench.core.errors import Unsupported
-from tqbench.core.evidence import SideEvidence
+from tqbench.core.evidence import SideEvidence, kept
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import ModelInfo, Terms
 
@@ -38,7 +38,8 @@ class PeerCache(list[Any]):
             raise Unsupported(f"mlx-lm cannot quantize {type(own[other[0]]).__name__}, which this model keeps in layer {other[0]}")
         for position, index in enumerate(held):
             policy = Policy(self.codec, terms.protocol)
-            watch = Watch(self.codec, Layer(index, position), shape, MlxArrays(info.device), policy, LIBRARY, LIBRARY)
+            arrays = MlxArrays(info.device)
+            watch = Watch(self.codec, Layer(index, position), shape, arrays, policy, LIBRARY, LIBRARY, quiet=terms.quiet)
             kept = KVCache() if terms.protocol == "deploy" else QuantizedKVCache(self.codec.group_size, self.codec.bits)
             self[index] = PeerLayer(kept, watch)
         self.layers: list[PeerLayer] = [self[index] for index in held]
@@ -47,6 +48,20 @@ class PeerCache(list[Any]):
     def evidence(self) -> list[SideEvidence]:
         """Per layer and side, what the library holds and what was read."""
         return [side for layer in self.layers for side in layer.evidence()]
+
+    def take(self, context: BaselineCache) -> None:
+        """Take over what the model's own cache holds."""
+        for layer in self.layers:
+            layer.update_and_fetch(*context.piece(layer.watch.layer.index))
+            layer.watch.unattended()
+        self.check(self.stores[0].tokens)
+
+    def verify(self) -> None:
+        """Both the packing and the attention are the library's own."""
+
+    def kv_bytes(self) -> int:
+        """Bytes of all keys and values that are kept."""
+        return kept(self.evidence())
 
     def check(self, tokens: int) -> None:
         """After a forward call: raise if any layer's queries did not read what the library gave out; then quantize, as `generate` does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -21,8 +22,10 @@ from backends.scoring import Scoring
 from tqbench.core.errors import Unsupported
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Floats, Ids, LocalModel, ModelInfo, Terms, TokenScores
+from tqbench.measure import stages
 
 DEVICES = {"cpu": mx.cpu, "gpu": mx.gpu}
+PREFILL = 512  # tokens of a context that are run at once
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -61,30 +64,49 @@ class MlxSession(Scoring):
             self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"], dtype=np.int64
         )
 
-    def new_cache(self, scheme: Scheme | None, terms: Terms = Terms()) -> BaselineCache | StoreCache | PeerCache:
-        """An empty cache; None is the model's own."""
+    def new_cache(
+        self, scheme: Scheme | None, terms: Terms = Terms(), context: BaselineCache | None = None
+    ) -> BaselineCache | StoreCache | PeerCache:
+        """A cache that is empty or holds a context; None is the model's own."""
         own = make_prompt_cache(self.model)
         if scheme is None:
-            return BaselineCache(own)
+            return BaselineCache(own) if context is None else copy.deepcopy(context)
         if not self.lookups:
             raise Unsupported(f"architecture {self.info.architecture!r} does not call mlx-lm's {attention.NAME}, where schemes come in")
         if self.shared:
             raise Unsupported(f"{self.shared} layers of this model read the keys and values of others, which schemes do not support yet")
-        return (PeerCache if scheme.peer else StoreCache)(own, self.info, scheme, terms)
+        cache = (PeerCache if scheme.peer else StoreCache)(own, self.info, scheme, terms)
+        if context is not None:
+            with mx.stream(self.device):
+                cache.take(context)
+        return cache
+
+    def context(self, tokens: Ids) -> BaselineCache:
+        """What the model's own cache holds after these tokens."""
+        cache = BaselineCache(make_prompt_cache(self.model))
+        for first in range(0, len(tokens), PREFILL):
+            self.forward(tokens[first : first + PREFILL], cache, last=True)
+        return cache
 
     def calibrate(self, windows: Sequence[Ids]) -> NoReturn:
         """Not here: codecs learn in torch, from a transformers session."""
         raise Unsupported(f"{len(windows)} windows of calibration text, but calibrated schemes run on the transformers backend only")
 
-    def forward(self, tokens: Ids, cache: BaselineCache | StoreCache | PeerCache) -> mx.array:
-        """Logits [tokens, vocab]."""
+    def forward(self, tokens: Ids, cache: BaselineCache | StoreCache | PeerCache, *, last: bool = False) -> mx.array:
+        """Logits [tokens, vocab]. mlx-lm's models compute those of all tokens if any are asked for, so `last` saves memory alone."""
         before = 0 if isinstance(cache, BaselineCache) else cache.stores[0].tokens
-        with mx.stream(self.device):
+        with mx.stream(self.device), stages.stage("model"):
             logits = self.model(mx.array(tokens)[None], cache=cache)[0]
+            logits = logits[-1:] if last else logits
             mx.eval(logits, [layer.state for layer in cache])
         if not isinstance(cache, BaselineCache):
             cache.check(before + len(tokens))
         return logits
+
+    def choose(self, logits: mx.array) -> int:
+        """The most likely token after the last one."""
+        with mx.stream(self.device), stages.stage("choose"):
+            return int(mx.argmax(logits[-1]))
 
     def reduce(self, logits: mx.array, base: mx.array | None, targets: Ids, rows: Ids) -> TokenScores:
         """On the device in float32; sums in float64, on the host."""

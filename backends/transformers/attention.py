@@ -15,6 +15,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tqbench.core.errors import EvidenceError, Unsupported
+from tqbench.measure.stages import stage
 
 HARMLESS = {"scaling", "position_ids", "cache_position", "use_cache", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
 
@@ -34,7 +35,8 @@ def register(model: Any) -> str:
             if store is None:
                 if (read := getattr(key, "tqbench_read", None)) is not None:  # given out by another library's cache
                     read(module.layer_idx, query.shape[2])
-                result: tuple[Tensor, Any] = _own(engine, module)(module, query, key, value, attention_mask, **kwargs)
+                with stage("attend"):
+                    result: tuple[Tensor, Any] = _own(engine, module)(module, query, key, value, attention_mask, **kwargs)
                 return result
             return _through(store, module, query, attention_mask, kwargs, engine), None
 

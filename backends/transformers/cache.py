@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor
@@ -19,9 +20,10 @@ from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.build import Layer, Shape
 from tqbench.cache.store import Store
 from tqbench.core.errors import EvidenceError, Unsupported
-from tqbench.core.evidence import SideEvidence
+from tqbench.core.evidence import SideEvidence, kept
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Terms
+from tqbench.measure.stages import stage
 
 HOLD = (DynamicLayer, DynamicSlidingWindowLayer)
 HOLD_NONE = (LinearAttentionLayer, DummyLayer)  # a state whose size does not grow, or no attention at all
@@ -30,9 +32,28 @@ HOLD_NONE = (LinearAttentionLayer, DummyLayer)  # a state whose size does not gr
 class BaselineCache(DynamicCache):
     """The model's own cache."""
 
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """The engine's own, marked as a stage."""
+        with stage("append"):
+            keys, values = super().update(*args, **kwargs)
+        return keys, values
+
     def evidence(self) -> list[SideEvidence]:
         """The engine's cache keeps no evidence."""
         return []
+
+    def verify(self) -> None:
+        """There is nothing to verify."""
+
+    def kv_bytes(self) -> int:
+        """Bytes of the arrays that exist."""
+        held = [layer for layer in self.layers if type(layer) in HOLD and layer.keys is not None]
+        return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in held)
+
+    def piece(self, index: int) -> tuple[Tensor, Tensor, int]:
+        """Keys and values of a layer, and the position of the first: a sliding window has forgotten those before."""
+        layer: Any = self.layers[index]
+        return layer.keys, layer.values, layer.get_seq_length() - layer.keys.shape[2]
 
 
 class StoreCache(DynamicCache):
@@ -47,9 +68,26 @@ class StoreCache(DynamicCache):
             self.layers[index] = StoreLayer(Store(own, shape, TorchArrays(device), terms, layer))
         self.stores = [self.layers[index].store for index in held]
 
+    def take(self, context: BaselineCache) -> None:
+        """Take over what the model's own cache holds."""
+        for index, layer in enumerate(context.layers):
+            if isinstance(self.layers[index], StoreLayer):
+                self.layers[index].store.take(*context.piece(index))
+            else:
+                self.layers[index] = copy.deepcopy(layer)
+
     def evidence(self) -> list[SideEvidence]:
         """Per layer and side, what the stores did."""
         return [side for store in self.stores for side in store.evidence()]
+
+    def verify(self) -> None:
+        """What quiet left out."""
+        for store in self.stores:
+            store.verify()
+
+    def kv_bytes(self) -> int:
+        """Bytes of all keys and values that are kept."""
+        return kept(self.evidence())
 
     def check(self, tokens: int) -> None:
         """Raise if any layer's queries did not go through its store."""

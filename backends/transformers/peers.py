@@ -19,13 +19,15 @@ from torch import Tensor
 from transformers import cache_utils
 from transformers.cache_utils import CacheLayerMixin, QuantizedCache, QuantizedLayer
 
+from backends.transformers.cache import BaselineCache
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.build import Layer, Shape
 from tqbench.cache.peer import Held, Policy, Watch, admit
 from tqbench.core.errors import Unsupported
-from tqbench.core.evidence import SideEvidence
+from tqbench.core.evidence import SideEvidence, kept
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Terms
+from tqbench.measure.stages import stage
 
 PACKAGES = {"quanto": ("optimum-quanto", "ninja"), "hqq": ("hqq",), "fp8": ()}
 OLDEST = {"quanto": "5.20", "hqq": "5.20", "fp8": "5.22"}  # of transformers: before, the residual was packed by another rule, and no fp8
@@ -51,7 +53,7 @@ class PeerCache(QuantizedCache):
         policy = partial(Policy, codec, terms.protocol)
         name = NAMES[codec.library]
         self.layers = [
-            PeerLayer(own, Watch(codec, Layer(index, index), shape, TorchArrays(device), policy(), name, "engine"))
+            PeerLayer(own, Watch(codec, Layer(index, index), shape, TorchArrays(device), policy(), name, "engine", quiet=terms.quiet))
             for index, own in enumerate(self.layers)
         ]
         self.stores = [layer.watch for layer in self.layers]
@@ -59,6 +61,20 @@ class PeerCache(QuantizedCache):
     def evidence(self) -> list[SideEvidence]:
         """Per layer and side, what the library holds and what was read."""
         return [side for layer in self.layers for side in layer.evidence()]
+
+    def take(self, context: BaselineCache) -> None:
+        """Take over what the model's own cache holds."""
+        for index, layer in enumerate(self.layers):
+            keys, values, _ = context.piece(index)
+            layer.update(keys, values)
+            layer.watch.unattended()
+
+    def verify(self) -> None:
+        """What the library gave out was compared at its first packed call; its attention is the engine's."""
+
+    def kv_bytes(self) -> int:
+        """Bytes of all keys and values that are kept."""
+        return kept(self.evidence())
 
     def check(self, tokens: int) -> None:
         """Raise if any layer's queries did not read what the library gave out."""
@@ -85,7 +101,8 @@ class PeerLayer(CacheLayerMixin):
         self._fit(key_states)
         before, known = self._packed(), self.own._quantized_keys
         self.watch.bring(key_states, value_states)
-        given: tuple[Tensor, Tensor] = self.own.update(key_states, value_states, *args, **kwargs)
+        with stage("append"):
+            given: tuple[Tensor, Tensor] = self.own.update(key_states, value_states, *args, **kwargs)
         self.watch.calls["encode"] += self.own._quantized_keys is not known
         # The library gives the first tokens back as they came, then what it had packed before the call, and fp8 what it packs in it.
         end = 0 if given[0] is key_states else before if isinstance(self.own, QuantizedLayer) else self._packed()

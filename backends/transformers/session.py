@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MethodType
@@ -25,6 +26,9 @@ from tqbench.codecs.blocks.wrap import LLAMACPP_ORDER
 from tqbench.core.files import cache_root
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Ids, LocalModel, ModelInfo, Terms, TokenScores
+from tqbench.measure.stages import stage
+
+PREFILL = 512  # tokens of a context that are run at once
 
 
 def load(model: LocalModel, device: str, dtype: str) -> TransformersSession:
@@ -54,12 +58,25 @@ class TransformersSession(Scoring):
             self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"], dtype=np.int64
         )
 
-    def new_cache(self, scheme: Scheme | None, terms: Terms = Terms()) -> BaselineCache | StoreCache | PeerCache:
-        """An empty cache; None is the model's own."""
+    @torch.inference_mode()
+    def new_cache(
+        self, scheme: Scheme | None, terms: Terms = Terms(), context: BaselineCache | None = None
+    ) -> BaselineCache | StoreCache | PeerCache:
+        """A cache that is empty or holds a context; None is the model's own."""
         if scheme is None:
-            return BaselineCache(config=self.model.config)
+            return BaselineCache(config=self.model.config) if context is None else copy.deepcopy(context)
         kind = PeerCache if scheme.peer else StoreCache
-        return kind(self.model.config, self.shape, self.info.device, scheme, terms)
+        cache = kind(self.model.config, self.shape, self.info.device, scheme, terms)
+        if context is not None:
+            cache.take(context)
+        return cache
+
+    def context(self, tokens: Ids) -> BaselineCache:
+        """What the model's own cache holds after these tokens."""
+        cache = BaselineCache(config=self.model.config)
+        for first in range(0, len(tokens), PREFILL):
+            self.forward(tokens[first : first + PREFILL], cache, last=True)
+        return cache
 
     def calibrate(self, windows: Sequence[Ids]) -> Calibration:
         """The keys and values that each layer has at the end of each window."""
@@ -69,19 +86,25 @@ class TransformersSession(Scoring):
             cache = BaselineCache(config=self.model.config)
             self.forward(window, cache)
             for own, index in zip(layers, held, strict=True):
-                layer = cache.layers[index]
-                own.append(Piece(layer.keys, layer.values, len(window) - layer.keys.shape[2]))
+                own.append(Piece(*cache.piece(index)))
         return Calibration(layers, cache_root() / "calibration")
 
     @torch.inference_mode()
-    def forward(self, tokens: Ids, cache: BaselineCache | StoreCache | PeerCache) -> Tensor:
+    def forward(self, tokens: Ids, cache: BaselineCache | StoreCache | PeerCache, *, last: bool = False) -> Tensor:
         """Logits [tokens, vocab]."""
         ids = torch.from_numpy(np.ascontiguousarray(tokens))[None].to(self.info.device)
         before = 0 if isinstance(cache, BaselineCache) else cache.stores[0].tokens
-        logits: Tensor = self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits[0]
+        some = {"logits_to_keep": 1} if last else {}
+        with stage("model"):
+            logits: Tensor = self.model(input_ids=ids, past_key_values=cache, use_cache=True, **some).logits[0]
         if not isinstance(cache, BaselineCache):
             cache.check(before + len(tokens))
         return logits
+
+    def choose(self, logits: Tensor) -> int:
+        """The most likely token after the last one."""
+        with stage("choose"):
+            return int(logits[-1].argmax())
 
     @torch.inference_mode()
     def reduce(self, logits: Tensor, base: Tensor | None, targets: Ids, rows: Ids) -> TokenScores:

@@ -1,5 +1,6 @@
 """A toy engine with an honest session on it, and for every backend check a session that is broken in exactly that way."""
 
+import copy
 from dataclasses import replace
 from itertools import count
 from typing import ClassVar
@@ -12,6 +13,7 @@ from tqbench.cache import build
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.store import Store
 from tqbench.core.errors import Unsupported
+from tqbench.core.evidence import kept
 from tqbench.core.presets import preset
 from tqbench.core.session import ModelInfo, Terms, TokenScores
 from tqbench.testing import Backend
@@ -39,12 +41,22 @@ class EngineCache(list):
     def evidence(self):
         return []
 
+    def kv_bytes(self):
+        return sum(layer.k.nbytes + layer.v.nbytes for layer in self)
+
 
 class StoreCache(list):
     """A store per layer."""
 
     def evidence(self):
         return [side for store in self for side in store.evidence()]
+
+    def verify(self):
+        for store in self:
+            store.verify()
+
+    def kv_bytes(self):
+        return kept(self.evidence())
 
 
 def attend(q, k, v, layer):
@@ -85,11 +97,19 @@ class Toy:
         self.model = model
         model.attend = self.route
 
-    def new_cache(self, scheme, terms=Terms()):
+    def new_cache(self, scheme, terms=Terms(), context=None):
         if scheme is None:
-            return EngineCache(Layer() for _ in range(LAYERS))
+            return EngineCache(Layer() for _ in range(LAYERS)) if context is None else copy.deepcopy(context)
         shape = build.Shape("toy", HEAD_DIM, INFO.dtype, KV_HEADS, HEADS)
-        return StoreCache(Store(scheme.for_layer(i, LAYERS), shape, TorchArrays(), terms, build.Layer(i, i)) for i in range(LAYERS))
+        cache = StoreCache(Store(scheme.for_layer(i, LAYERS), shape, TorchArrays(), terms, build.Layer(i, i)) for i in range(LAYERS))
+        for store, layer in zip(cache, context or (), strict=False):
+            store.take(layer.k, layer.v)
+        return cache
+
+    def context(self, tokens):
+        cache = EngineCache(Layer() for _ in range(LAYERS))
+        self.forward(tokens, cache)
+        return cache
 
     def route(self, q, k, v, layer):
         if isinstance(layer, Layer):
@@ -100,8 +120,11 @@ class Toy:
     def through_store(self, q, k, v, store):
         return store.attend(q, 1 / 8)
 
-    def forward(self, tokens, cache):
-        return self.model(tokens, cache)
+    def forward(self, tokens, cache, *, last=False):
+        return self.model(tokens, cache)[-1 if last else 0 :]
+
+    def choose(self, logits):
+        return int(logits[-1].argmax())
 
     def score(self, tokens, cache, targets, against=None, chunk=512, progress=None):
         parts = []
@@ -218,6 +241,44 @@ class ClaimsEvidence(Toy):
         return cache
 
 
+class LosesContext(Toy):
+    def new_cache(self, scheme, terms=Terms(), context=None):
+        return super().new_cache(scheme, terms)
+
+
+class SpendsContext(Toy):
+    """Decodes into the context itself."""
+
+    def new_cache(self, scheme, terms=Terms(), context=None):
+        return context if scheme is None and context is not None else super().new_cache(scheme, terms, context)
+
+
+class AttendsContext(Toy):
+    """Counts a context as if somebody had attended to it."""
+
+    def new_cache(self, scheme, terms=Terms(), context=None):
+        cache = super().new_cache(scheme, terms)
+        for store, layer in zip(cache, context or (), strict=False):
+            if isinstance(store, Store):
+                store.append(layer.k, layer.v)
+                store.visible()
+            else:
+                store.update(layer.k, layer.v)
+        return cache
+
+
+class NeverVerifies(Toy):
+    def new_cache(self, scheme, terms=Terms(), context=None):
+        cache = super().new_cache(scheme, terms, context)
+        cache.verify = lambda: None
+        return cache
+
+
+class ChoosesSecondBest(Toy):
+    def choose(self, logits):
+        return int(logits[-1].topk(2).indices[1])
+
+
 class FallsBack(Toy):
     def new_cache(self, scheme, terms=Terms()):
         try:
@@ -304,6 +365,11 @@ MUTANTS = [
     (checks.check_chunks, AttendsRaw, "in chunks of"),
     (checks.check_evidence, HidesLayers, "1 layers went through the store"),
     (checks.check_evidence, ClaimsEvidence, "claims evidence"),
+    (checks.check_context, LosesContext, "does not go on from a context"),
+    (checks.check_context, SpendsContext, "does not go on from a context"),
+    (checks.check_context, AttendsContext, "counts as attended"),
+    (checks.check_context, NeverVerifies, "after verify"),
+    (checks.check_context, ChoosesSecondBest, "is chosen"),
     (checks.check_unknown_kernel, FallsBack, "is accepted"),
     (checks.check_unknown_kernel, Speechless, "without being named"),
     (checks.check_sessions_apart, SharesState, "a second open session"),

@@ -45,6 +45,7 @@ class Factory:
 
     @staticmethod
     def cell(scheme: str | dict[str, Any] | None = "q8_0", context: int = 512, **other: Any) -> Cell:
+        """A cell of perplexity, unless `task` and `params` say otherwise."""
         data = {"name": scheme, "k": {"codec": "block"}, "v": {"codec": "block"}} if isinstance(scheme, str) else scheme
         params = {"recipe": "stream", "context": context, "tokens": 4096, "warmup": 64, "chunk": 256}
         plain = {"model": "tiny", "backend": "transformers", "device": "cpu", "dtype": "float32", "kernel": "auto", "task": "perplexity"}
@@ -99,6 +100,27 @@ class Factory:
             fingerprint="f1" * 32,
             peak_bytes=123456789,
             tqbench="0.1.0",
+        )
+
+    @staticmethod
+    def speed(cell: Cell, *, disturbed: bool = False, **metrics: Estimate) -> Record:
+        """A cell of decode, prefill or memory, with figures of its task."""
+        usual = {
+            "decode": {"decode_tps": Estimate(12.5, 12.0, 13.0), "decode_ratio": Estimate(0.75, 0.73, 0.77)}
+            | {f"decode_ms_p{q}": Estimate(80.0 + q / 10, 79.0, 91.0) for q in (50, 90, 99)},
+            "prefill": {"prefill_tps": Estimate(321.0), "prefill_ratio": Estimate(0.8), "ttft_ms": Estimate(1595.0)},
+            "memory": {"kv_bytes": Estimate(6e6), "kv_bytes_per_token": Estimate(12240.0), "tokens_per_gib": Estimate(87724.0)},
+        }[cell.task]
+        timing = {"repetitions": 3, "rounds": 6, "foreign_cores": 0.01, "disturbed": disturbed, "threads": "2", "waiting": "passive"}
+        spent = {"whole": 0.9, "stages": {"model": 0.5, "append": 0.02, "encode": 0.03, "attend": 0.2, "decode": 0.1}}
+        return dataclasses.replace(
+            Factory.record(cell) if cell.scheme else Factory.baseline(),
+            cell=cell,
+            metrics={**usual, **metrics},
+            positions=[],
+            text={key: TEXT[key] for key in ("corpus", "origin", "sha256", "ids_sha256", "protocol")},
+            timing=timing if cell.task != "memory" else {},
+            stages={"moves": 10, "cell": spent} if cell.task != "memory" else {},
         )
 
     @staticmethod

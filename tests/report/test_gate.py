@@ -153,3 +153,29 @@ def test_an_audit_counts_even_if_the_record_claims_to_be_ok(make, run_of):
 def test_a_planned_cell_without_a_record_is_incomplete(make, run_of):
     run = run_of([make.baseline(), make.record(make.cell())], unrun=[make.cell("later")])
     assert exit_code(run, []) == 3
+
+
+SPEED = {"task": "decode", "params": {"context": 512, "new": 8, "repetitions": 3, "protocol": "strict"}}
+
+
+@pytest.mark.parametrize(
+    ("metric", "limit", "status"),
+    [
+        ("decode_ratio", 0.8, "pass"),
+        ("decode_ratio", 0.95, "fail"),
+        ("decode_ratio", 0.9, "inconclusive"),
+        ("decode_ms_p50", 60, "pass"),
+        ("decode_ms_p50", 40, "fail"),
+    ],
+)
+def test_speed_has_a_better_side_and_needs_no_perplexity(make, run_of, metric, limit, status):
+    figures = {"decode_ratio": Estimate(0.9, 0.85, 0.93), "decode_ms_p50": Estimate(50.0, 48.0, 52.0)}
+    fast = make.speed(make.cell("q8_0", **SPEED), **figures)
+    (found,) = judge(run_of([make.baseline(), make.record(make.cell()), fast], [make.gate("q8_0", metric, limit)]))
+    assert (found.status, found.cell.task) == (status, "decode")  # the cell of perplexity has no such metric, and is not judged
+
+
+def test_a_gate_on_quality_leaves_speed_alone(make, run_of):
+    fast = make.speed(make.cell("q8_0", **SPEED))
+    found = judge(run_of([make.baseline(), make.record(make.cell(), dppl=INSIDE), fast], [make.gate("q8_0")]))
+    assert [(v.cell.task, v.status) for v in found] == [("perplexity", "pass")]

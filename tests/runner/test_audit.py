@@ -55,6 +55,13 @@ def test_another_tokenizer_or_model_is_told() -> None:
     assert "another model or build" in str(drifted.reason)
 
 
+def test_cells_that_score_nothing_are_no_twins_and_have_no_perplexity_to_drift() -> None:
+    base, one, two = (replace(r, fingerprint=None, metrics={}) for r in (BASE, record("a", "", error=0.1), record("b", "", error=0.2)))
+    assert [found.outcome for found in settle([base, one, two])] == ["ok", "ok", "ok"]
+    (_, other) = settle([base, replace(one, text={"ids_sha256": "other"})])
+    assert other.outcome == "inactive"
+
+
 def test_another_setting_is_not_compared() -> None:
     other = replace(record("b", "same", error=0.2), cell=replace(cell("b"), params={"context": 128}))
     assert [r.outcome for r in settle([BASE, record("a", "same"), other])] == ["ok", "ok", "ok"]

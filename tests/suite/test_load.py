@@ -358,3 +358,41 @@ def test_no_accident_in_a_file_is_a_traceback(suite) -> None:
             refused += error.problems
     assert len(refused) > 150
     assert [line for line in refused if not re.match(rf"{re.escape(str(path))}(:\d+)?: \S", line)] == []
+
+
+SPEED_MISTAKES = {
+    "decode: {depth: -1}": "depth must be a whole number of tokens from 0",
+    "decode: {depth: [512, 512]}": "512 is in the list already",
+    "decode: {depth: 9k}": "depth 9216 is longer than the 8192 positions",
+    "decode: {context: 512}": "unknown key 'context'",
+    "decode: {new: 0}": "new must be a whole number of tokens, 1 or more",
+    "decode: {repetitions: 0}": "repetitions must be a whole number from 1 to 1000",
+    "prefill: {context: 512, chunk: 1k}": "chunk 1024 is longer than the window: context is 512",
+    "prefill: {protocol: loose}": "unknown protocol 'loose'",
+    "memory: {context: 8}": "context must be a whole number of tokens from 16",
+    "decoed: {}": "unknown task 'decoed'",
+}
+
+
+@pytest.mark.parametrize("task", SPEED_MISTAKES)
+def test_mistakes_in_speed_tasks_are_told(suite, task: str) -> None:
+    (found,) = problems(suite(changed("perplexity: {context: 64, tokens: 128}", task)))
+    assert re.match(r".*suite.yaml:6: ", found)
+    assert SPEED_MISTAKES[task] in found
+
+
+def test_a_gate_needs_the_task_that_measures_its_metric(suite) -> None:
+    text = f"{GOOD}gates:\n  - {{schemes: q8_0, metric: decode_ratio, limit: 1}}\n"
+    (found,) = problems(suite(text))
+    assert "decode_ratio comes from the task decode, which this suite does not have" in found
+    (loaded,) = load([suite(text.replace("  - perplexity", "  - decode: {}\n  - perplexity"))])
+    assert loaded.gates[0].better == "high"
+
+
+def test_every_metric_of_a_gate_is_known_to_its_schema() -> None:
+    from typing import get_args
+
+    from tqbench.core.gate import TASK_OF
+    from tqbench.suite.schema import Metric
+
+    assert set(get_args(Metric)) == set(TASK_OF)

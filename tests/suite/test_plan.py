@@ -259,7 +259,49 @@ def test_the_llamacpp_suite_shows_both_channel_orders() -> None:
 
 def test_the_long_suite_reaches_8k() -> None:
     (suite,) = load([SUITES / "long_ctx.yaml"])
-    assert [task.context for _, task in suite.tasks] == [(512, 1024, 2048, 4096, 8192)]
+    reached = {kind: max(length for other, task in suite.tasks if other == kind for length in task.context) for kind, _ in suite.tasks}
+    assert reached == dict.fromkeys(("perplexity", "prefill", "decode", "memory"), 8192)
+
+
+SPEED = """\
+model: tiny
+corpus: python-docs
+schemes: [f16]
+tasks:
+  - decode: {depth: [0, 64], new: 20, repetitions: 4}
+  - prefill: {context: [64, 128], chunk: 32}
+  - memory: {context: 64}
+"""
+
+
+def test_speed_tasks_are_cells_of_their_own(planned, tmp_path: Path) -> None:
+    planned("f16")  # writes the model
+    path = tmp_path / "speed.yaml"
+    path.write_text(SPEED)
+    (found,) = load([path])
+    cells = plan(found).cells
+    assert [(cell.task, cell.label, cell.params["context"]) for cell in cells] == [
+        *(("decode", label, depth) for depth in (0, 64) for label in ("baseline", "f16")),
+        *(("prefill", label, length) for length in (64, 128) for label in ("baseline", "f16")),
+        *(("memory", label, 64) for label in ("baseline", "f16")),
+    ]
+    assert cells[0].params == {"context": 0, "new": 20, "repetitions": 4, "protocol": "strict"}
+    assert cells[4].params == {"context": 64, "chunk": 32, "repetitions": 3, "protocol": "strict"}
+    assert cells[-1].params == {"context": 64, "protocol": "strict"}
+    assert len({cell.key for cell in cells}) == len(cells)
+
+
+def test_the_context_is_counted_for_the_baseline_and_both_lanes_for_all(planned, tmp_path: Path) -> None:
+    planned("f16")
+    path = tmp_path / "speed.yaml"
+    path.write_text(SPEED)
+    (found,) = load([path])
+    costs = plan(found).costs
+    timed = 2 * (4 * 21 + 17 + 8)  # four repetitions of a step and 20 more, 16 staged ones behind one, 8 that are scored; two lanes
+    assert [cost.tokens for cost in costs[:4]] == [timed, timed, 64 + timed, timed]
+    assert all(cost.seconds and cost.peak_bytes for cost in costs)
+    assert costs[3].seconds > costs[1].seconds
+    assert costs[3].peak_bytes > costs[1].peak_bytes
 
 
 def suite(name: str) -> dict[str, Scheme]:

@@ -25,6 +25,9 @@ class Arrays(Protocol):
     def concat(self, parts: list[Any]) -> Any:
         """Parts one after another along n, in memory of their own and in the dtype of the last."""
 
+    def ready(self, x: Any) -> Any:
+        """x; while stages are timed, computed before it is handed on."""
+
     def scaled(self, q: Any, factors: list[float]) -> Any:
         """q [batch, heads, n, head_dim] with row i times factors[i]."""
 
@@ -49,6 +52,9 @@ class TorchArrays:
 
     def concat(self, parts: list[Tensor]) -> Tensor:
         return torch.cat([part.to(parts[-1].dtype) for part in parts], dim=2)
+
+    def ready(self, x: Any) -> Any:
+        return x  # where torch computes later, the stage waits for the device
 
     def scaled(self, q: Tensor, factors: list[float]) -> Tensor:
         wide = compute_dtype(q.dtype)  # in 16 bits most factors would round to one

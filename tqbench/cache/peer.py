@@ -83,6 +83,7 @@ class Watch:
     declared: int = 0
     calls: dict[str, int] = field(default_factory=lambda: {"encode": 0, "decode": 0, "attend": 0})
     samples: dict[str, Any] = field(default_factory=dict)
+    quiet: bool = False  # only the first tokens are sampled: the later ones are timed
 
     def bring(self, keys: Any, values: Any) -> None:
         """New tokens, before the library takes them."""
@@ -94,7 +95,7 @@ class Watch:
             found = " and ".join(f"{heads} heads of {size}" for heads, size in shapes)
             raise Unsupported(f"this model caches {found} values, and other libraries' caches are watched for head_dim alone")
         new, room = keys.shape[2], SAMPLED_TOKENS - self.tokens
-        if room > 0:
+        if room > 0 and not (self.quiet and self.samples):
             for side, x in (("k", keys), ("v", values)):
                 known = [self.samples[side]] if side in self.samples else []
                 self.samples[side] = self.arrays.concat([*known, x[:, :, :room]])
@@ -123,6 +124,10 @@ class Watch:
         if not lost or kept:
             state = "exact where it counts as packed" if not lost else "changed where it counts as exact"
             raise EvidenceError(f"layer {self.layer.index} {side}: what {self.impl} gave out is {state}")
+
+    def unattended(self) -> None:
+        """Nobody asks for the tokens brought last: they are a context that was taken over."""
+        self.queries = self.tokens
 
     def check(self, tokens: int) -> None:
         """Raise if any query did not read what the library gave out."""

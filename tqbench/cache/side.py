@@ -14,12 +14,13 @@ from tqbench.cache.calibration import tables
 from tqbench.cache.rope import Rope
 from tqbench.codecs.blocks.wrap import resolve_order
 from tqbench.core.codec import ITEMSIZE, Codec, compute_dtype
-from tqbench.core.errors import EvidenceError
+from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.core.evidence import SideEvidence
 from tqbench.core.op import Choice
 from tqbench.core.scheme import Side
 from tqbench.core.session import Protocol
 from tqbench.kernels.attend import View
+from tqbench.measure.stages import stage
 
 SAMPLED_TOKENS = 2048  # per layer and side: the codec error is measured on this many
 
@@ -44,6 +45,7 @@ class SideStore:
     arrays: Arrays
     protocol: Protocol
     rope: Rope | None  # taken out of what is packed
+    quiet: bool = False  # what is packed is not sampled before `catch_up`
     kernels: Kernels = field(init=False)
     tokens: int = 0
     packed_end: int = 0  # position where the packed region ends
@@ -62,6 +64,7 @@ class SideStore:
     direct: bool = False  # whether attention took codes: then nothing is decoded for it
     error: tuple[float, float] = (0.0, 0.0)
     sampled: int = 0
+    unsampled: tuple[Any, int] | None = None  # the most tokens that were packed at once in quiet, and their first unit
 
     @property
     def begin(self) -> int:
@@ -92,20 +95,36 @@ class SideStore:
             start = self.packed_end - self.tail_start
             fresh = self.tail[:, :, start : start + new]
             plain = fresh if self.rope is None else self.rope.undo(fresh.to(compute_dtype(fresh.dtype)), self.packed_end)
-            rows = self.kernels.encode(self.codec, plain)
+            with stage("encode"):
+                rows = self.arrays.ready(self.kernels.encode(self.codec, plain))
             first = self.units
             self._write(rows, new // self.codec.unit)
-            if self.sampled < SAMPLED_TOKENS:
+            if self.quiet:
+                self._note(fresh, first)
+            elif self.sampled < SAMPLED_TOKENS:
                 self._sample(fresh, first)
             self.packed_end = end
 
     def _sample(self, fresh: Any, first: int) -> None:
         """The error of what is resident now, not of what the codec returned. Calls that measure are not counted as use."""
-        resident = {name: array[:, :, first:] for name, array in self._packed().items()}
+        last = first + fresh.shape[2] // self.codec.unit
+        resident = {name: array[:, :, first:last] for name, array in self._packed().items()}
         decoded = self._decode(resident, fresh, self.begin + first * self.codec.unit)
         wrong, size = self.arrays.squares(fresh, decoded)
         self.error = (self.error[0] + wrong, self.error[1] + size)
         self.sampled += fresh.shape[2]
+
+    def _note(self, fresh: Any, first: int) -> None:
+        """Keep for `catch_up` what is to be compared with what is resident."""
+        if self.unsampled is None or fresh.shape[2] > self.unsampled[0].shape[2]:
+            self.unsampled = fresh, first
+
+    def catch_up(self) -> None:
+        """The error of what was packed in quiet."""
+        if self.unsampled:
+            fresh, first = self.unsampled
+            self._sample(fresh[:, :, : SAMPLED_TOKENS // self.codec.unit * self.codec.unit], first)
+            self.unsampled = None
 
     def _write(self, rows: dict[str, Any], units: int) -> None:
         for part in self.codec.layout(self.shape.head_dim).parts:
@@ -130,7 +149,8 @@ class SideStore:
         return {name: buffer[:, :, : self.units] for name, buffer in self.buffers.items()}
 
     def _decode(self, packed: dict[str, Any], like: Any, start: int) -> Any:
-        decoded = self.kernels.decode.fn(self.codec, packed, self.shape.head_dim, like)
+        with stage("decode"):
+            decoded = self.arrays.ready(self.kernels.decode.fn(self.codec, packed, self.shape.head_dim, like))
         return decoded if self.rope is None else self.rope.redo(decoded, start)
 
     def decoded(self) -> Any:
@@ -166,6 +186,18 @@ class SideStore:
         """The first position that the query at position t sees."""
         return 0 if self.layer.reach is None else max(0, t + 1 - self.layer.reach)
 
+    def begin_at(self, position: int) -> None:
+        """Start with the token at that position, because a sliding window has forgotten the older ones."""
+        if position and (self.codec.unit > 1 or self.side.packed(position - 1, self.sinks) != position):
+            raise Unsupported(
+                "a context that has left a sliding window is not taken over by schemes that pack tokens together or keep recent ones exact"
+            )
+        self.tokens = self.first_query = self.base = self.packed_end = self.tail_start = position
+
+    def unattended(self) -> None:
+        """Nobody asks for the tokens appended last."""
+        self.first_query = self.tokens
+
     def settle(self) -> None:
         """After the queries: count what they saw and drop exact tokens that are packed now."""
         for t in range(self.first_query, self.tokens):
@@ -189,7 +221,7 @@ class SideStore:
         units = (position - self.begin) // self.codec.unit
         self.buffers = {name: self.arrays.concat([array[:, :, units:]]) for name, array in self._packed().items()}
         self.units -= units
-        self.capacity, self.base, self.exact_sinks = self.units, position, None
+        self.capacity, self.base, self.exact_sinks, self.unsampled = self.units, position, None, None
 
     def evidence(self, side: str, layer: int, attention: Choice) -> SideEvidence:
         """Counts and bytes, from the arrays that exist."""
@@ -216,6 +248,7 @@ class SideStore:
             bytes_declared=layout.nbytes * self.units * heads,
             bytes_tables=tables(self.codec),
             bytes_exact=sum(int(array.nbytes) for array in exact),
+            bytes_sinks=0 if self.exact_sinks is None else int(self.exact_sinks.nbytes),
             bytes_slack=sum(int(buffer.nbytes) for buffer in self.buffers.values()) - sum(sizes.values()),
             lossless=self.shape.dtype in self.codec.tags.lossless_in or _keeps_all(layout.bits(self.shape.head_dim), self.shape.dtype),
             attended=self.seen,

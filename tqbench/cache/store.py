@@ -7,6 +7,7 @@ are encoded once, when the policy says so, and never again.
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from math import lcm
 from typing import Any, Literal
 
@@ -20,10 +21,22 @@ from tqbench.core.op import Choice, Place
 from tqbench.core.scheme import Scheme, Side
 from tqbench.core.session import Terms
 from tqbench.kernels import attend, decode, encode
+from tqbench.kernels.attend import View
+from tqbench.measure.stages import stage
 
 # Of the attention's output against the reference on the same packed data, relative: a kernel computes in float32 at least, and its
 # result is rounded to the model's dtype.
 ATTEND_ERROR = {"float64": 1e-9, "float32": 1e-4, "float16": 5e-3, "bfloat16": 3e-2}
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of attention: its queries, what came out, scale and softcap, and what it saw of K and V."""
+
+    q: Any
+    out: Any
+    how: tuple[float, ...]
+    views: tuple[View, View]
 
 
 class Store:
@@ -42,6 +55,8 @@ class Store:
         self.reference = attend.OP.resolve(codecs, attend.REFERENCE[arrays.platform], place)
         self.attend_error: float | None = None
         self.unchecked = True  # compared with the reference at the first packed call, and again once tokens have been forgotten
+        self.quiet = terms.quiet  # then the last call is kept instead, for `verify`
+        self.last: _Call | None = None
         wanted.check()
         self.queries = 0
 
@@ -56,6 +71,7 @@ class Store:
             self.arrays,
             terms.protocol,
             rope_of(side, self.shape, self.scheme.bypass),
+            terms.quiet,
         )
 
     @property
@@ -73,8 +89,19 @@ class Store:
         if self.queries != self.tokens:
             late = self.tokens - self.queries
             raise EvidenceError(f"layer {self.layer.index}: {late} tokens were appended and never attended through the store")
-        self.k.append(keys)
-        self.v.append(values)
+        with stage("append"):
+            self.k.append(keys)
+            self.v.append(values)
+
+    def take(self, keys: Any, values: Any, start: int = 0) -> None:
+        """Take over a context whose first token is at that position: packed by policy, and attended by nobody here."""
+        for side in (self.k, self.v):
+            side.begin_at(start)
+        self.queries = start
+        self.append(keys, values)
+        for side in (self.k, self.v):
+            side.unattended()
+        self._settle(keys.shape[2])
 
     def attend(self, q: Any, scale: float, softcap: float | None = None) -> Any:
         """Attention of the queries that belong to the tokens appended last."""
@@ -82,19 +109,32 @@ class Store:
             keys = range(self.queries + 1, self.queries + q.shape[2] + 1)
             q = self.arrays.scaled(q, [self.scheme.logits.factor(min(n, self.layer.reach or n)) for n in keys])
         how = (scale,) if softcap is None else (scale, softcap)
-        out = self.attention(q, self.k.view(), self.v.view(), self.queries - self.k.base, *how)
-        if self.unchecked and self.k.units and self.v.units:
-            self._compare(q, out, how)
+        views = self.k.view(), self.v.view()
+        with stage("attend"):
+            out = self.arrays.ready(self.attention(q, *views, self.queries - self.k.base, *how))
+        if (self.quiet or self.unchecked) and self.k.units and self.v.units:
+            self.last = _Call(q, out, how, views)
+        if not self.quiet:
+            self._compare()
         self._settle(q.shape[2])
         return out
 
-    def _compare(self, q: Any, out: Any, how: tuple[float, ...]) -> None:
+    def verify(self) -> None:
+        """Make up for what quiet left out: the last call against the reference, and the error of what was packed."""
+        self._compare()
+        for side in (self.k, self.v):
+            side.catch_up()
+
+    def _compare(self) -> None:
         """Recompute the last query by the reference: what the kernel put out must follow from what is packed."""
-        views = (dataclasses.replace(v, packed=side.decoded, bounds=v.bounds[-1:]) for side in (self.k, self.v) for v in [side.view()])
-        expected = self.reference.fn(q[:, :, -1:], *views, self.tokens - 1 - self.k.base, *how)
-        wrong, size = self.arrays.squares(expected, out[:, :, -1:])
+        if self.last is None:
+            return
+        call, sides = self.last, (self.k, self.v)
+        views = [dataclasses.replace(v, packed=side.decoded, bounds=v.bounds[-1:]) for side, v in zip(sides, call.views, strict=True)]
+        expected = self.reference.fn(call.q[:, :, -1:], *views, self.tokens - 1 - self.k.base, *call.how)
+        wrong, size = self.arrays.squares(expected, call.out[:, :, -1:])
         error = (wrong / size) ** 0.5 if size else 0.0
-        self.attend_error, self.unchecked = max(error, self.attend_error or 0.0), False
+        self.attend_error, self.unchecked, self.last = max(error, self.attend_error or 0.0), False, None
 
     def visible(self) -> tuple[Any, Any]:
         """All keys and values that the last queries see, for the engine's own attention."""
@@ -106,9 +146,10 @@ class Store:
         if self.queries + queries != self.tokens:
             raise EvidenceError(f"layer {self.layer.index}: {queries} queries for {self.tokens - self.queries} new tokens")
         self.queries = self.tokens
-        self.k.settle()
-        self.v.settle()
-        self._forget()
+        with stage("settle"):
+            self.k.settle()
+            self.v.settle()
+            self._forget()
 
     def _forget(self) -> None:
         """In a sliding window, drop what no later query sees: whole units of both sides, and not before it is as much as is kept."""
@@ -116,6 +157,7 @@ class Store:
         whole = (self.k.base + free - self.k.begin) // unit * unit
         if self.layer.reach is not None and whole >= self.layer.reach:
             self.unchecked |= not self.k.base
+            self.last = None  # what it saw is gone
             position = self.k.begin + whole
             self.k.forget(position)
             self.v.forget(position)

@@ -45,7 +45,8 @@ def show(plans: Sequence[Plan]) -> None:
 
 def _heading(cell: Cell) -> str:
     protocol = " deploy" if cell.params["protocol"] == "deploy" else ""
-    return " · ".join((*cell.group, " ".join(map(str, cell.corpus.values())), f"{cell.task} {cell.params['recipe']}{protocol}"))
+    task = " ".join(part for part in (cell.task, cell.params.get("recipe")) if part)
+    return " · ".join((*cell.group, " ".join(map(str, cell.corpus.values())), f"{task}{protocol}"))
 
 
 COLUMNS = ("scheme", "kernel", "context>", "tokens run>", "about>", "memory>", "note")

@@ -35,6 +35,7 @@ class SideEvidence:
     attend_error: float | None = None  # of attention against the reference on the same packed data; None if nothing was compared
     attend_limit: float = 0.0
     tokens_forgotten: int = 0  # beyond the reach of a sliding window
+    bytes_sinks: int = 0  # of the exact ones
     bytes_tables: int = 0  # of what the codec has learned: once, however many tokens
     scheme: str = ""  # that ran in this layer
     counts: bool = True  # as covered: not in a layer that another scheme protects, or where one that loses nothing stands in
@@ -44,6 +45,11 @@ def coverage(evidence: Sequence[SideEvidence]) -> float:
     """The share of attended K and V that was packed."""
     seen = sum(e.attended for e in evidence)
     return sum(e.attended_packed for e in evidence if e.counts) / seen if seen else 0.0
+
+
+def kept(evidence: Sequence[SideEvidence]) -> int:
+    """Bytes of all keys and values that are kept, packed and exact; room for growth is not counted."""
+    return sum(e.bytes_payload + e.bytes_metadata + e.bytes_exact for e in evidence)
 
 
 def audit(evidence: Sequence[SideEvidence], layers: int, *, lossless: bool, identical: bool, covered: bool | None = None) -> list[str]:

@@ -6,6 +6,22 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+# What a gate may be about: the task that measures it, and which way is better. None: any change counts, to better or worse.
+Better = Literal["high", "low"] | None
+METRICS: dict[str, dict[str, Better]] = {
+    "perplexity": {
+        **dict.fromkeys(("ppl", "dppl", "ln_ratio", "kld", "kld_p99", "kld_max", "rms_dp")),
+        **dict.fromkeys(("top1", "top5"), "high"),
+    },
+    "decode": {
+        **dict.fromkeys(("decode_tps", "decode_ratio"), "high"),
+        **dict.fromkeys(("decode_ms_p50", "decode_ms_p90", "decode_ms_p99"), "low"),
+    },
+    "prefill": {**dict.fromkeys(("prefill_tps", "prefill_ratio"), "high"), "ttft_ms": "low"},
+    "memory": {"kv_bytes_per_token": "low", "tokens_per_gib": "high"},
+}
+TASK_OF = {metric: task for task, metrics in METRICS.items() for metric in metrics}
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -22,6 +38,15 @@ class Gate:
     def of(data: dict[str, Any]) -> Gate:
         """From JSON, where the patterns are a list."""
         return Gate(**{**data, "schemes": tuple(data["schemes"])})
+
+    @property
+    def better(self) -> Better:
+        """Which way is better: the limit is then a bound on the other side alone."""
+        return METRICS[TASK_OF[self.metric]][self.metric] if self.metric in TASK_OF else None
+
+    def measured_by(self, task: str) -> bool:
+        """Whether that task has the metric; one that nobody knows is looked for everywhere."""
+        return TASK_OF.get(self.metric, task) == task
 
     def covers(self, label: str) -> bool:
         """Whether this gate judges the scheme of that label."""

@@ -86,6 +86,8 @@ class Record:
     coverage: float | None = None  # share of attended K and V that was packed
     ledger: dict[str, Any] = field(default_factory=dict)  # resident bytes and bits
     kernels: dict[str, Any] = field(default_factory=dict)  # which form of each operation ran, and why faster ones did not
+    timing: dict[str, Any] = field(default_factory=dict)  # threads, repetitions, and whether others used the machine meanwhile
+    stages: dict[str, Any] = field(default_factory=dict)  # seconds by stage of a step, of the model's own cache and of the scheme
     evidence: list[dict[str, Any]] = field(default_factory=list)  # SideEvidence per layer and side
     audits: list[str] = field(default_factory=list)  # what the evidence contradicts
     fingerprint: str | None = None  # hash of the per-token scores

@@ -29,6 +29,7 @@ class Terms:
     kernel: str = "auto"
     protocol: Protocol = "strict"
     calibration: Any = None  # from `Session.calibrate`; None if the scheme needs none
+    quiet: bool = False  # the instrument does no work of its own while tokens come, because they are timed; `Cache.verify` makes up for it
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,12 @@ class Cache(Interface):
     def evidence(self) -> list[SideEvidence]:
         """Per layer and side, what the store did."""
 
+    def verify(self) -> None:
+        """After quiet tokens: recompute the last step's attention by the reference, and the codec error of what is resident."""
+
+    def kv_bytes(self) -> int:
+        """Bytes of all keys and values that are kept, in whatever form."""
+
 
 class Session(Interface):
     """A backend with a model loaded."""
@@ -90,14 +97,21 @@ class Session(Interface):
     def tokenize(self, text: str) -> Ids:
         """Token ids without special tokens."""
 
-    def new_cache(self, scheme: Scheme | None, terms: Terms = Terms()) -> Cache:
-        """An empty cache; None is the model's own cache and attention."""
+    def new_cache(self, scheme: Scheme | None, terms: Terms = Terms(), context: Any = None) -> Cache:
+        """A cache that is empty or holds a context; None is the model's own cache and attention. A scheme packs the context as its policy
+        says; nobody attends to it here, so none of it counts as attended."""
+
+    def context(self, tokens: Ids) -> Any:
+        """K and V of all layers after these tokens, and what else the model needs to go on: for `new_cache`, any number of times."""
 
     def calibrate(self, windows: Sequence[Ids]) -> Any:
         """Run other text through the model's own cache, for codecs to learn from; what comes back goes into `Terms`."""
 
-    def forward(self, tokens: Ids, cache: Any) -> Any:
-        """Run the tokens; the logits, as the engine's array [tokens, vocab]."""
+    def forward(self, tokens: Ids, cache: Any, *, last: bool = False) -> Any:
+        """Run the tokens; the logits, as the engine's array [tokens, vocab]. `last`: of the last token alone, as engines prefill."""
+
+    def choose(self, logits: Any) -> int:
+        """The most likely token after the last one, read back from the device: a step is done once this is known."""
 
     def score(
         self,

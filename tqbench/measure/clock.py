@@ -18,6 +18,15 @@ def stamp() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def waiter(device: str) -> Callable[[], None] | None:
+    """What waits for a device of torch. None where a call returns when its work is done: the CPU, and MLX, whose sessions evaluate."""
+    if not device.startswith(("cuda", "mps")):
+        return None
+    import torch
+
+    return torch.cuda.synchronize if device.startswith("cuda") else torch.mps.synchronize
+
+
 def timed(fn: Callable[[], Any], wait: Callable[[], None] | None = None) -> float:
     """Seconds of one call. `wait` returns when the device has done what was asked of it."""
     if wait:

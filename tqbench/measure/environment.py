@@ -63,6 +63,11 @@ def threads() -> str:
     return given[0] if given and int(given[0]) else str(affinity)
 
 
+def wait_policy() -> str:
+    """How OpenMP's threads wait for work: asleep or spinning."""
+    return os.environ.get("OMP_WAIT_POLICY", "default").lower()
+
+
 def cpu_model() -> str:
     """The processor's own name."""
     try:

@@ -1,4 +1,4 @@
-"""Memory of this process."""
+"""Memory of this process, or of the device that it computes on."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ import sys
 from pathlib import Path
 
 
-def reset_peak() -> None:
-    """Start a new peak, where the kernel can (Linux)."""
+def reset_peak(device: str = "cpu") -> None:
+    """Start a new peak, where the kernel can (Linux), or the device."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        return
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return
 
 
-def peak() -> int | None:
-    """The largest resident set since `reset_peak`, in bytes; None where the system does not tell."""
+def peak(device: str = "cpu") -> int | None:
+    """The largest resident set since `reset_peak`, in bytes, or the most that the device held; None where the system does not tell."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from tqbench.core.record import Cell, Record
+from tqbench.report import speed
+from tqbench.report.column import Figure
 from tqbench.report.run import Run
-from tqbench.report.table import Figure, label
+from tqbench.report.table import label
 from tqbench.report.text import NONE, number, plain, size
 
+PARTS = ("payload", "metadata", "protected", "exact", "sinks", "tables", "slack")
 RANGES = 6  # layers are shown in at most this many ranges
 SIDES = {"k": "K", "v": "V"}
 
@@ -45,21 +48,22 @@ def measured(run: Run, cells: Iterable[Cell]) -> list[Record]:
 
 def ledger(run: Run, cells: list[Cell]) -> Grid | None:
     """Resident bytes at the end of the last window, per scheme."""
-    records = [record for record in measured(run, cells) if record.ledger]
+    records = [record for record in measured(run, cells) if record.ledger and record.cell.task in ("perplexity", "memory")]
     if not records:
         return None
-    head = ("payload", "metadata", "exact", "slack", "bytes per token", "bits kept", "smaller than f16")
+    head = (*PARTS, "bytes per token", "bits kept", "smaller than f16")
     caption = (
         f"of the cache at {records[0].ledger['tokens']:,} tokens, counted over the arrays that exist. Exact: what the policy keeps in the "
-        "model's dtype, as windows and sinks. Slack: reserved, not yet filled, and not counted. Bits kept: all of it over all values, "
-        "exact ones counted at 16 bits, so that a float32 model does not make every scheme look twice as small."
+        "model's dtype: windows, and sinks, which are a part of it. Protected: what of payload and metadata lies in layers that another "
+        "scheme protects. Tables: what codecs learned, once. Slack: reserved, not yet filled, and not counted. Bits kept: all of it over "
+        "all values, exact ones counted at 16 bits, so that a float32 model does not make every scheme look twice as small."
     )
     return Grid("Memory", caption, "scheme", head, tuple((label(run, record.cell), _bytes(record)) for record in records))
 
 
 def _bytes(record: Record) -> tuple[Figure, ...]:
     held = record.ledger
-    parts = [Figure(size(held[name]), order=held[name]) for name in ("payload", "metadata", "exact", "slack")]
+    parts = [Figure(size(held[name]), order=held[name]) if name in held else Figure(NONE) for name in PARTS]
     per_token, kept = held["bytes_per_token"], held["bits_resident"]
     return (
         *parts,
@@ -83,6 +87,27 @@ def positions(run: Run, cells: list[Cell]) -> Grid | None:
 def _position(row: dict[str, float]) -> Figure:
     dnll = number(row["dnll"], 2)
     return Figure(number(row["kld"], 2), dnll if row["dnll"] <= 0 else f"+{dnll}", row["kld"])
+
+
+def stages(run: Run, cells: list[Cell]) -> Grid | None:
+    """Where the time of a step goes."""
+    found = [(label(run, cell), record) for cell in cells if (record := run.record(cell)) and record.outcome == "ok" and record.stages]
+    if not found:
+        return None
+    spent = [(title, record, speed.per_move(record, "cell")) for title, record in found]
+    names = [name for name in speed.STAGES if any(name in stages for _, _, stages in spent)]
+    what = "a token" if cells[0].task == "decode" else f"one more chunk of {cells[0].params['chunk']} tokens behind the text"
+    caption = (
+        f"milliseconds of {what}, from repetitions of their own; " + "; ".join(f"{name}: {speed.STAGES[name]}" for name in names) + "."
+    )
+    rows = tuple((title, _spent(stages, names, disturbed=speed.disturbed_stages(record))) for title, record, stages in spent)
+    return Grid("Stages", caption, "scheme", (*names, "whole"), rows)
+
+
+def _spent(stages: dict[str, float], names: list[str], *, disturbed: bool) -> tuple[Figure, ...]:
+    shown = [Figure(number(stages[name], 2), order=stages[name]) if name in stages else Figure(NONE) for name in names]
+    whole = sum(stages.values())
+    return (*shown, Figure(number(whole, 3) + (" !" if disturbed else ""), order=whole))
 
 
 def evidence(run: Run, cells: list[Cell]) -> list[Evidence]:

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 INK, PAPER = "#1f2933", "#ffffff"  # a page replaces them by its own
-COLOURS = {"block": "#0072B2", "codebook": "#D55E00", "affine": "#009E73", "cast": "#7F7F7F"}  # of Okabe and Ito: told apart by most eyes
+COLOURS = {
+    "block": "#0072B2",
+    "codebook": "#D55E00",
+    "affine": "#009E73",
+    "cast": "#7F7F7F",
+    "own": "#56606b",
+}  # of Okabe and Ito: told apart by most eyes
 SPARE = ("#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", "-.", ":")
 BIT_TICKS = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 16, 24, 32)
@@ -70,7 +76,7 @@ def kld_by_bits(points: list[Point], subtitle: str) -> str:
         _scatter(axes, points)
         axes.set_ylabel("mean KLD, nats per token")
 
-    return _figure(draw, "KLD against bits", subtitle)
+    return figure(draw, "KLD against bits", subtitle)
 
 
 def dppl_by_bits(points: list[Point], subtitle: str) -> str:
@@ -92,10 +98,10 @@ def dppl_by_bits(points: list[Point], subtitle: str) -> str:
         _scatter(axes, points)
         axes.set_ylabel("Δppl")
 
-    return _figure(draw, "Δppl against bits", subtitle)
+    return figure(draw, "Δppl against bits", subtitle)
 
 
-def kld_by_context(lines: dict[str, dict[int, Point]], subtitle: str) -> str:
+def by_context(lines: dict[str, dict[int, Point]], title: str, axis: str, subtitle: str) -> str:
     """One line per scheme, labelled at its end."""
 
     def draw(axes: Axes) -> None:
@@ -116,10 +122,10 @@ def kld_by_context(lines: dict[str, dict[int, Point]], subtitle: str) -> str:
                 _mark(axes, x, point)
         _label(axes, [(max(line), line[max(line)]) for line in lines.values()], RIGHT, [])
         axes.set_xlabel("context, tokens")
-        axes.set_ylabel("mean KLD, nats per token")
+        axes.set_ylabel(axis)
         _legend(axes, points)
 
-    return _figure(draw, "KLD against context", subtitle)
+    return figure(draw, title, subtitle)
 
 
 def frontier(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -228,7 +234,8 @@ def _y_ticks(axes: Axes, spelled: str, linear: float = 0.0) -> None:
     axes.minorticks_off()
 
 
-def _figure(draw: Callable[[Axes], None], title: str, subtitle: str) -> str:
+def figure(draw: Callable[[Axes], None], title: str, subtitle: str) -> str:
+    """One axes with its title, as SVG."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -236,11 +243,11 @@ def _figure(draw: Callable[[Axes], None], title: str, subtitle: str) -> str:
     text = io.StringIO()
     with mpl.rc_context(cast("Any", STYLE)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # names may have letters that the font for measuring lacks; the reader's fonts have them
-        figure = Figure(figsize=(6.4, 4.4), dpi=72)
-        FigureCanvasSVG(figure)
-        axes = figure.add_axes((0.13, 0.115, 0.85, 0.75))
-        figure.text(0.01, 0.955, title, size=12, weight="bold")
-        figure.text(0.01, 0.91, subtitle if len(subtitle) <= 100 else f"{subtitle[:99]}…", size=7.5, alpha=0.75)
+        page = Figure(figsize=(6.4, 4.4), dpi=72)
+        FigureCanvasSVG(page)
+        axes = page.add_axes((0.13, 0.115, 0.85, 0.75))
+        page.text(0.01, 0.955, title, size=12, weight="bold")
+        page.text(0.01, 0.91, subtitle if len(subtitle) <= 100 else f"{subtitle[:99]}…", size=7.5, alpha=0.75)
         draw(axes)
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
+        page.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
     return text.getvalue()

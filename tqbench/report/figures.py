@@ -1,4 +1,4 @@
-"""Figures as SVG text: quality against bits, and quality against context. The same records give the same bytes.
+"""Figures as SVG text: quality against bits; quality, speed and memory against context; stages. The same records give the same bytes.
 
 K and V may differ: the left half of a mark has the colour of K's codec, the right half that of V's.
 """
@@ -13,11 +13,32 @@ from typing import Any
 from tqbench.core.errors import ConfigError
 from tqbench.core.presets import read
 from tqbench.core.record import Cell
-from tqbench.report import draw
+from tqbench.report import draw, waterfall
 from tqbench.report.draw import Point
 from tqbench.report.run import Run, bits_of, ends
+from tqbench.report.speed import STAGES, disturbed_stages, per_move
 from tqbench.report.table import heading, label
 from tqbench.report.text import exact, plain
+
+# task: its metric, the name of the file, title, axis, what to look for
+CONTEXTS = {
+    "perplexity": ("kld", "kld", "KLD against context", "mean KLD, nats per token", "a scheme that breaks at depth shows here first."),
+    "decode": ("decode_tps", "decode", "Decode against depth", "tokens per second", "higher is better; own is the model's own cache."),
+    "prefill": (
+        "prefill_tps",
+        "prefill",
+        "Prefill against context",
+        "tokens per second",
+        "higher is better; own is the model's own cache.",
+    ),
+    "memory": (
+        "kv_bytes_per_token",
+        "memory",
+        "Memory against context",
+        "bytes per token",
+        "lower is better; windows weigh less at depth.",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +53,9 @@ class Chart:
 
 def charts(run: Run) -> list[Chart]:
     """Every figure that the run has the numbers for."""
-    return [chart for i, cells in enumerate(run.settings().values(), 1) for chart in _bits(run, cells, i)] + list(_contexts(run))
+    settings = list(enumerate(run.settings().values(), 1))
+    beside = [chart for i, cells in settings for chart in (*_bits(run, cells, i), *_stages(run, cells, i))]
+    return beside + list(_contexts(run))
 
 
 def _bits(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:
@@ -84,7 +107,7 @@ def _points(run: Run, cells: list[Cell], metric: str) -> list[Point]:
     found = []
     for cell in cells:
         record = run.record(cell)
-        if cell.scheme is None or record is None or record.outcome != "ok" or metric not in record.metrics:
+        if record is None or record.outcome != "ok" or metric not in record.metrics:
             continue
         bits, estimate = bits_of(record).get("bits_resident") or 0.0, record.metrics[metric]
         if bits > 0 and all(map(math.isfinite, (estimate.value, *ends(estimate)))):
@@ -92,7 +115,9 @@ def _points(run: Run, cells: list[Cell], metric: str) -> list[Point]:
     return found
 
 
-def _codecs(scheme: dict[str, Any]) -> tuple[str, str]:
+def _codecs(scheme: dict[str, Any] | None) -> tuple[str, str]:
+    if scheme is None:
+        return "own", "own"
     sides = (scheme.get(side) for side in ("k", "v"))
     k, v = (plain(str(side.get("codec", "other"))) if isinstance(side, dict) else "other" for side in sides)
     return k, v
@@ -105,12 +130,29 @@ def _contexts(run: Run) -> Iterable[Chart]:
         if "context" in cell.params:
             families.setdefault((*cell.group, cell.task, str(cell.corpus), str(cell.params.get("recipe"))), []).append(cell)
     for index, cells in enumerate(families.values(), 1):
-        controls = _controls(run, cells)
-        lines: dict[str, dict[int, Point]] = {}
-        for cell in cells:
-            for point in _points(run, [cell] if cell.key not in controls else [], "kld"):
-                if point.y.value > 0:
-                    lines.setdefault(point.label, {})[cell.params["context"]] = point
+        metric, name, title, axis, caption = CONTEXTS[cells[0].task]
+        lines = _lines(run, cells, metric)
         if len({context for line in lines.values() for context in line}) > 1:
-            caption = "KLD against context: a scheme that breaks at depth shows here first."
-            yield Chart(f"kld-context-{index}", None, caption, draw.kld_by_context(lines, heading(cells[0]).rpartition(" · ")[0]))
+            drawn = draw.by_context(lines, title, axis, heading(cells[0]).rpartition(" · ")[0])
+            yield Chart(f"{name}-context-{index}", None, f"{title}: {caption}", drawn)
+
+
+def _lines(run: Run, cells: list[Cell], metric: str) -> dict[str, dict[int, Point]]:
+    """A line per scheme, of the points that a logarithmic axis can show. Speed and memory are the baseline's too."""
+    controls = _controls(run, cells)
+    lines: dict[str, dict[int, Point]] = {}
+    for cell in cells:
+        for point in _points(run, [cell] if cell.key not in controls else [], metric):
+            if point.y.value > 0 and cell.params["context"]:
+                lines.setdefault(point.label, {})[cell.params["context"]] = point
+    return lines
+
+
+def _stages(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:
+    """Where the time of a step goes in one setting."""
+    found = [(label(run, cell), record) for cell in cells if (record := run.record(cell)) and record.outcome == "ok" and record.stages]
+    bars = [(f"{title} !" if disturbed_stages(record) else title, per_move(record, "cell")) for title, record in found][: draw.CROWD]
+    if bars:
+        names = [name for name in STAGES if any(name in spent for _, spent in bars)]
+        caption = "Where the time of a step goes, in milliseconds; the table says what the stages are. ! marks disturbed repetitions."
+        yield Chart(f"stages-{index}", cells[0].setting, caption, waterfall.stages(bars, names, heading(cells[0])))

@@ -15,7 +15,6 @@ from tqbench.report.run import Run, ends
 from tqbench.report.text import bare, exact, interval, title
 
 Status = Literal["pass", "fail", "inconclusive", "skipped"]
-HIGH_IS_GOOD = ("top1", "top5")  # their limit is a lower bound
 LOWEST_PPL = 1.5  # below this a baseline has seen the text, or nothing was scored
 EXIT = {
     0: "passed",
@@ -67,7 +66,7 @@ def _codes(run: Run, verdicts: list[Verdict]) -> Iterator[int]:
 
 
 def _verdicts(run: Run, gate: Gate) -> list[Verdict]:
-    cells = [cell for cell in run.cells if cell.scheme is not None and gate.covers(cell.label)]
+    cells = [cell for cell in run.cells if cell.scheme is not None and gate.covers(cell.label) and gate.measured_by(cell.task)]
     if not cells:
         return [Verdict(gate, None, _absent(gate), f"no scheme of this run matches {' or '.join(gate.schemes)}")]
     return [_verdict(run, gate, cell) for cell in cells]
@@ -85,7 +84,7 @@ def _verdict(run: Run, gate: Gate, cell: Cell) -> Verdict:
     estimate = record.metrics.get(gate.metric)
     if estimate is None:
         return Verdict(gate, cell, "fail", f"the record has no metric {gate.metric!r}")
-    if problem := _insane(run, record) or _not_finite(estimate):
+    if problem := (_insane(run, record) if cell.task == "perplexity" else None) or _not_finite(estimate):
         return Verdict(gate, cell, "fail", problem, estimate)
     return _expected(_measured(gate, record, estimate))
 
@@ -112,9 +111,9 @@ def _not_finite(estimate: Estimate) -> str | None:
 
 def allowed(gate: Gate) -> tuple[float, float]:
     """The values that a gate accepts."""
-    if gate.metric in HIGH_IS_GOOD:
+    if gate.better == "high":
         return gate.limit, math.inf
-    return (-gate.limit if gate.sided == "two" else -math.inf), gate.limit
+    return (-gate.limit if gate.sided == "two" and gate.better is None else -math.inf), gate.limit
 
 
 def _measured(gate: Gate, record: Record, estimate: Estimate) -> Verdict:
@@ -131,6 +130,8 @@ def _measured(gate: Gate, record: Record, estimate: Estimate) -> Verdict:
         return verdict("pass", f"is {kept}")
     if low > most or high < least:
         return verdict("fail", f"is {broken}")
+    if record.cell.task != "perplexity":
+        return verdict("inconclusive", f"may or may not be {kept}; more repetitions on a quiet machine may decide")
     factor = _factor(estimate, least, most)
     if factor is None or not scored:
         return verdict("inconclusive", "lies on the limit: no number of tokens would decide")
@@ -160,9 +161,11 @@ def _round_up(tokens: float) -> int:
 def _spell(gate: Gate) -> tuple[str, str]:
     """The limit, kept and broken."""
     limit = bare(gate.limit, gate.metric)
-    if gate.metric in HIGH_IS_GOOD:
+    if gate.better == "high":
         return f"at least {limit}", f"below {limit}"
-    return (f"within ±{limit}", f"outside ±{limit}") if gate.sided == "two" else (f"at most {limit}", f"above {limit}")
+    return (
+        (f"within ±{limit}", f"outside ±{limit}") if gate.sided == "two" and gate.better is None else (f"at most {limit}", f"above {limit}")
+    )
 
 
 def _expected(verdict: Verdict) -> Verdict:

@@ -6,13 +6,16 @@ import html
 import re
 from collections.abc import Sequence
 
+from tqbench.report.across import grids
+from tqbench.report.column import Figure
+from tqbench.report.details import Grid
 from tqbench.report.figures import Chart
 from tqbench.report.gate import EXIT, Verdict, exit_code
 from tqbench.report.run import Run
-from tqbench.report.table import COLUMNS, Figure, Row, Table, short_headings, tables
+from tqbench.report.table import Row, Table, short_headings, tables
 from tqbench.report.text import plain
 
-BRIEF = ("bits", "coverage %", "ppl", "Δppl", "KLD", "top-1 %")
+BRIEF = ("bits", "coverage %", "ppl", "Δppl", "KLD", "top-1 %", "tok/s", "× own", "p50 ms", "B/token", "tokens/GiB")
 
 
 def render(run: Run, verdicts: list[Verdict], charts: Sequence[Chart] = ()) -> str:
@@ -22,6 +25,7 @@ def render(run: Run, verdicts: list[Verdict], charts: Sequence[Chart] = ()) -> s
         f"# {escape(run.suite)}",
         f"Run {escape(run.name)}: {EXIT[code]} (exit code {code}).",
         *([_verdicts(run, verdicts)] if verdicts else ["No gates."]),
+        *(_across(grid) for grid in grids(run)),
         *_figures(charts, None),
         *(part for table in tables(run) for part in (*_table(table), *_figures(charts, table.rows[0].cell.setting))),
         f"Command: {escape(run.command)}",
@@ -31,15 +35,15 @@ def render(run: Run, verdicts: list[Verdict], charts: Sequence[Chart] = ()) -> s
 
 def brief(run: Run) -> str:
     """The tables alone, without tails and kernels: what a README shows."""
-    keep = [i for i, column in enumerate(COLUMNS) if column.title in BRIEF]
     parts = []
     for table in tables(run):
-        rows = [(cells[0], *(cells[1 + i] for i in keep)) for cells in map(_row, table.rows)]
+        keep = [i for i, column in enumerate(table.columns) if column.title in BRIEF]
+        rows = [(cells[0], *(cells[1 + i] for i in keep)) for cells in (_row(row, len(table.columns)) for row in table.rows)]
         below = [escape(line) for line in (*table.marks(), *table.notes())]
         parts += [
             f"**{escape(table.heading)}**",
             escape(" · ".join(table.facts)),
-            grid(("scheme", *(COLUMNS[i].title for i in keep)), rows),
+            grid(("scheme", *(table.columns[i].title for i in keep)), rows),
             "  \n".join(below),
         ]
     return "\n\n".join(part for part in parts if part)
@@ -66,22 +70,27 @@ def _verdicts(run: Run, verdicts: list[Verdict]) -> str:
 
 
 def _table(table: Table) -> list[str]:
-    head = ("scheme", *(column.title for column in COLUMNS), "outcome")
+    head = ("scheme", *(column.title for column in table.columns), "outcome")
     below = [escape(line) for line in (*table.marks(), *table.notes())]
     return [
         f"## {escape(table.heading)}",
         *([escape(" · ".join(table.facts))] if table.facts else []),
-        grid(head, [_row(row) for row in table.rows]),
+        grid(head, [_row(row, len(table.columns)) for row in table.rows]),
         *(["  \n".join(below)] if below else []),
     ]
+
+
+def _across(one: Grid) -> str:
+    rows = [(escape(title), *map(_figure, figures)) for title, figures in one.rows]
+    return f"**{escape(one.title)}** {escape(one.caption)}\n\n{grid((one.corner, *map(escape, one.head)), rows)}"
 
 
 def _figures(charts: Sequence[Chart], setting: str | None) -> list[str]:
     return [f"![{escape(chart.caption)}]({chart.name}.svg)" for chart in charts if chart.setting == setting]
 
 
-def _row(row: Row) -> tuple[str, ...]:
-    figures = [_figure(figure) for figure in row.figures] or [""] * len(COLUMNS)
+def _row(row: Row, columns: int) -> tuple[str, ...]:
+    figures = [_figure(figure) for figure in row.figures] or [""] * columns
     return (escape(row.label), *figures, escape(row.outcome))
 
 

@@ -9,11 +9,11 @@ from importlib.resources import files
 from typing import Any
 
 from tqbench.core.record import Cell
-from tqbench.report import details, draw
+from tqbench.report import across, details, draw
 from tqbench.report.figures import Chart
 from tqbench.report.gate import EXIT, Verdict, exit_code
 from tqbench.report.run import Run
-from tqbench.report.table import COLUMNS, MARKS, Table, short_headings, tables
+from tqbench.report.table import MARKS, Table, short_headings, tables
 from tqbench.report.text import plain, size
 
 
@@ -49,9 +49,10 @@ def render(run: Run, verdicts: list[Verdict], charts: list[Chart]) -> str:
         tone={0: "good", 5: "open"}.get(code, "bad"),
         verdicts=verdicts,
         short=short_headings(run),
-        columns=COLUMNS,
+        columns=list({(column.title, column.meaning): column for table in tables(run) for column in table.columns}.values()),
         marks=MARKS,
         sections=_sections(run, charts),
+        grids=across.grids(run),
         across=[chart for chart in charts if chart.setting is None],
         machine=_machine(run),
         texts=_texts(run),
@@ -75,7 +76,7 @@ def _sections(run: Run, charts: list[Chart]) -> list[Section]:
         Section(
             table,
             [chart for chart in charts if chart.setting == setting],
-            [grid for grid in (details.ledger(run, cells), details.positions(run, cells)) if grid],
+            [grid for grid in (details.ledger(run, cells), details.positions(run, cells), details.stages(run, cells)) if grid],
             details.evidence(run, cells),
         )
         for table, (setting, cells) in zip(tables(run), run.settings().items(), strict=True)

@@ -23,6 +23,9 @@ METRICS = (
     *("ppl", "base_ppl", "dppl", "ln_ratio"),
     *("kld", "kld_median", "kld_p90", "kld_p99", "kld_p999", "kld_max"),
     *("rms_dp", "top1", "top5", "recut"),
+    *("decode_tps", "decode_ratio", "decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "base_decode_tps"),
+    *("prefill_tps", "prefill_ratio", "ttft_ms", "base_prefill_tps"),
+    *("kv_bytes", "kv_bytes_per_token", "tokens_per_gib"),
 )
 
 
@@ -100,7 +103,8 @@ class Run:
             "outcome": self.outcome(cell),
             "reason": record.reason if record else None,
             **_figures(ok, self.floor(ok) if ok else None),
-            "attend": ok.kernels.get("attend") if ok else None,
+            "disturbed": ok.timing.get("disturbed") if ok else None,
+            **{op: ok.kernels.get(op) if ok else None for op in ("encode", "decode", "attend")},
             "cell": cell.key,
             "fingerprint": ok.fingerprint if ok else None,
         }

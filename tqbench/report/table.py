@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tqbench.core.record import Cell, Record
+from tqbench.core.record import Cell
 from tqbench.metrics.paired import ENOUGH
-from tqbench.report.run import Run, bits_of, ends
+from tqbench.report import speed
+from tqbench.report.column import BITS, COVERAGE, Column, Figure, Line, kernels, metric
+from tqbench.report.run import Run, ends
 from tqbench.report.text import NONE, bounds, exact, half, number, plain, title, value
-
-MARKED_COVERAGE = 0.5
-
-
-@dataclass(frozen=True)
-class Line:
-    """A cell with numbers, and the floor under them."""
-
-    record: Record
-    floor: float | None
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What stands in one place of a table: the figure, what belongs below it, its order when sorted, what stands below in little room."""
-
-    text: str
-    detail: str = ""
-    order: float | None = None
-    brief: str | None = None
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its title, what it means, and how it shows a line."""
-
-    title: str
-    meaning: str
-    show: Callable[[Line], Figure]
 
 
 @dataclass(frozen=True)
@@ -58,6 +30,7 @@ class Table:
 
     heading: str
     facts: tuple[str, ...]
+    columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 
     def marks(self) -> list[str]:
@@ -75,18 +48,25 @@ MARKS = {
     "≈": "indistinguishable from the baseline: the 95 % interval holds 0",
     "≤ floor": "smaller than what changes when only the cutting of the text changes",
     "(exact)": "every token's score equals the baseline's",
+    "!": "disturbed: other processes used the machine while this was timed; the ratio, which pairs neighbours, suffers least",
 }
 
 
 def tables(run: Run) -> list[Table]:
     """One table per setting, in the order of the plan."""
-    return [Table(heading(cells[0]), _facts(run, cells), tuple(_row(run, cell) for cell in cells)) for cells in run.settings().values()]
+    return [_table(run, cells) for cells in run.settings().values()]
+
+
+def _table(run: Run, cells: list[Cell]) -> Table:
+    columns = BY_TASK[cells[0].task]
+    return Table(heading(cells[0]), _facts(run, cells), columns, tuple(_row(run, cell, columns) for cell in cells))
 
 
 def heading(cell: Cell) -> str:
     """The setting in words."""
     context = f"context {cell.params['context']}" if "context" in cell.params else None
-    parts = (cell.model, cell.backend, cell.device, cell.dtype, cell.corpus.get("name"), cell.params.get("recipe"), context)
+    what = (cell.params.get("recipe"), context) if cell.task == "perplexity" else (speed.heading(cell),)
+    parts = (cell.model, cell.backend, cell.device, cell.dtype, cell.corpus.get("name"), *what)
     return plain(" · ".join(str(part) for part in parts if part))
 
 
@@ -117,6 +97,7 @@ def _facts(run: Run, cells: list[Cell]) -> tuple[str, ...]:
             f"windows advance by {params['stride']}" if "stride" in params else "",
             f"warm-up {params['warmup']}" if params.get("warmup") else "",
             f"chunks of {params['chunk']}" if "chunk" in params else "",
+            *speed.facts(record),
             f"{_layers(model)} of {model['kv_heads']} KV heads, head_dim {model['head_dim']}" if "head_dim" in model else "",
             f"instrument floor {number(floor, 2)} ppl{_sample(text)}" if floor is not None else "",
         )
@@ -136,38 +117,18 @@ def _layers(model: dict[str, Any]) -> str:
     return f"{model['kv_layers']} layers" if every else f"only {model['kv_layers']} of {model['layers']} layers keep K and V:"
 
 
-def _row(run: Run, cell: Cell) -> Row:
+def _row(run: Run, cell: Cell, columns: tuple[Column, ...]) -> Row:
     record = run.record(cell)
     if record is None or record.outcome != "ok":
         return Row(cell, label(run, cell), run.outcome(cell), plain(record.reason or "") if record else "", ())
     line = Line(record, run.floor(record))
-    return Row(cell, label(run, cell), "ok", "", tuple(column.show(line) for column in COLUMNS))
+    return Row(cell, label(run, cell), "ok", "", tuple(column.show(line) for column in columns))
 
 
 def label(run: Run, cell: Cell) -> str:
     """The scheme, with its kernel where only that tells the cell from another of its setting."""
     twins = [other for other in run.cells if other.label == cell.label and other.setting == cell.setting]
     return plain(f"{cell.label} ({cell.kernel})" if len(twins) > 1 else cell.label)
-
-
-def _bits(line: Line) -> Figure:
-    bits = bits_of(line.record)
-    if "bits" not in bits:
-        return Figure(NONE)
-    k, v = (_trim(bits[name]) if name in bits else NONE for name in ("bits_k", "bits_v"))
-    sides = f"{k} / {v}" if k != v else ""
-    return Figure(_trim(bits["bits"]), sides, bits["bits"], sides.replace(" ", ""))
-
-
-def _trim(x: float) -> str:
-    return f"{x:.3f}".rstrip("0").rstrip(".")
-
-
-def _coverage(line: Line) -> Figure:
-    share = line.record.coverage
-    if share is None:
-        return Figure(NONE)
-    return Figure(f"{_trim(round(100 * share, 1))}{'*' if share < MARKED_COVERAGE else ''}", order=share)
 
 
 def _ppl(line: Line) -> Figure:
@@ -188,36 +149,19 @@ def _dppl(line: Line) -> Figure:
     return Figure(value(estimate, "dppl") + mark, bounds(estimate, "dppl"), estimate.value, half(estimate, "dppl"))
 
 
-def _metric(name: str) -> Callable[[Line], Figure]:
-    def show(line: Line) -> Figure:
-        estimate = line.record.metrics.get(name)
-        if estimate is None:
-            return Figure(NONE)
-        if exact(estimate):
-            return Figure("0 (exact)", order=0.0)
-        return Figure(value(estimate, name), bounds(estimate, name), estimate.value, half(estimate, name))
-
-    return show
-
-
 def _top1(line: Line) -> Figure:
     estimate = line.record.metrics.get("top1")
     return Figure(value(estimate, "top1"), order=estimate.value) if estimate else Figure(NONE)
 
 
-def _kernels(line: Line) -> Figure:
-    ran = line.record.kernels
-    attend, decode = (plain(str(ran.get(op, NONE))).replace("+", " + ") for op in ("attend", "decode"))
-    return Figure(attend, decode) if ran else Figure(NONE)
-
-
 COLUMNS = (
-    Column("bits", "bits per packed value at this model's head_dim, scales and norms included; below it K / V where they differ", _bits),
-    Column("coverage %", "the share of attended keys and values that was read in packed form", _coverage),
+    BITS,
+    COVERAGE,
     Column("ppl", "perplexity of the scored tokens through this cache", _ppl),
     Column("Δppl", "perplexity minus the baseline's on the same tokens, with its paired 95 % interval", _dppl),
-    Column("KLD", "mean divergence from the baseline's own distribution, nats per token, with its 95 % interval", _metric("kld")),
-    Column(title("kld_p99"), "the divergence that one token in a hundred exceeds, with its 95 % interval", _metric("kld_p99")),
+    Column("KLD", "mean divergence from the baseline's own distribution, nats per token, with its 95 % interval", metric("kld")),
+    Column(title("kld_p99"), "the divergence that one token in a hundred exceeds, with its 95 % interval", metric("kld_p99")),
     Column("top-1 %", "the share of tokens whose most likely next token is the baseline's", _top1),
-    Column("kernels", "the form of attention that ran; below it the form that unpacked the cache", _kernels),
+    Column("kernels", "the form of attention that ran; below it the form that unpacked the cache", kernels),
 )
+BY_TASK: dict[str, tuple[Column, ...]] = {"perplexity": COLUMNS, **speed.COLUMNS}

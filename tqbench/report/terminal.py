@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tqbench.report.gate import EXIT, Verdict, exit_code
 from tqbench.report.run import Run
-from tqbench.report.table import COLUMNS, Row, Table, short_headings, tables
+from tqbench.report.table import Row, Table, short_headings, tables
 from tqbench.report.text import plain
 
 if TYPE_CHECKING:
@@ -47,11 +47,13 @@ def _table(table: Table) -> list[RenderableType]:
 
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
     grid.add_column("scheme", overflow="fold", style="bold")
-    for column in COLUMNS:
+    for column in table.columns:
         narrow = column.title.replace(" %", "\n%") if column.title.endswith(" %") else column.title
         grid.add_column(Text(narrow), justify="right", overflow="fold", no_wrap=column.title != "kernels")  # names fold, numbers do not
     for row in table.rows:
-        grid.add_row(Text.assemble(row.label, ("" if row.figures else f"\n{row.outcome}", "not bold yellow")), *_figures(row))
+        grid.add_row(
+            Text.assemble(row.label, ("" if row.figures else f"\n{row.outcome}", "not bold yellow")), *_figures(row, len(table.columns))
+        )
     head = Text(f"\n{table.heading}", style="bold cyan")
     facts = [Text(" · ".join(table.facts), style="dim")] if table.facts else []
     widths = [WIDTHS] if any((figure.brief or "").startswith("±") for row in table.rows for figure in row.figures) else []
@@ -59,10 +61,10 @@ def _table(table: Table) -> list[RenderableType]:
     return [head, *facts, Text(), grid, *below]
 
 
-def _figures(row: Row) -> list[Text]:
+def _figures(row: Row, columns: int) -> list[Text]:
     from rich.text import Text
 
     if not row.figures:
-        return [Text()] * len(COLUMNS)
+        return [Text()] * columns
     below = [figure.detail if figure.brief is None else figure.brief for figure in row.figures]
     return [Text.assemble(figure.text, (f"\n{line}" if line else "", "dim")) for figure, line in zip(row.figures, below, strict=True)]

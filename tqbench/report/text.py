@@ -35,6 +35,17 @@ STYLES = {
     "rms_dp": Style("RMS Δp", scale=100, unit=" %"),
     "top1": Style("same top-1", scale=100, unit=" %"),
     "top5": Style("same top-5", scale=100, unit=" %"),
+    "decode_tps": Style("decode", unit=" tok/s"),
+    "decode_ratio": Style("decode against the own cache", unit="×"),
+    "decode_ms_p50": Style("p50", unit=" ms"),
+    "decode_ms_p90": Style("p90", unit=" ms"),
+    "decode_ms_p99": Style("p99", unit=" ms"),
+    "prefill_tps": Style("prefill", unit=" tok/s"),
+    "prefill_ratio": Style("prefill against the own cache", unit="×"),
+    "ttft_ms": Style("time to first token", unit=" ms"),
+    "kv_bytes": Style("KV cache", unit=" B"),
+    "kv_bytes_per_token": Style("bytes per token"),
+    "tokens_per_gib": Style("tokens per GiB"),
 }
 
 

@@ -17,7 +17,8 @@ def inactive(record: Record) -> Record:
     """A record whose audits found something is not a measurement."""
     if not record.audits:
         return record
-    return dataclasses.replace(record, outcome="inactive", reason=record.audits[0], metrics={}, positions=[], floors={})
+    none: dict[str, Any] = {"metrics": {}, "positions": [], "floors": {}, "stages": {}}
+    return dataclasses.replace(record, outcome="inactive", reason=record.audits[0], **none)
 
 
 def _settled(record: Record, setting: list[Record]) -> Record:
@@ -25,7 +26,7 @@ def _settled(record: Record, setting: list[Record]) -> Record:
         return record
     measured = [other for other in setting if other.outcome == "ok"]
     base = next((other for other in measured if other.cell.scheme is None), None)
-    same = [other for other in measured if other.cell.scheme and other.fingerprint == record.fingerprint]
+    same = [other for other in measured if other.cell.scheme and record.fingerprint and other.fingerprint == record.fingerprint]
     twins = [other.cell.label for other in same if _kept(other) != _kept(record)]
     audits = [f"every score equals that of {twin!r} bit for bit, though the two kept other values" for twin in twins]
     floors = record.floors
@@ -38,6 +39,8 @@ def _settled(record: Record, setting: list[Record]) -> Record:
 def _against(record: Record, base: Record) -> list[str]:
     if base.text["ids_sha256"] != record.text["ids_sha256"]:
         return ["the tokens differ from the baseline's: another tokenizer or another text"]
+    if "base_ppl" not in record.metrics:
+        return []
     drift = abs(record.metrics["base_ppl"].value - base.metrics["ppl"].value)
     if drift > max(base.floors.get("instrument") or 0.0, 1e-6 * base.metrics["ppl"].value):
         return [f"the baseline beside this cell is {drift:.3g} ppl away from the baseline cell: another model or build"]

@@ -54,6 +54,7 @@ class Worker:
         self.trust_remote_code = bool(job["trust_remote_code"])
         self.cells = [Cell(**cell) for cell in job["cells"]]
         self.beside: dict[Any, Any] = {}  # the baseline's logits, for all cells of a setting
+        self.contexts: dict[Any, Any] = {}  # prefilled once, for all cells
 
     def run(self) -> None:
         """Load, measure, write."""
@@ -89,8 +90,10 @@ class Worker:
         common: dict[str, Any] = {"started": started, "tqbench": versions()["tqbench"]}
         try:
             text = corpora.load(cell.corpus, self.root)
-            result = tasks.run(tasks.Job(session, cell, text, lambda n: self.emit(event="tokens", n=n), self.root, self.beside))
-            record = audit.inactive(Record(cell, "ok", None, clock.seconds() - begin, **result.fields, **common, peak_bytes=memory.peak()))
+            told = lambda n: self.emit(event="tokens", n=n)  # noqa: E731 - one line of a message
+            result = tasks.run(tasks.Job(session, cell, text, told, self.root, self.beside, self.contexts))
+            fields = {**common, "peak_bytes": memory.peak(), **result.fields}
+            record = audit.inactive(Record(cell, "ok", None, clock.seconds() - begin, **fields))
             wrong = [
                 name for name, e in record.metrics.items() if not math.isfinite(sum(v for v in (e.value, e.low, e.high) if v is not None))
             ]

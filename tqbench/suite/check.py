@@ -10,14 +10,14 @@ from typing import Any, get_args
 from tqbench import corpora
 from tqbench.core import registry
 from tqbench.core.errors import unknown
-from tqbench.core.gate import Gate, matches
+from tqbench.core.gate import TASK_OF, Gate, matches
 from tqbench.core.presets import Problem, parse
 from tqbench.core.scheme import Bypass, Scheme
 from tqbench.corpora.recipes import RECIPES
 from tqbench.kernels import attend, decode, encode
 from tqbench.models import resolve
 from tqbench.suite.document import At
-from tqbench.suite.schema import MOST, TASKS, Calibration, GateKeys, Perplexity, Settings
+from tqbench.suite.schema import LENGTH, MOST, TASKS, Calibration, GateKeys, Perplexity, Prefill, Settings, Task
 from tqbench.suite.validate import short, validate
 
 REQUIRED = ("model", "corpus", "schemes", "tasks")
@@ -124,9 +124,9 @@ def bypassed(found: Sequence[Scheme], bypass: str, problem: Problem) -> tuple[Sc
     return tuple({scheme.label: scheme for scheme in all_of_them}.values())
 
 
-def tasks(items: list[Any], positions: dict[str, int], blame: At | None, problem: Problem) -> tuple[tuple[str, Perplexity], ...]:
+def tasks(items: list[Any], positions: dict[str, int], blame: At | None, problem: Problem) -> tuple[tuple[str, Task], ...]:
     """The tasks that can be read. `blame`: where to report a window that is too long for a model, if not at the window."""
-    found: list[tuple[str, Perplexity]] = []
+    found: list[tuple[str, Task]] = []
     for i, item in enumerate(items):
         if not isinstance(item, dict) or len(item) != 1:
             problem(("tasks", i), f"a task is one key with its parameters, `perplexity: {{…}}`, got {short(item)}")
@@ -138,12 +138,12 @@ def tasks(items: list[Any], positions: dict[str, int], blame: At | None, problem
         elif not isinstance(params, dict | None):
             problem(at, f"{kind} takes a mapping of parameters, got {short(params)}")
         elif task := _task(kind, params or {}, at, min(positions.values(), default=MOST), problem):
-            _positions(task, positions, at, blame, problem)
+            _positions(task, positions, (*at, LENGTH.get(kind, "context")), blame, problem)
             found.append((kind, task))
     return tuple(found)
 
 
-def _task(kind: str, params: dict[str, Any], at: At, most: int, problem: Problem) -> Perplexity | None:
+def _task(kind: str, params: dict[str, Any], at: At, most: int, problem: Problem) -> Task | None:
     wrong: list[At] = []
 
     def note(where: At, text: str) -> None:
@@ -152,13 +152,16 @@ def _task(kind: str, params: dict[str, Any], at: At, most: int, problem: Problem
 
     task = validate(TASKS[kind], params, at, note)
     if task and not wrong:  # what stands in for a wrong value proves nothing about the others
-        _consistent(task, at, most, problem)
+        _repeats(task.context, (*at, LENGTH.get(kind, "context")), problem)
+        if isinstance(task, Perplexity):
+            _consistent(task, at, most, problem)
+        elif isinstance(task, Prefill):
+            _chunk(task, min(task.context), at, problem)
     return task
 
 
 def _consistent(task: Perplexity, at: At, most: int, problem: Problem) -> None:
     shortest, longest = min(task.context), max((c for c in task.context if c <= most), default=0)
-    _repeats(task.context, (*at, "context"), problem)
     if task.tokens < longest:
         problem((*at, "tokens"), f"tokens {task.tokens} do not fill one window: context is {longest}")
     _chunk(task, shortest, at, problem)
@@ -173,34 +176,38 @@ def _consistent(task: Perplexity, at: At, most: int, problem: Problem) -> None:
         problem((*at, "stride"), f"stride {task.stride} leaves tokens out between windows: context is {shortest}")
 
 
-def _chunk(task: Perplexity, shortest: int, at: At, problem: Problem) -> None:
+def _chunk(task: Perplexity | Prefill, shortest: int, at: At, problem: Problem) -> None:
     if task.chunk is not None and task.chunk > shortest:
         problem((*at, "chunk"), f"chunk {task.chunk} is longer than the window: context is {shortest}")
-    elif task.chunk == shortest and task.protocol == "deploy":
+    elif task.chunk == shortest and task.protocol == "deploy" and isinstance(task, Perplexity):
         problem((*at, "chunk"), f"chunk {task.chunk} is the exact prefill in protocol deploy and the whole window: context is {shortest}")
 
 
-def _positions(task: Perplexity, positions: dict[str, int], at: At, blame: At | None, problem: Problem) -> None:
+def _positions(task: Task, positions: dict[str, int], at: At, blame: At | None, problem: Problem) -> None:
+    least = 0 if at[-1] == "depth" else 16
     for i, length in enumerate(task.context):
         for model, most in positions.items():
             if length > most:
-                text = f"context {length} is longer than the {most} positions of {short(model)}; allowed are 16 to {most}"
-                problem(blame or (*at, "context", i), text)
+                text = f"{at[-1]} {length} is longer than the {most} positions of {short(model)}; allowed are {least} to {most}"
+                problem(blame or (*at, i), text)
 
 
-def repeated(found: Sequence[tuple[str, Perplexity]], problem: Problem) -> None:
+def repeated(found: Sequence[tuple[str, Task]], problem: Problem) -> None:
     """No task twice. Only for suites without other mistakes: what is left of two wrong tasks may be alike by accident."""
     _repeats(found, ("tasks",), problem, "this task")
 
 
-def gates(items: list[Any], labels: list[str] | None, problem: Problem) -> tuple[Gate, ...]:
-    """The gates. Each pattern must match a scheme, unless not all schemes could be read (`labels` is None)."""
+def gates(items: list[Any], labels: list[str] | None, kinds: set[str], problem: Problem) -> tuple[Gate, ...]:
+    """The gates. Each pattern must match a scheme, unless not all schemes could be read (`labels` is None), and the metric must come from
+    a task of the suite, unless not all of them could be (`kinds` is empty)."""
     found = []
     for i, item in enumerate(items):
         if not isinstance(item, dict):
             problem(("gates", i), f"a gate is a mapping {{schemes: …, metric: …, limit: …}}, got {short(item)}")
         elif gate := validate(GateKeys, item, ("gates", i), problem):
             found.append(gate)
+            if kinds and TASK_OF[gate.metric] not in kinds:
+                problem(("gates", i, "metric"), f"{gate.metric} comes from the task {TASK_OF[gate.metric]}, which this suite does not have")
             for pattern in gate.schemes if labels is not None else ():
                 if not any(matches(pattern, label) for label in labels or ()):
                     problem(("gates", i, "schemes"), f"{short(pattern)} matches no scheme of this suite ({', '.join(labels or ())})")

@@ -78,7 +78,8 @@ class _Reading:
         schemes = check.schemes(settings.schemes, self.problem)
         tasks = check.tasks(settings.tasks, positions, ("model",) if "model" in self.options else None, self.problem)
         labels = [scheme.label for scheme in schemes] if 0 < len(schemes) == len(settings.schemes) else None
-        gates = check.gates(settings.gates, labels, self.problem)
+        kinds = {kind for kind, _ in tasks} if len(tasks) == len(settings.tasks) else set()
+        gates = check.gates(settings.gates, labels, kinds, self.problem)
         if not self.found:
             check.repeated(tasks, self.problem)
         if "bypass" in self.options:  # the gates are about the schemes as they are

@@ -18,7 +18,13 @@ from tqbench.corpora.recipes import RECIPES
 K = 1024  # `8k` is 8192
 MOST = 1 << 24  # tokens: more than any model has positions
 
-Metric = Literal["ppl", "dppl", "ln_ratio", "kld", "kld_p99", "kld_max", "rms_dp", "top1", "top5"]
+# fmt: off
+Metric = Literal[
+    "ppl", "dppl", "ln_ratio", "kld", "kld_p99", "kld_max", "rms_dp", "top1", "top5",
+    "decode_tps", "decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "decode_ratio",
+    "prefill_tps", "prefill_ratio", "ttft_ms", "kv_bytes_per_token", "tokens_per_gib",
+]
+# fmt: on
 
 
 def _one_or_many(value: Any) -> Any:
@@ -49,6 +55,17 @@ def _list(what: str) -> Any:
 Word = Annotated[str, Field(min_length=1, max_length=1000, description="a name")]
 Words = Annotated[tuple[Word, ...], BeforeValidator(_one_or_many), Field(min_length=1, description="a name or a list of names")]
 Whole = Annotated[int, BeforeValidator(_count), Field(strict=True, ge=0, le=MOST)]
+Lengths = Annotated[
+    tuple[Annotated[Whole, Field(ge=16)], ...],
+    BeforeValidator(_one_or_many),
+    Field(min_length=1, description=f"a whole number of tokens from 16 to {MOST}, or a list of them; 8k is {8 * K}"),
+]
+Depths = Annotated[
+    tuple[Whole, ...],
+    BeforeValidator(_one_or_many),
+    Field(min_length=1, description=f"a whole number of tokens from 0 to {MOST}, or a list of them; 8k is {8 * K}"),
+]
+Repetitions = Annotated[int, Field(strict=True, ge=1, le=1000, description="a whole number from 1 to 1000")]
 AtLeastOne = Annotated[Annotated[Whole, Field(ge=1)] | None, Field(description="a whole number of tokens, 1 or more")]
 Corpus = Annotated[dict[str, Any], BeforeValidator(_corpus), Field(description="a name or {name: …, path: …}")]
 STRICT: Any = {"extra": "forbid"}
@@ -78,11 +95,7 @@ class Perplexity:
     """The task `perplexity`: a recipe, and how much text."""
 
     recipe: Annotated[str, BeforeValidator(_recipe)] = "stream"
-    context: Annotated[
-        tuple[Annotated[Whole, Field(ge=16)], ...],
-        BeforeValidator(_one_or_many),
-        Field(min_length=1, description=f"a whole number of tokens from 16 to {MOST}, or a list of them; 8k is {8 * K}"),
-    ] = (512,)
+    context: Lengths = (512,)
     tokens: Annotated[Whole, Field(ge=1, description=f"a whole number of tokens from 1 to {MOST}; 8k is {8 * K}")] = 4096
     warmup: Annotated[Whole, Field(description="a whole number of tokens, 0 or more")] = 0
     stride: AtLeastOne = None  # half a window
@@ -107,7 +120,55 @@ class Perplexity:
         return min(512, context if self.protocol == "strict" else context // 4)
 
 
-TASKS = {"perplexity": Perplexity}
+@dataclass(frozen=True, config=STRICT)
+class Decode:
+    """The task `decode`: how deep, how many tokens there, how often."""
+
+    depth: Depths = (512,)
+    new: Annotated[Whole, Field(ge=1, description="a whole number of tokens, 1 or more")] = 128
+    repetitions: Repetitions = 3
+    protocol: Literal["strict", "deploy"] = "strict"
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """The depths: how many tokens lie before the first that is decoded."""
+        return self.depth
+
+    def params(self, context: int) -> dict[str, Any]:
+        """What a cell carries, fully resolved."""
+        return {"context": context, "new": self.new, "repetitions": self.repetitions, "protocol": self.protocol}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Prefill:
+    """The task `prefill`: how much text, in what chunks, how often."""
+
+    context: Lengths = (512,)
+    chunk: AtLeastOne = None
+    repetitions: Repetitions = 3
+    protocol: Literal["strict", "deploy"] = "strict"
+
+    def params(self, context: int) -> dict[str, Any]:
+        """What a cell carries, fully resolved."""
+        chunk = min(self.chunk or 512, context)
+        return {"context": context, "chunk": chunk, "repetitions": self.repetitions, "protocol": self.protocol}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Memory:
+    """The task `memory`: at what depth."""
+
+    context: Lengths = (512,)
+    protocol: Literal["strict", "deploy"] = "strict"
+
+    def params(self, context: int) -> dict[str, Any]:
+        """What a cell carries, fully resolved."""
+        return {"context": context, "protocol": self.protocol}
+
+
+Task = Perplexity | Decode | Prefill | Memory
+TASKS: dict[str, type[Task]] = {"perplexity": Perplexity, "decode": Decode, "prefill": Prefill, "memory": Memory}
+LENGTH = {"decode": "depth"}  # the key that says how long the text is, where it is not `context`
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -151,6 +212,6 @@ class Suite:
     root: Path
     settings: Settings
     schemes: tuple[Scheme, ...]
-    tasks: tuple[tuple[str, Perplexity], ...]
+    tasks: tuple[tuple[str, Task], ...]
     calibration: Calibration
     gates: tuple[Gate, ...]

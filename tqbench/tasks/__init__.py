@@ -25,6 +25,7 @@ class Job:
     progress: Callable[[int], None]
     root: Path = Path()
     beside: dict[Any, Any] = field(default_factory=dict)  # baselines whose logits are kept, for all cells of a setting
+    contexts: dict[Any, Any] = field(default_factory=dict)  # of `Session.context`, for all cells of a worker
 
 
 @dataclass(frozen=True)

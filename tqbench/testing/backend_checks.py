@@ -245,6 +245,37 @@ def check_close(backend: Backend) -> None:
     assert same, f"{backend.name}: the model computes something else once a session has been closed"
 
 
+def check_context(backend: Backend) -> None:
+    """A cache that takes a context over goes on as if it had run it: bit for bit with the engine's own cache and in the identity control.
+    A scheme packs it and claims no attention for it, and what a quiet cache leaves out is made up for."""
+    with opened(backend) as session:
+        tokens, scheme = text(session), preset("turbo4")
+        held, rest = session.context(tokens[:CHUNK]), tokens[CHUNK:]
+        whole = list(_pieces(session, None, CHUNK))
+        expected = np.concatenate(whole[1:])
+        identity = replace(scheme, bypass="identity")
+        if reason := refusal(session.new_cache, identity, context=held):
+            assert "context" in reason, f"{backend.name}: a context is refused for another reason: {reason}"
+            return  # in a sliding window whose cache keeps an order of its own
+        for one in (None, identity, None):  # twice: a context may be used any number of times
+            cache = session.new_cache(one, context=held)
+            got = np.concatenate([_array(session.forward(rest[i : i + CHUNK], cache)) for i in range(0, len(rest), CHUNK)])
+            what = one.label if one else "the engine's own cache"
+            assert np.array_equal(got, expected), f"{backend.name}: {what} does not go on from a context as it would have by itself"
+        quiet = session.new_cache(scheme, Terms(quiet=True), held)
+        assert not any(side.attended for side in quiet.evidence()), f"{backend.name}: a context counts as attended"
+        assert quiet.kv_bytes() < session.new_cache(None, context=held).kv_bytes(), f"{backend.name}: a packed context is no smaller"
+        last = session.forward(rest[:2], quiet, last=True)
+        assert last.shape == (1, session.info.vocab), f"{backend.name}: {last.shape[0]} rows of logits for the last token"
+        first_choice = int(_array(last)[0].argmax())
+        assert session.choose(last) == first_choice, f"{backend.name}: {session.choose(last)} is chosen, {first_choice} is most likely"
+        quiet.verify()
+        objections = audit(quiet.evidence(), session.info.kv_layers, lossless=False, identical=False)
+        assert not objections, f"{backend.name}: after verify: {'; '.join(objections)}"
+        compared = [side.attend_error for side in quiet.evidence()]
+        assert None not in compared, f"{backend.name}: verify compares the attention of no step"
+
+
 ALWAYS: tuple[Check, ...] = (
     check_info,
     check_baseline,
@@ -254,6 +285,7 @@ ALWAYS: tuple[Check, ...] = (
     check_effect,
     check_chunks,
     check_evidence,
+    check_context,
     check_unknown_kernel,
     check_sessions_apart,
     check_close,

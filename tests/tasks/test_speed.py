@@ -1,0 +1,191 @@
+"""Decode, prefill and memory on a tiny model: what the records say, and what they refuse to say. No figure is compared with a clock."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.transformers import tiny
+from backends.transformers.session import TransformersSession
+from tqbench.core.errors import ConfigError, Unsupported
+from tqbench.core.presets import preset
+from tqbench.core.record import Cell, Record
+from tqbench.corpora import Text
+from tqbench.kernels.attend import _torch
+from tqbench.measure.environment import threads
+from tqbench.runner import audit
+from tqbench.tasks import Job, decode, memory, prefill, run
+from tqbench.tasks._proof import fitting
+
+TEXT = Text("words", "The quick brown fox jumps over the lazy dog. " * 20, "a test")
+DECODE = {"context": 40, "new": 12, "repetitions": 3, "protocol": "strict"}
+PREFILL = {"context": 40, "chunk": 16, "repetitions": 2, "protocol": "strict"}
+MEMORY = {"context": 40, "protocol": "strict"}
+
+
+class Bytes:
+    """A tokenizer whose tokens are bytes."""
+
+    bos_token_id = None
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": list(text.encode())}
+
+
+@pytest.fixture
+def session():
+    with TransformersSession(tiny.llama(), Bytes(), "tiny") as opened:
+        yield opened
+
+
+def job(session, task: str, params: dict[str, Any], scheme: str | None = "turbo4", **other: Any) -> Job:
+    data = preset(scheme).to_data() if scheme else None
+    cell = Cell("tiny", "transformers", "cpu", "float32", data, "attend=torch" if data else "auto", task, params, {"name": "words"})
+    return Job(session, cell, other.pop("text", TEXT), lambda n: None, **other)
+
+
+def measured(session, task: str, params: dict[str, Any], scheme: str | None = "turbo4") -> tuple[Record, dict[str, Any]]:
+    one = job(session, task, params, scheme)
+    result = run(one)
+    return audit.inactive(Record(one.cell, "ok", **result.fields)), result.arrays
+
+
+@pytest.mark.parametrize("scheme", ["turbo4", None])
+def test_decode(session, scheme: str | None) -> None:
+    record, arrays = measured(session, "decode", DECODE, scheme)
+    assert (record.outcome, record.audits) == ("ok", [])
+    assert arrays["moves"].shape == (3, 2, 12)
+    assert arrays["rounds"].shape == (3, 2, 12 // decode.together(12))
+    assert {"decode_tps", "decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "decode_ratio", "base_decode_tps"} == set(record.metrics)
+    assert record.metrics["decode_tps"].value == pytest.approx(36 / arrays["rounds"][:, 1].sum())
+    assert record.timing["threads"] == threads()
+    assert record.timing["repetitions"] == 3
+    assert "disturbed" in record.timing
+    lanes = [name for name in ("own", "cell") if name in record.stages]
+    assert lanes == (["own", "cell"] if scheme else ["cell"])
+    for name in lanes:
+        staged = record.stages[name]
+        assert {"model", "append", "attend", "choose"} <= set(staged["stages"])
+        assert sum(staged["stages"].values()) <= staged["whole"]
+    if scheme:
+        assert {"encode", "decode", "settle"} <= set(record.stages["cell"]["stages"])
+        assert record.kernels["attend"] == "torch"
+        assert record.coverage == 1
+        assert {e["tokens"] for e in record.evidence} == {40 + decode.BEFORE + 12}
+        assert {e["attended"] for e in record.evidence} == {sum(range(41, 54))}  # of what was decoded, not of the context
+        assert all(e["attend_error"] is not None for e in record.evidence)
+
+
+def test_decode_from_nothing(session) -> None:
+    record, _ = measured(session, "decode", DECODE | {"context": 0})
+    assert record.outcome == "ok"
+    assert {e["tokens"] for e in record.evidence} == {13}
+
+
+def test_a_scheme_that_packs_nothing_has_no_speed(session) -> None:
+    """KIVI keeps its last 128 tokens exact."""
+    record, _ = measured(session, "decode", DECODE, "kivi2")
+    assert (record.outcome, record.metrics, record.stages) == ("inactive", {}, {})
+    assert "no attended key or value was packed" in str(record.reason)
+
+
+def test_a_kernel_over_tolerance_has_no_speed(session, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = _torch.attend
+    monkeypatch.setattr(_torch, "attend", lambda *args: 1.001 * honest(*args))
+    for task, params in (("decode", DECODE), ("prefill", PREFILL)):
+        record, _ = measured(session, task, params)
+        assert (record.outcome, record.metrics) == ("inactive", {})
+        assert "off the reference" in str(record.reason)
+
+
+def test_no_instrument_runs_in_a_timed_step(session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither sampling nor comparing: both happen after the last one."""
+    from tqbench.cache.arrays import TorchArrays
+    from tqbench.measure import clock
+
+    within = [False]
+    timed, squares = clock.timed, TorchArrays.squares
+
+    def watched(fn: Any, wait: Any = None) -> float:
+        def marked() -> None:
+            within[0] = True
+            fn()
+            within[0] = False
+
+        return timed(marked, wait)
+
+    def refused(self: Any, x: Any, y: Any) -> tuple[float, float]:
+        assert not within[0], "the instrument works inside a timed step"
+        return squares(self, x, y)
+
+    monkeypatch.setattr(clock, "timed", watched)
+    monkeypatch.setattr(TorchArrays, "squares", refused)
+    assert measured(session, "decode", DECODE)[0].outcome == "ok"
+    assert measured(session, "prefill", PREFILL)[0].outcome == "ok"
+
+
+def test_prefill(session) -> None:
+    record, arrays = measured(session, "prefill", PREFILL)
+    assert (record.outcome, record.audits) == ("ok", [])
+    assert prefill.pieces(PREFILL) == [16, 16, 8]
+    assert arrays["moves"].shape == arrays["rounds"].shape == (2, 2, 3)
+    assert record.metrics["ttft_ms"].value == pytest.approx(1e3 * arrays["moves"][:, 1].sum(-1).mean())
+    assert {e["attended"] for e in record.evidence} == {sum(range(1, 41))}
+    assert record.metrics.keys() == {"prefill_tps", "ttft_ms", "prefill_ratio", "base_prefill_tps"}
+
+
+def test_prefill_under_deploy_attends_to_its_own_chunk_exact(session) -> None:
+    strict, deploy = (measured(session, "prefill", PREFILL | {"protocol": protocol})[0].coverage for protocol in ("strict", "deploy"))
+    assert strict == 1
+    assert deploy is not None
+    assert 0 < deploy < 1
+
+
+def test_memory(session) -> None:
+    base, _ = measured(session, "memory", MEMORY, None)
+    record, arrays = measured(session, "memory", MEMORY)
+    assert not arrays
+    values = 2 * 2 * 2 * 64  # layers, sides, heads, channels
+    assert base.metrics["kv_bytes_per_token"].value == 4 * values
+    assert base.metrics["tokens_per_gib"].value == pytest.approx(2**30 / (4 * values))
+    assert record.metrics["kv_bytes"].value == sum(e["bytes_payload"] + e["bytes_metadata"] + e["bytes_exact"] for e in record.evidence)
+    assert record.metrics["kv_bytes_per_token"].value == pytest.approx(4.25 / 8 * values)
+    assert record.ledger["tokens"] == 40
+    assert record.ledger["protected"] == 0
+
+
+def test_windows_are_paid_once_and_packed_tokens_each(session) -> None:
+    cache = session.new_cache(preset("kivi2"), context=session.context(np.arange(200)))
+    evidence = cache.evidence()
+    exact = sum(e.bytes_exact for e in evidence)
+    each = sum((e.bytes_payload + e.bytes_metadata) / e.tokens_packed for e in evidence)
+    assert fitting(evidence, int(exact + 1000 * each)) == pytest.approx(1000, abs=1)
+    assert fitting(evidence, 10) == 0
+
+
+def test_a_context_is_prefilled_once_for_all_cells(session) -> None:
+    contexts: dict[Any, Any] = {}
+    for scheme in (None, "turbo4", "q8_0"):
+        run(job(session, "decode", DECODE, scheme, contexts=contexts))
+    run(job(session, "memory", MEMORY | {"context": 40 + memory.PROVED}, contexts=contexts))
+    assert [one.get_seq_length() for one in contexts.values()] == [40]
+
+
+def test_the_text_must_reach(session) -> None:
+    short = dataclasses.replace(TEXT, text="too short")
+    for task, params in (("decode", DECODE), ("prefill", PREFILL), ("memory", MEMORY)):
+        with pytest.raises(ConfigError, match="the text has 9 tokens, this cell needs"):
+            run(job(session, task, params, text=short))
+    with pytest.raises(ConfigError, match="longer than the 1024 positions"):
+        run(job(session, "decode", DECODE | {"context": 2000}))
+
+
+def test_what_crosses_to_another_framework_has_no_speed(session, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tqbench.core.op import Choice
+
+    monkeypatch.setattr(Choice, "impl", property(lambda self: "reference (host)", lambda self, name: None), raising=False)
+    with pytest.raises(Unsupported, match="says nothing about the scheme"):
+        run(job(session, "decode", DECODE))

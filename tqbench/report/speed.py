@@ -1,0 +1,135 @@
+"""Speed and memory for people: the columns of `decode`, `prefill` and `memory`, and where the time of a step goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tqbench.core.record import Cell, Record
+from tqbench.report.column import BITS, COVERAGE, Column, Figure, Line, metric
+from tqbench.report.text import NONE, plain, size
+
+STAGES = {  # in the order in which they are shown
+    "model": "the model's own layers, sampling apart",
+    "append": "taking new keys and values in; of the model's own cache, copying it",
+    "encode": "packing",
+    "decode": "unpacking",
+    "attend": "attention",
+    "settle": "counting, for the evidence",
+    "choose": "the next token, read back",
+    "unexplained": "between stages",
+}
+
+
+def heading(cell: Cell) -> str:
+    """What was timed or counted, in llama-bench's words."""
+    context = cell.params["context"]
+    return {"decode": f"tg{cell.params.get('new')} @ d{context}", "prefill": f"pp{context}"}.get(cell.task, f"{cell.task} @ d{context}")
+
+
+def facts(record: Record) -> list[str]:
+    """What a reader must know of how it was timed."""
+    params, timing, model = record.cell.params, record.timing, record.model
+    if record.cell.task == "perplexity":
+        return []
+    past = params["context"] + params.get("new", 0) > model.get("max_positions", params["context"])
+    return [
+        fact
+        for fact in (
+            "context prefilled by the model's own cache, then packed" if record.cell.task != "prefill" and params["context"] else "",
+            f"{timing['repetitions']} repetitions, {timing['rounds']} rounds in turn with the model's own cache" if timing else "",
+            f"{timing['threads']} threads, waiting: {timing['waiting']}" if timing else "",
+            f"past the model's {model['max_positions']:,} positions: speed only" if past and record.cell.task == "decode" else "",
+        )
+        if fact
+    ]
+
+
+def _timed(name: str) -> Any:
+    shown = metric(name)
+
+    def show(line: Line) -> Figure:
+        figure = shown(line)
+        mark = " !" if line.record.timing.get("disturbed") and figure.text != NONE else ""
+        return Figure(figure.text + mark, figure.detail, figure.order, figure.brief)
+
+    return show
+
+
+def _kernels(line: Line) -> Figure:
+    """Every form that ran: speed without them means nothing."""
+    ran = line.record.kernels
+    attend, encode, decode = (plain(str(ran.get(op, NONE))).replace("+", " + ") for op in ("attend", "encode", "decode"))
+    return Figure(attend, f"{encode} · {decode}") if ran else Figure(NONE)
+
+
+def _bytes(name: str) -> Any:
+    def show(line: Line) -> Figure:
+        estimate = line.record.metrics.get(name)
+        return Figure(size(estimate.value), order=estimate.value) if estimate else Figure(NONE)
+
+    return show
+
+
+def _whole(name: str) -> Any:
+    def show(line: Line) -> Figure:
+        estimate = line.record.metrics.get(name)
+        return Figure(f"{estimate.value:,.0f}", order=estimate.value) if estimate else Figure(NONE)
+
+    return show
+
+
+def _peak(line: Line) -> Figure:
+    peak = line.record.peak_bytes
+    return Figure(size(peak), order=peak) if peak else Figure(NONE)
+
+
+FORMS = Column("kernels", "the form of attention that ran; below it those that packed and unpacked", _kernels)
+RATIO = "times as fast as the model's own cache, in turn with it: the median over rounds; of the baseline, that cache against itself"
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "decode": (
+        BITS,
+        COVERAGE,
+        Column("tok/s", "tokens per second, one after another, all rounds together, with the 95 % interval", _timed("decode_tps")),
+        Column("× own", RATIO, _timed("decode_ratio")),
+        Column("p50 ms", "the median latency of a token", _timed("decode_ms_p50")),
+        Column("p90 ms", "the latency that one token in ten exceeds", _timed("decode_ms_p90")),
+        Column("p99 ms", "the latency that one token in a hundred exceeds", _timed("decode_ms_p99")),
+        FORMS,
+    ),
+    "prefill": (
+        BITS,
+        COVERAGE,
+        Column("tok/s", "tokens per second of the whole text through an empty cache", _timed("prefill_tps")),
+        Column("× own", RATIO, _timed("prefill_ratio")),
+        Column("first token ms", "from the first token of the text to the first new one", _timed("ttft_ms")),
+        FORMS,
+    ),
+    "memory": (
+        BITS,
+        COVERAGE,
+        Column("KV cache", "bytes of all keys and values that are kept, packed and exact", _bytes("kv_bytes")),
+        Column("B/token", "of these, per token of the context", _whole("kv_bytes_per_token")),
+        Column(
+            "tokens/GiB", "how many tokens a gibibyte holds: windows, sinks and tables once, the rest as packed", _whole("tokens_per_gib")
+        ),
+        Column(
+            "peak", "of the process, or of the device's memory, while it decodes; other caches that are held aside are taken off", _peak
+        ),
+        FORMS,
+    ),
+}
+
+
+def per_move(record: Record, lane: str) -> dict[str, float]:
+    """Milliseconds of a move by stage, with what no stage explains."""
+    staged = record.stages.get(lane)
+    if not staged:
+        return {}
+    moves, spent = record.stages["moves"], staged["stages"]
+    rest = staged["whole"] - sum(spent.values())
+    return {name: 1e3 * seconds / moves for name, seconds in (*spent.items(), ("unexplained", rest))}
+
+
+def disturbed_stages(record: Record) -> bool:
+    """Whether others used the machine in the repetition that the stages come from."""
+    return bool(record.stages.get("cell", {}).get("disturbed"))

@@ -1,0 +1,82 @@
+"""What a cell of a scheme must show beside its figures: evidence, audits, which kernels ran, and the bytes that are resident."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from tqbench.core import evidence as proof
+from tqbench.core.evidence import SideEvidence
+from tqbench.core.scheme import Scheme
+from tqbench.core.session import ModelInfo, TokenScores
+
+GIB = 1 << 30
+
+
+def prove(windows: list[list[SideEvidence]], scores: TokenScores, scheme: Scheme, info: ModelInfo) -> dict[str, Any]:
+    """Evidence of the longest window, audits over all of them, and the ledger. `scores`: beside the model's own cache."""
+    everything = [e for window in windows for e in window]
+    identical = bool(np.array_equal(scores.nll, scores.base_nll) and not scores.kld.any())
+    lossless = scheme.lossless_in(info.dtype)
+    facts: dict[str, Any] = {"lossless": lossless, "identical": identical, "covered": proof.coverage(everything) > 0}
+    found = [text for window in windows for text in proof.audit(window, info.kv_layers, **facts)]
+    kld = float(scores.kld.mean())
+    found += proof.audit_control(bypass=scheme.bypass, lossless=lossless, dtype=info.dtype, identical=identical, kld=kld)
+    last = max(reversed(windows), key=lambda window: window[0].tokens + window[0].tokens_forgotten)
+    return {
+        "audits": list(dict.fromkeys(found)),
+        "coverage": proof.coverage(everything),
+        "evidence": [dataclasses.asdict(e) for e in last],
+        "kernels": kernels(last),
+        "ledger": ledger(last, info),
+    }
+
+
+def kernels(evidence: list[SideEvidence]) -> dict[str, Any]:
+    """Which form of each operation ran, over all layers and sides, and why faster ones did not."""
+    ran = {op: sorted({getattr(e, op) for e in evidence}) for op in ("encode", "decode", "attend")}
+    return {
+        **{op: "+".join(names) for op, names in ran.items()},
+        "passed_over": {k: v for e in evidence for k, v in e.passed_over.items()},
+    }
+
+
+def ledger(evidence: list[SideEvidence], info: ModelInfo) -> dict[str, Any]:
+    """Resident bytes of the longest window's cache, counted over the arrays that exist, beside what the layouts declare.
+
+    `bits` are those of a packed value; `bits_resident` spread everything that is kept over all values, with exact tokens counted at 16
+    bits whatever the model's dtype, so that a float32 model does not make every scheme look twice as good. `sinks` are a part of `exact`,
+    and `protected` of payload and metadata: what lies in layers that another scheme protects, or that lose nothing.
+    """
+    parts = ("payload", "metadata", "declared", "tables", "exact", "sinks", "slack")
+    total = {name: sum(getattr(e, f"bytes_{name}") for e in evidence) for name in parts}
+    tokens, width = evidence[0].tokens + evidence[0].tokens_forgotten, info.kv_heads * info.head_dim
+    sides = {name: _bits([e for e in evidence if e.side == name], width) for name in ("k", "v")}
+    packed, exact = total["payload"] + total["metadata"], sum(e.tokens - e.tokens_packed for e in evidence)
+    return {
+        **total,
+        "protected": sum(e.bytes_payload + e.bytes_metadata for e in evidence if not e.counts),
+        "tokens": tokens,
+        "bytes_per_token": (packed + total["exact"]) / tokens,
+        "bits_k": sides["k"],
+        "bits_v": sides["v"],
+        "bits": _bits(evidence, width),
+        "bits_resident": (8 * packed + 16 * exact * width) / sum(e.tokens * width for e in evidence),
+    }
+
+
+def _bits(evidence: list[SideEvidence], width: int) -> float | None:
+    """Resident bits per packed value; None if nothing was packed."""
+    values = width * sum(e.tokens_packed for e in evidence)
+    return 8 * sum(e.bytes_payload + e.bytes_metadata for e in evidence) / values if values else None
+
+
+def fitting(evidence: list[SideEvidence], budget: int = GIB) -> float:
+    """How many tokens a budget of bytes holds: windows, sinks and tables are there once, every further token is packed where any is."""
+    once, each = 0.0, 0.0
+    for e in evidence:
+        once += e.bytes_tables + (e.bytes_exact if e.tokens_packed else 0)
+        each += (e.bytes_payload + e.bytes_metadata) / e.tokens_packed if e.tokens_packed else e.bytes_exact / e.tokens
+    return max(0.0, budget - once) / each

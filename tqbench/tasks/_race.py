@@ -1,0 +1,197 @@
+"""The model's own cache and a scheme's, timed in turn on the same tokens of a real text, so that what disturbs the machine meets both.
+
+A cell of the baseline races the model's own cache against itself: what that shows is the instrument.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tqbench.core.errors import ConfigError, Unsupported
+from tqbench.core.presets import read
+from tqbench.core.scheme import Scheme
+from tqbench.core.session import Ids, Session, Terms, TokenScores
+from tqbench.measure import clock, environment, stages
+from tqbench.measure.noise import Watch
+from tqbench.tasks import Job
+from tqbench.tasks._proof import prove
+from tqbench.tasks._terms import learned
+from tqbench.tasks._terms import terms as terms_of
+
+SCORED = 8  # tokens that follow what was timed, scored beside the model's own cache: did the scheme have an effect?
+CONTEXT_BYTES = 1 << 30  # of contexts that are kept for the cells to come
+HOST = "reference (host)"
+
+
+@dataclass
+class Lane:
+    """A cache on its way through the text, with the seconds of each of its moves."""
+
+    session: Session
+    cache: Any
+    tokens: Ids
+    wait: Callable[[], None] | None
+    rounds: list[Sequence[int]] = field(default_factory=list)  # to come: how many tokens each move of a round takes
+    at: int = 0
+    moves: list[float] = field(default_factory=list)
+
+    def move(self, count: int) -> None:
+        """Run the next tokens and choose what would follow."""
+        piece = self.tokens[self.at : self.at + count]
+        self.at += count
+        run = lambda: self.session.choose(self.session.forward(piece, self.cache, last=True))  # noqa: E731 - what is timed, in one line
+        self.moves.append(clock.timed(run, self.wait))
+
+    def round(self) -> None:
+        """The moves of the next round."""
+        for count in self.rounds.pop(0):
+            self.move(count)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One repetition: seconds by round and by move of each lane, and how many cores others used meanwhile."""
+
+    rounds: dict[str, list[float]]
+    moves: dict[str, list[float]]
+    foreign: float | None
+    disturbed: bool | None
+    lanes: dict[str, Lane]
+
+
+@dataclass(frozen=True)
+class Race:
+    """Both lanes of a cell, as often as they are wanted."""
+
+    job: Job
+    scheme: Scheme | None
+    terms: Terms
+    about: dict[str, Any]  # the text that codecs learned from
+    ids: Ids  # of the context and everything after it
+
+    @staticmethod
+    def of(job: Job, tokens: int) -> Race:
+        """The race of a cell over so many tokens of its text."""
+        params, info = job.cell.params, job.session.info
+        if params["context"] > info.max_positions:
+            raise ConfigError(f"context {params['context']} is longer than the {info.max_positions} positions of {info.name}")
+        ids = job.session.tokenize(job.text.text)[: tokens + 1]
+        if len(ids) <= tokens:
+            raise ConfigError(f"the text has {len(ids)} tokens, this cell needs {tokens + 1}")
+        scheme = None if job.cell.scheme is None else read(job.cell.scheme)
+        terms, about = terms_of(job, [ids], scheme, quiet=True)
+        race = Race(job, scheme, terms, about, ids)
+        race._check_forms()
+        return race
+
+    def _check_forms(self) -> None:
+        """What crosses to another framework and back is timed for nobody's good."""
+        for e in () if self.scheme is None else self.job.session.new_cache(self.scheme, self.terms).evidence():
+            if slow := [op for op in ("encode", "decode", "attend") if getattr(e, op) == HOST]:
+                raise Unsupported(
+                    f"{' and '.join(slow)} of codec {e.codec!r} runs as {HOST} here, whose speed says nothing about the scheme"
+                )
+
+    def context(self, tokens: int) -> Any:
+        """K and V after the first tokens of the text, prefilled once per worker; None if there are none."""
+        if not tokens:
+            return None
+        key, kept = hashlib.sha256(self.ids[:tokens].tobytes()).hexdigest(), self.job.contexts
+        if key not in kept:
+            found = self.job.session.context(self.ids[:tokens])
+            self.job.progress(tokens)
+            if found.kv_bytes() + sum(other.kv_bytes() for other in kept.values()) > CONTEXT_BYTES:
+                kept.clear()
+            kept[key] = found
+        return kept[key]
+
+    def lanes(self, context: int) -> dict[str, Lane]:
+        """The model's own cache and the cell's, both after the context."""
+        held, session = self.context(context), self.job.session
+        wait, rest = clock.waiter(session.info.device), self.ids[context:]
+        caches = {"own": session.new_cache(None, context=held), "cell": session.new_cache(self.scheme, self.terms, held)}
+        return {name: Lane(session, cache, rest, wait) for name, cache in caches.items()}
+
+    def timed(self, context: int, moves: Sequence[int], together: int, before: int) -> Turn:
+        """Every lane makes these moves in rounds of so many, in turn. Tokens `before` are not timed: buffers find their size."""
+        lanes = self.lanes(context)
+        for lane in lanes.values():
+            if before:
+                lane.move(before)
+            lane.moves.clear()
+            lane.rounds = [moves[i : i + together] for i in range(0, len(moves), together)]
+        wait, rounds = lanes["own"].wait, len(lanes["own"].rounds)
+        with Watch() as watch:
+            seconds = clock.interleaved({name: lane.round for name, lane in lanes.items()}, rounds, 0, wait)
+        self.job.progress(2 * (before + sum(moves)))
+        return Turn(seconds, {name: lane.moves for name, lane in lanes.items()}, watch.foreign, watch.disturbed, lanes)
+
+    def staged(self, context: int, moves: Sequence[int], before: int) -> dict[str, Any]:
+        """Where the time of such moves goes. Marks cost time, so nothing else comes from this repetition."""
+        found: dict[str, Any] = {"moves": len(moves)}
+        for name, lane in self.lanes(context).items():
+            if before:
+                lane.move(before)
+            lane.moves.clear()
+            with Watch() as watch, stages.timed(lane.wait) as marked:
+                for count in moves:
+                    lane.move(count)
+            found[name] = {"whole": sum(lane.moves), "stages": marked.seconds, "disturbed": watch.disturbed}
+        self.job.progress(2 * (before + sum(moves)))
+        return found if self.scheme else {"moves": found["moves"], "cell": found["own"]}
+
+    def fields(self, turns: list[Turn], staged: dict[str, Any]) -> dict[str, Any]:
+        """What the record says beside metrics. The last repetition is checked: its last step by the reference, its effect by scores."""
+        info, lanes = self.job.session.info, turns[-1].lanes
+        lanes["cell"].cache.verify()
+        evidence, scores = lanes["cell"].cache.evidence(), self._scores(lanes)
+        shown = (
+            {} if self.scheme is None else prove([evidence], scores, self.scheme, info) | {"calibration": learned(self.terms, self.about)}
+        )
+        return {
+            "model": dataclasses.asdict(info),
+            "text": text(self.job, self.ids),
+            "fingerprint": hashlib.sha256(scores.nll.tobytes()).hexdigest(),
+            "timing": noise(turns) | {"threads": environment.threads(), "waiting": environment.wait_policy()},
+            "stages": staged,
+            **shown,
+        }
+
+    def _scores(self, lanes: dict[str, Lane]) -> TokenScores:
+        lane, own = lanes["cell"], lanes["own"].cache
+        next_ones = lane.tokens[lane.at : lane.at + SCORED + 1]
+        return self.job.session.score(next_ones[:-1], lane.cache, next_ones[1:], own, SCORED)
+
+
+def text(job: Job, ids: Ids) -> dict[str, Any]:
+    """What was run, by hash."""
+    return {
+        "corpus": job.text.name,
+        "origin": job.text.origin,
+        "sha256": job.text.sha256,
+        "ids_sha256": hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest(),
+        "protocol": job.cell.params["protocol"],
+    }
+
+
+def noise(turns: list[Turn]) -> dict[str, Any]:
+    """How often it was timed, and whether the machine was left alone; None where the system does not tell."""
+    foreign = [turn.foreign for turn in turns if turn.foreign is not None]
+    return {
+        "repetitions": len(turns),
+        "rounds": sum(len(turn.rounds["cell"]) for turn in turns),
+        "foreign_cores": max(foreign, default=None),
+        "disturbed": any(turn.disturbed for turn in turns) if foreign else None,
+    }
+
+
+def samples(turns: list[Turn]) -> dict[str, Any]:
+    """Every sample, to keep beside the record: seconds [repetitions, 2, moves] and [repetitions, 2, rounds], own cache first."""
+    kinds = {"moves": [turn.moves for turn in turns], "rounds": [turn.rounds for turn in turns]}
+    return {kind: np.array([[one["own"], one["cell"]] for one in found]) for kind, found in kinds.items()}

@@ -1,0 +1,57 @@
+"""Decoding at depth: tokens per second and latency of single tokens after a context of so many ("tg128 @ d4096").
+
+The context's keys and values come from the model's own prefill and are then packed by the scheme. Every token is the text's own next
+one, so that all schemes run the same tokens at the same positions; the most likely one is chosen and read back all the same, as a step
+needs it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tqbench.core.record import Cell, Estimate
+from tqbench.metrics import timing
+from tqbench.tasks import Job, Result
+from tqbench.tasks._race import SCORED, Race, samples
+
+ROUND = 8  # tokens that one cache decodes before it is the other's turn, at most; few tokens still make four rounds
+STAGED = 16  # tokens of the repetition that times stages
+BEFORE = 1  # tokens on each cache before the timed ones: its buffers grow by doubling, and the first step after a context would pay for all
+
+
+def steps(cell: Cell) -> int:
+    """How many tokens are decoded, in both lanes and all repetitions."""
+    new, repetitions = int(cell.params["new"]), int(cell.params["repetitions"])
+    return 2 * (repetitions * (BEFORE + new) + BEFORE + min(STAGED, new) + SCORED)
+
+
+def run(job: Job) -> Result:
+    """Time the steps, then say where their time goes."""
+    context, new, repetitions = (job.cell.params[name] for name in ("context", "new", "repetitions"))
+    race = Race.of(job, context + BEFORE + new + SCORED)
+    staged = race.staged(context, [1] * min(STAGED, new), BEFORE)  # first: it also warms up
+    turns = [race.timed(context, [1] * new, together(new), BEFORE) for _ in range(repetitions)]
+    arrays = samples(turns)
+    return Result(race.fields(turns, staged) | {"metrics": metrics(arrays, new)}, arrays)
+
+
+def together(new: int) -> int:
+    """The tokens of a round."""
+    return max(1, min(ROUND, new // 4))
+
+
+def metrics(arrays: dict[str, Any], new: int) -> dict[str, Estimate]:
+    """From seconds [repetitions, 2, …], the model's own cache first."""
+    own, rounds = (arrays["rounds"][:, lane].ravel() for lane in (0, 1))
+    size = together(new)
+    sizes = np.array([min(size, new - first) for first in range(0, new, size)], dtype=np.float64)
+    tokens = np.tile(sizes, len(arrays["rounds"]))
+    latency = arrays["moves"][:, 1].ravel()
+    return {
+        "decode_tps": timing.rate(tokens, rounds),
+        **{f"decode_ms_p{round(100 * q)}": timing.quantile(latency, q, 1e3) for q in (0.5, 0.9, 0.99)},
+        "decode_ratio": timing.ratio(own, rounds),
+        "base_decode_tps": timing.rate(tokens, own),
+    }
