@@ -114,7 +114,7 @@ def test_a_context_beyond_the_models_positions_is_refused_at_its_line(suite) -> 
         ("corpus: python-docs", "corpus: python-docs\ndtype: flot32", 3, "unknown dtype 'flot32'; did you mean 'float32'?"),
         ("corpus: python-docs", "corpus: python-docs\nkernel: nativ", 3, "unknown kernel 'nativ'; did you mean 'native'?"),
         ("corpus: python-docs", "corpus: python-docs\nkernel: decod=native", 3, "unknown operation 'decod'; did you mean 'decode'?"),
-        ("corpus: python-docs", "corpus: python-docs\nkernel: attend=native", 3, "unknown form of attend 'native'"),
+        ("corpus: python-docs", "corpus: python-docs\nkernel: attend=warp", 3, "unknown form of attend 'warp'"),
         ("corpus: python-docs", "corpus: python-docs\ntimeout: -1", 3, "timeout must be a number of seconds per cell, above 0, got -1"),
         ("corpus: python-docs", "corpus: python-docs\ntimeout: .nan", 3, "timeout must be"),
         (
