@@ -50,7 +50,7 @@ def attend(q: Tensor, k: View, v: View, start: int, scale: float, softcap: float
     out = torch.empty_like(queries)
     batch, heads, count, head_dim = q.shape
     kv_heads = k.tail.shape[1]
-    sides, kept = zip(*(_side(view, head_dim, kv_heads) for view in (k, v)), strict=True)
+    sides, kept = zip(*(_side(view, head_dim, kv_heads, keys=view is k) for view in (k, v)), strict=True)
     reach = EVERYTHING if k.reach is None else k.reach
     shape = (batch, heads, kv_heads, count, head_dim, start, reach)
     call = _Call(*shape, scale, softcap or 0.0, queries.data_ptr(), out.data_ptr(), *sides, 0)
@@ -61,11 +61,11 @@ def attend(q: Tensor, k: View, v: View, start: int, scale: float, softcap: float
     return out.to(q.dtype)
 
 
-def _side(view: View, head_dim: int, kv_heads: int) -> tuple[_Side, Any]:
+def _side(view: View, head_dim: int, kv_heads: int, *, keys: bool) -> tuple[_Side, Any]:
     codec, stored = view.codec, view.stored
     if codec is None or stored is None:
         raise EvidenceError("attend/native reads codes, and this view has none")
-    arrays, form, around = stored(), packed.describe(codec, head_dim), packed.basis(codec, head_dim, kv_heads)
+    arrays, form, around = stored(), packed.describe(codec, head_dim, keys=keys), packed.basis(codec, head_dim, kv_heads)
     bounds = numbers("q", view.bounds)
     found, kept = zip(packed.exact(view.sinks), packed.exact(view.tail), form.packed(arrays), strict=True)
     side = _Side(

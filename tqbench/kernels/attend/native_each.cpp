@@ -214,16 +214,18 @@ inline void prepare(const AttendCall& c, const Plan& plan, const float* query, i
     const Format& f = c.k.packed.format;
     for (int p = 0, run = 0; p < plan.pairs; p += plan.run, ++run) {
         const int end = p + plan.run < plan.pairs ? p + plan.run : plan.pairs;
-        float pair[32], most = 0;
+        float pair[32], most = 0, whole = 0;
         for (int i = p; i < end; ++i) {
             const int word = i / plan.steps * 2, step = i % plan.steps;
             for (int k = 0; k < 2; ++k) {
                 const float x = packed[plan.channel(f, word + k, step)];
                 pair[2 * (i - p) + k] = x;
                 most = std::fabs(x) > most ? std::fabs(x) : most;
+                whole += std::fabs(x);
             }
         }
-        const float factor = most > 0 ? float(plan.limit) / most : 0.0f;
+        // Rounding adds at most a half to each word.
+        const float factor = most > 0 ? std::fmin(float(plan.weights - 2 * plan.run) / whole, 32767.0f / most) : 0.0f;
         for (int i = p; i < end; ++i) {
             const auto low = uint16_t(int16_t(std::lrintf(pair[2 * (i - p)] * factor)));
             const auto high = uint16_t(int16_t(std::lrintf(pair[2 * (i - p) + 1] * factor)));

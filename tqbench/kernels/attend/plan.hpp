@@ -22,8 +22,7 @@ struct Plan {
     int group_words;  // words of a vector that share a scale
     int pairs;      // of levels
     int run;        // pairs whose products are summed up in integers
-    int limit;      // of the integers that levels are multiplied with, so that such a sum cannot overflow
-    int64_t weights;  // what the sum of integer weights of levels may come to
+    int64_t weights;  // what the integers that levels are multiplied with may sum up to, so that the products cannot overflow
     float unit;     // what a level of 1 is worth
     int center;     // taken off the codes of formats with minima, which get it back: small integers round less
     int16_t levels[32];
@@ -74,8 +73,6 @@ inline Plan plan_of(const Format& f, bool keys) {
         p.levels[i] = int16_t(p.levels[i] - p.center);
         most = p.levels[i] > most ? p.levels[i] : -p.levels[i] > most ? -p.levels[i] : most;
     }
-    const int64_t room = INT64_C(2147483647) / (2 * run * int64_t(most));
-    p.limit = int(room < 32767 ? room : 32767);
     p.weights = INT64_C(2147483647) / most;
     p.unit = byte || f.normalized ? 1.0f : f.level_unit;
     return p;

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import lru_cache
+from math import e
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,11 @@ STREAM, HALVES, FIFTH, SPLIT, FLOATS = range(5)
 TABLE, LINEAR, E4M3, E5M2 = range(4)
 NUMBERS = {"none": 0, "float32": 1, "float16": 2, "bfloat16": 3, "byte": 4}
 MOST_CHANNELS = 512
-RUN = 16  # channels whose products are summed up in integers
-MOST_LEVEL = 16383  # of an integer level: sixteen products with a query of 13 bits then fit 32 bits
-PEAK = 1.8  # of the largest of sixteen Gaussian values, about: what a query's step follows from
+MOST_LEVEL = 32767
+# What integer levels up to 1 would cost the integers they are multiplied with, as a relative error, where the sums of the products must
+# stay below 2³¹; rounding costs a step / √12. Queries: sixteen Gaussian values sum up to 12.8 σ. Weights: 64 values e^N(0, 1), whose root
+# mean square is √e times their mean.
+QUERY, WEIGHT = 12.8 / 12**0.5, 64 / 12**0.5 / e**0.5
 
 
 class CFormat(ctypes.Structure):
@@ -69,11 +72,14 @@ class CExact(ctypes.Structure):
     _fields_ = [("rows", CArray), ("count", ctypes.c_int64), ("number", ctypes.c_int32)]
 
 
+Parts = tuple[str, str | None, str | None, str | None]
+
+
 @dataclass(frozen=True)
 class Format:
     """A codec as the native kernels see it. `parts` names its arrays in the order codes, high, scales, minima; None is none."""
 
-    parts: tuple[str, str | None, str | None, str | None]
+    parts: Parts
     fields: CFormat
     kept: tuple[Any, ...]  # what the pointers of `fields` point to
     head_scale: Tensor | None = None
@@ -140,12 +146,17 @@ def exact(x: Tensor | None) -> tuple[CExact, Any]:
 
 
 @lru_cache(maxsize=512)
-def describe(codec: Codec, head_dim: int) -> Format:
-    """The codec's format; `refuses` has been asked before."""
+def describe(codec: Codec, head_dim: int, *, keys: bool = True) -> Format:
+    """The codec's format, with levels for the sums that keys or values are in; `refuses` has been asked before."""
     dim = codec.stored_dim(head_dim)
     if isinstance(codec, Bridge):
-        return _format(dim, ("values", None, None, None), arrangement=FLOATS, number=NUMBERS[codec.dtype])
-    return DESCRIBE[type(codec.plain)](codec.plain, dim)
+        return _format(dim, **_of(("values", None, None, None), arrangement=FLOATS, number=NUMBERS[codec.dtype]))
+    return _format(dim, QUERY if keys else WEIGHT, **DESCRIBE[type(codec.plain)](codec.plain, dim))
+
+
+def _of(parts: Parts, **fields: Any) -> dict[str, Any]:
+    """The arrays of a format and the fields that it sets."""
+    return {"parts": parts, **fields}
 
 
 @lru_cache(maxsize=512)
@@ -159,7 +170,7 @@ def basis(codec: Codec, head_dim: int, kv_heads: int) -> Basis:
     return Basis(None if plain else rows[0].float().contiguous(), offset.float().contiguous() if bool(offset.any()) else None)
 
 
-def _format(dim: int, parts: tuple[str, str | None, str | None, str | None], **fields: Any) -> Format:
+def _format(dim: int, cost: float = QUERY, *, parts: Parts, **fields: Any) -> Format:
     """The fields that every format has, and those that this one sets; levels and tables are given as sequences."""
     kept: list[Any] = []
 
@@ -174,7 +185,7 @@ def _format(dim: int, parts: tuple[str, str | None, str | None, str | None], **f
     numbers = {"bits": 8, "dim": dim, "group": dim, "unit": 1, "level_unit": 1.0} | fields
     unit, bits = numbers["level_unit"], numbers["bits"]
     if values is not None and bits <= 5:
-        whole, unit = _whole(np.asarray(values[: 2**bits], dtype=np.float64))
+        whole, unit = _whole(np.asarray(values[: 2**bits], dtype=np.float64), cost)
         levels = np.resize(whole, 32)
     numbers["level_unit"] = unit
     pointers = {
@@ -185,14 +196,13 @@ def _format(dim: int, parts: tuple[str, str | None, str | None, str | None], **f
     return Format(parts, CFormat(**numbers, **pointers), tuple(kept), head_scale)
 
 
-def _whole(levels: Any) -> tuple[Any, float]:
-    """Levels as integers times a unit: the largest integer is so chosen that their rounding and that of a query beside them cost least."""
+def _whole(levels: Any, cost: float) -> tuple[Any, float]:
+    """Levels as integers times a unit. Large ones round less, and leave less room for what they are multiplied with: the best of both."""
     top = np.abs(levels).max()
     most = np.arange(1, MOST_LEVEL + 1)[:, None]
     rounded = np.round(levels * most / top)
     wrong = ((rounded * top / most - levels) ** 2).mean(1) / (levels**2).mean()
-    query = PEAK / np.minimum(32767, (2**31 - 1) // (RUN * most[:, 0]))
-    best = int(np.argmin(wrong + query**2 / 12))
+    best = int(np.argmin(wrong + (cost * most[:, 0] / 2**31) ** 2))
     return rounded[best], float(top / most[best, 0])
 
 
@@ -201,12 +211,11 @@ def _linear(bits: int, flip: int = 0, bias: int = 0) -> dict[str, Any]:
     return {"value": LINEAR, "flip": flip, "bias": bias, "levels": np.resize(codes + bias, 32) if bits <= 5 else None}
 
 
-def _codebook(codec: Codebook, dim: int) -> Format:
+def _codebook(codec: Codebook, dim: int) -> dict[str, Any]:
     group = codec.channels(dim)
     split = codec.bits == 3 and codec.planes == "split"
     root = 1.0 if codec.scale == "norm_corrected_at_decode" else group**-0.5
-    return _format(
-        dim,
+    return _of(
         ("low", "high", "norms", None) if split else ("codes", None, "norms", None),
         arrangement=SPLIT if split else STREAM,
         bits=codec.bits,
@@ -218,7 +227,7 @@ def _codebook(codec: Codebook, dim: int) -> Format:
     )
 
 
-def _block(codec: Block, dim: int) -> Format:
+def _block(codec: Block, dim: int) -> dict[str, Any]:  # noqa: ARG001
     arrangement = {8: STREAM, 5: FIFTH, 4: HALVES}[codec.bits]
     affine = codec.form == "affine"
     if codec.form == "nonlinear":
@@ -229,14 +238,13 @@ def _block(codec: Block, dim: int) -> Format:
         values = _linear(codec.bits, 0, 0 if affine else -(2 ** (codec.bits - 1)))
     parts = ("codes", "high" if codec.bits == 5 else None, "scales", "minima" if affine else None)
     minimum = NUMBERS["float16" if affine else "none"]
-    return _format(dim, parts, arrangement=arrangement, bits=codec.bits, group=BLOCK, scale=NUMBERS["float16"], minimum=minimum, **values)
+    return _of(parts, arrangement=arrangement, bits=codec.bits, group=BLOCK, scale=NUMBERS["float16"], minimum=minimum, **values)
 
 
-def _affine(codec: Affine, dim: int) -> Format:
+def _affine(codec: Affine, dim: int) -> dict[str, Any]:
     symmetric = codec.form == "symmetric"
     half = 2 ** (codec.bits - 1) if symmetric else 0
-    return _format(
-        dim,
+    return _of(
         ("codes", None, "scales", None if symmetric else "minima"),
         bits=codec.bits,
         group=dim if codec.axis == "channel" else codec.group_size or dim,
@@ -247,17 +255,16 @@ def _affine(codec: Affine, dim: int) -> Format:
     )
 
 
-def _mlx_affine(codec: MlxAffine, dim: int) -> Format:
+def _mlx_affine(codec: MlxAffine, dim: int) -> dict[str, Any]:  # noqa: ARG001
     kept = NUMBERS[codec.kept]
     parts = ("words", None, "scales", "biases")
-    return _format(dim, parts, bits=codec.bits, group=codec.group_size, scale=kept, minimum=kept, **_linear(codec.bits))
+    return _of(parts, bits=codec.bits, group=codec.group_size, scale=kept, minimum=kept, **_linear(codec.bits))
 
 
-def _fp8(codec: Fp8, dim: int) -> Format:
+def _fp8(codec: Fp8, dim: int) -> dict[str, Any]:  # noqa: ARG001
     scaled = codec.scale == "token_head"
     head_scale = codec.learned["scale"].float().contiguous() if codec.learned is not None else None
-    return _format(
-        dim,
+    return _of(
         ("codes", None, "scales" if scaled else None, None),
         value={"e4m3": E4M3, "e5m2": E5M2}[codec.format],
         scale=NUMBERS["float32" if scaled else "none"],
@@ -265,7 +272,7 @@ def _fp8(codec: Fp8, dim: int) -> Format:
     )
 
 
-def _microscaling(codec: Microscaling, dim: int) -> Format:
+def _microscaling(codec: Microscaling, dim: int) -> dict[str, Any]:  # noqa: ARG001
     codes = torch.arange(256, dtype=torch.uint8)
     if codec.format == "nvfp4":
         factor = codec.global_scale if codec.learned is None else float(codec.learned["global_scale"])
@@ -276,11 +283,11 @@ def _microscaling(codec: Microscaling, dim: int) -> Format:
     if codec.format != "mxfp8":
         form = {"bits": 4, "value": TABLE, "values": minifloat.decode(codes[:16], ELEMENT[codec.format], torch.float64).numpy()}
     parts = ("codes", None, "scales", None)
-    return _format(dim, parts, group=codec.block, scale=NUMBERS["byte"], scale_table=steps.numpy(), **form)
+    return _of(parts, group=codec.block, scale=NUMBERS["byte"], scale_table=steps.numpy(), **form)
 
 
-def _cast(codec: Cast, dim: int) -> Format:
-    return _format(dim, ("values", None, None, None), arrangement=FLOATS, number=NUMBERS[codec.dtype])
+def _cast(codec: Cast, dim: int) -> dict[str, Any]:  # noqa: ARG001
+    return _of(("values", None, None, None), arrangement=FLOATS, number=NUMBERS[codec.dtype])
 
 
 DESCRIBE: dict[type[Codec], Any] = {
