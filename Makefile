@@ -1,10 +1,10 @@
-# setup · demo · test · test-all · bench · docs · check: the only commands to remember. pip's own settings (index, proxy, wheels) are honoured.
+# setup · demo · test · test-all · bench · sanitize · docs · check: the only commands to remember. pip's own settings (index, proxy, wheels) are honoured.
 PYTHON ?= python3
 BIN := .venv/bin
 MODEL := smollm2-135m-instruct-q4_1
 NATIVE := CMakeLists.txt $(wildcard tqbench/kernels/*/*.[ch]pp)
 
-.PHONY: setup demo test test-all bench docs check
+.PHONY: setup demo test test-all bench sanitize docs check
 
 setup: .venv/.installed
 
@@ -30,6 +30,13 @@ test-all: setup
 # Attention at decoding: 2 threads or as many as there are, in a few minutes; a quiet machine, or the rounds are marked.
 bench: setup
 	$(BIN)/tqbench bench attend -o results/reference/bench-cpu
+
+# The kernels' tests with the address and undefined-behaviour sanitizers, in a library beside the installed one.
+sanitize: setup
+	cmake -S . -B build/sanitize -DTQBENCH_SANITIZE=ON
+	cmake --build build/sanitize
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	TQBENCH_NATIVE=build/sanitize/libtqbench_native.so $(BIN)/python -m pytest -q tests/kernels
 
 docs: setup
 	$(BIN)/tqbench schemes --markdown > docs/schemes.md

@@ -1,5 +1,8 @@
 """The native library in every instruction set that runs here, against the reference in float64."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,7 @@ from tqbench.core.presets import read
 from tqbench.core.session import Terms
 from tqbench.kernels import attend, decode, native
 from tqbench.kernels.attend import reference
+from tqbench.measure import environment
 
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
 
@@ -187,6 +191,26 @@ def test_results_do_not_depend_on_threads_or_repetition():
     torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+def test_one_openmp_runtime():
+    """A process of its own, as a worker is: importing torch and the library maps one."""
+    code = (
+        "from tqbench.kernels import native; import transformers; from tqbench.measure import environment; native.library();"
+        "print(environment.openmp())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(eval(done.stdout)) == 1, done.stdout  # noqa: S307 - a list of names that we printed
+
+
+def test_two_openmp_runtimes_are_refused(monkeypatch):
+    monkeypatch.setattr(environment, "openmp", lambda: ["libgomp.so.1", "libiomp5.so"])
+    native.library.cache_clear()
+    try:
+        with pytest.raises(OSError, match=r"libgomp.so.1 and libiomp5.so are both loaded"):
+            native.library()
+    finally:
+        native.library.cache_clear()
 
 
 def test_an_unknown_instruction_set_is_refused():

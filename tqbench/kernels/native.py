@@ -12,10 +12,14 @@ from pathlib import Path
 
 from tqbench import kernels
 from tqbench.core.errors import ConfigError
+from tqbench.measure import environment
 
 
 def path() -> Path | None:
-    """The library in this package, or None. In an editable install the package spans two folders: sources, and what was built."""
+    """The library in this package, or None. In an editable install the package spans two folders: sources, and what was built.
+    TQBENCH_NATIVE names another one, such as one built with sanitizers."""
+    if given := os.environ.get("TQBENCH_NATIVE"):
+        return Path(given)
     return next((found for folder in kernels.__path__ for found in Path(folder).glob("*tqbench_native*")), None)
 
 
@@ -37,6 +41,8 @@ def library() -> ctypes.CDLL:
     if found is None:
         raise OSError(missing())
     lib = ctypes.CDLL(str(found))
+    if len(runtimes := environment.openmp()) > 1:
+        raise OSError(f"{' and '.join(runtimes)} are both loaded: two OpenMP runtimes in one process wait for each other's threads")
     lib.tqbench_decode.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
     lib.tqbench_attend.argtypes = [ctypes.c_void_p]
     lib.tqbench_isa.restype = ctypes.c_char_p

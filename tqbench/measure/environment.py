@@ -87,6 +87,15 @@ def last_level_cache() -> int | None:
     return max((int(text[:-1]) * units[text[-1]] for text in found if text[-1:] in units), default=None)
 
 
+def openmp() -> list[str]:
+    """The OpenMP runtimes in this process, by file name: two of them fight for the cores. Empty where the system does not tell."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return []
+    return sorted({Path(line.split()[-1]).name for line in maps.splitlines() if re.search(r"/lib(?:gomp|iomp|omp)[^/]*\.so", line)})
+
+
 def vector_flags() -> list[str]:
     """The vector instructions that kernels choose by, where the system lists them."""
     try:
