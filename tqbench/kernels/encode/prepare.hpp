@@ -25,6 +25,7 @@ struct Cursor {
 
     Cursor(const Input& input, int64_t v) : in(input), b(v / in.tokens / in.heads), h(v / in.tokens % in.heads), t(v % in.tokens) {}
     int64_t offset() const { return b * in.stride[0] + h * in.stride[1] + t * in.stride[2]; }
+    const char* address() const { return (const char*)in.x + offset() * (in.type == float32 ? 4 : 2); }
     void next() {
         if (++t < in.tokens) return;
         t = 0;
@@ -73,14 +74,10 @@ inline bool read_lanes(const Plan& plan, Cursor& at, int count, Scratch& s) {
         if (!direct) read_row(plan, at, s.rows + l * padded);
     }
     for (int l = count; l < kLanes; ++l) row[l] = row[count - 1];
-    const int64_t ahead = direct ? kLanes * at.in.stride[2] : 0;  // the lanes after these: the processor sees no pattern in rows
     Ints most = {};
     for (int c = 0; c < n; c += kLanes) {
         Floats tile[kLanes];
-        for (int l = 0; l < kLanes; ++l) {
-            tile[l] = load<Floats>(row[l] + c);
-            __builtin_prefetch(row[l] + c + ahead);
-        }
+        for (int l = 0; l < kLanes; ++l) tile[l] = load<Floats>(row[l] + c);
         transpose(tile);
         for (int j = 0; j < kLanes && c + j < n; ++j) {
             const Ints size = bits(tile[j]) & 0x7fffffff;
