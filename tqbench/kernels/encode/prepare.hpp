@@ -97,7 +97,7 @@ inline void narrow_half(Floats& x, int half, const Doubles& value) {
     store((float*)&x + half * (kLanes / kHalves), __builtin_convertvector(value, HalfFloats));
 }
 
-// y = after · H (before · x). In double the sums of floats are exact or nearly so, hence the floats that come out are the reference's, and so
+// y = after · H (before · x); adding 0 makes the sum of zeros +0, as it is elsewhere. In double the sums of floats are exact or nearly so, hence the floats that come out are the reference's, and so
 // are codes that are rounded. A codebook's coordinates are divided by a norm that was summed in float; for them float is enough, and twice as
 // fast.
 inline void turn_hadamard(const Plan& plan, Scratch& s) {
@@ -105,7 +105,7 @@ inline void turn_hadamard(const Plan& plan, Scratch& s) {
         for (int half = 0; half < kHalves; ++half) s.wide[c * kHalves + half] = wide_half(s.y[c], half) * plan.before[c];
     for (int c = 0; c < plan.dim; c += plan.turned) fwht(s.wide + c * kHalves, plan.turned, kHalves);
     for (int c = 0; c < plan.dim; ++c)
-        for (int half = 0; half < kHalves; ++half) narrow_half(s.y[c], half, s.wide[c * kHalves + half] * plan.after[c] + 0.0);  // a sum of zeros is +0
+        for (int half = 0; half < kHalves; ++half) narrow_half(s.y[c], half, s.wide[c * kHalves + half] * plan.after[c] + 0.0);
 }
 
 inline void turn_hadamard_fast(const Plan& plan, Scratch& s) {
