@@ -31,10 +31,10 @@ int64_t carve(const Plan& plan, uint8_t* memory, Scratch& s) {
     return at - memory;
 }
 
-void quantize(const Plan& plan, const Scratch& s, int groups) {
+void quantize(const Plan& plan, const Scratch& s, int groups, const char* ahead) {
     const Quantize run = quantizer(plan);
     for (int g = 0; g < groups; ++g)
-        run(plan, {s.y + g * plan.group, s.codes + g * plan.group, s.first + g, s.second + g, plan.group});
+        run(plan, {s.y + g * plan.group, s.codes + g * plan.group, s.first + g, s.second + g, plan.group, ahead + 64 * g * plan.group});
 }
 
 // The bits of what is kept, in place; false if a value does not fit its type.
@@ -69,7 +69,7 @@ Status encode_vectors(const Plan& plan, Cursor& at, int64_t v, int count, const 
     }
     if (!fits(plan, s)) return overflow;
     const int groups = plan.dim / plan.group;
-    quantize(plan, s, groups);
+    quantize(plan, s, groups, at.address());
     for (int p = 0; p < plan.planes; ++p) {
         const int64_t size = int64_t(plan.dim) * plan.plane[p].bits / 8;
         pack(s.codes, plan.plane[p], plan.dim, s.words);
@@ -102,7 +102,7 @@ Status encode_unit(const Plan& plan, Cursor& at, int64_t u, const Output& out, S
     for (int c = 0; c < plan.dim; c += kLanes) {
         const int lanes = plan.dim - c < kLanes ? plan.dim - c : kLanes;
         for (int t = 0; t < plan.unit; ++t) s.y[t] = load<Floats>(s.plain + t * width + c);
-        quantize(plan, s, 1);
+        quantize(plan, s, 1, at.address() + 64 * int64_t(c) / kLanes * plan.unit);
         pack(s.codes, plan.plane[0], plan.unit, s.words);
         store_columns(s.words, size, out.planes[0] + u * size * plan.dim + c, plan.dim, lanes);
         for (int k = 0; k < plan.kept_count; ++k) {

@@ -25,6 +25,7 @@ struct Cursor {
 
     Cursor(const Input& input, int64_t v) : in(input), b(v / in.tokens / in.heads), h(v / in.tokens % in.heads), t(v % in.tokens) {}
     int64_t offset() const { return b * in.stride[0] + h * in.stride[1] + t * in.stride[2]; }
+    const char* address() const { return (const char*)in.x + offset() * (in.type == float32 ? 4 : 2); }
     void next() {
         if (++t < in.tokens) return;
         t = 0;
@@ -73,14 +74,10 @@ inline bool read_lanes(const Plan& plan, Cursor& at, int count, Scratch& s) {
         if (!direct) read_row(plan, at, s.rows + l * padded);
     }
     for (int l = count; l < kLanes; ++l) row[l] = row[count - 1];
-    const int64_t ahead = direct ? kLanes * at.in.stride[2] : 0;  // the lanes after these: the processor sees no pattern in rows
     Ints most = {};
     for (int c = 0; c < n; c += kLanes) {
         Floats tile[kLanes];
-        for (int l = 0; l < kLanes; ++l) {
-            tile[l] = load<Floats>(row[l] + c);
-            __builtin_prefetch(row[l] + c + ahead);
-        }
+        for (int l = 0; l < kLanes; ++l) tile[l] = load<Floats>(row[l] + c);
         transpose(tile);
         for (int j = 0; j < kLanes && c + j < n; ++j) {
             const Ints size = bits(tile[j]) & 0x7fffffff;
@@ -100,7 +97,7 @@ inline void narrow_half(Floats& x, int half, const Doubles& value) {
     store((float*)&x + half * (kLanes / kHalves), __builtin_convertvector(value, HalfFloats));
 }
 
-// y = after · H (before · x). In double the sums of floats are exact or nearly so, hence the floats that come out are the reference's, and so
+// y = after · H (before · x); adding 0 makes the sum of zeros +0, as it is elsewhere. In double the sums of floats are exact or nearly so, hence the floats that come out are the reference's, and so
 // are codes that are rounded. A codebook's coordinates are divided by a norm that was summed in float; for them float is enough, and twice as
 // fast.
 inline void turn_hadamard(const Plan& plan, Scratch& s) {
@@ -108,7 +105,7 @@ inline void turn_hadamard(const Plan& plan, Scratch& s) {
         for (int half = 0; half < kHalves; ++half) s.wide[c * kHalves + half] = wide_half(s.y[c], half) * plan.before[c];
     for (int c = 0; c < plan.dim; c += plan.turned) fwht(s.wide + c * kHalves, plan.turned, kHalves);
     for (int c = 0; c < plan.dim; ++c)
-        for (int half = 0; half < kHalves; ++half) narrow_half(s.y[c], half, s.wide[c * kHalves + half] * plan.after[c] + 0.0);  // a sum of zeros is +0
+        for (int half = 0; half < kHalves; ++half) narrow_half(s.y[c], half, s.wide[c * kHalves + half] * plan.after[c] + 0.0);
 }
 
 inline void turn_hadamard_fast(const Plan& plan, Scratch& s) {

@@ -15,7 +15,14 @@ struct Group {
     Ints* codes;
     Floats *first, *second;
     int n;
+    const char* ahead;  // where the vectors lie that come next: a line per value, so that they arrive while this
+                        // group is computed; the processor sees no pattern in rows
 };
+
+inline void emit(const Group& g, int value, const Ints& code) {
+    g.codes[value] = code;
+    __builtin_prefetch(g.ahead + 64 * value);
+}
 
 inline Floats largest_size(const Floats* y, int n) {
     Floats most = {};
@@ -83,7 +90,7 @@ inline void codebook_group(const Plan& plan, const Group& g) {
             const Floats u = g.y[i + k] * factor;
             const Ints index = nearest<width>(plan.edges, u);
             const Floats c = width <= 4 ? lookup16(plan.levels, index) : lookup(plan.levels, index);
-            g.codes[i + k] = index;
+            emit(g, i + k, index);
             squares[k] += c * c;
             if (by_product) products[k] += u * c;
         }
@@ -106,14 +113,14 @@ inline void block_symmetric_group(const Plan& plan, const Group& g) {
         for (int i = 0; i < g.n; ++i) {
             const Floats scaled = g.y[i] * factor;
             const Ints whole = to_ints(scaled), up = magnitude(scaled - to_floats(whole)) >= 0.5f;
-            g.codes[i] = whole + (up & (scaled < 0.0f ? all(-1) : all(1)));
+            emit(g, i, whole + (up & (scaled < 0.0f ? all(-1) : all(1))));
         }
         return;
     }
     const float half = float(1 << (plan.bits - 1));
     *g.first = largest_value(g.y, g.n) / -half;
     const Floats factor = inverse(*g.first);
-    for (int i = 0; i < g.n; ++i) g.codes[i] = to_ints(clamp(g.y[i] * factor + (half + 0.5f), 0.0f, 2 * half - 1));
+    for (int i = 0; i < g.n; ++i) emit(g, i, to_ints(clamp(g.y[i] * factor + (half + 0.5f), 0.0f, 2 * half - 1)));
 }
 
 // q5_1, q4_1: d = (max − min) / (2^bits − 1), m = min, code = ⌊(x − m) / d + ½⌋.
@@ -124,7 +131,7 @@ inline void block_affine_group(const Plan& plan, const Group& g) {
     *g.first = (high - low) / most;
     *g.second = low;
     const Floats factor = inverse(*g.first);
-    for (int i = 0; i < g.n; ++i) g.codes[i] = to_ints(clamp((g.y[i] - low) * factor + 0.5f, 0.0f, most));
+    for (int i = 0; i < g.n; ++i) emit(g, i, to_ints(clamp((g.y[i] - low) * factor + 0.5f, 0.0f, most)));
 }
 
 // iq4_nl: code = the nearest of 16 levels q to x / d, d = x* / −127; kept is Σ x² q x / Σ x² q², in double as in the
@@ -136,7 +143,7 @@ inline void block_nonlinear_group(const Plan& plan, const Group& g) {
     for (int i = 0; i < g.n; ++i) {
         const Ints index = nearest<4>(plan.edges, g.y[i] * factor);
         const Floats levels = lookup16(plan.levels, index);
-        g.codes[i] = ~zero & index;
+        emit(g, i, ~zero & index);
         for (int l = 0; l < kLanes; ++l) {
             const double x = g.y[i][l], q = levels[l];
             above[l] += x * x * x * q;
@@ -161,7 +168,7 @@ inline void affine_group(const Plan& plan, const Group& g) {
     *g.second = low;
     if (!plan.exact) scale = as_kept(scale, plan.kept), low = as_kept(low, plan.kept);
     const Floats divisor = scale == 0.0f ? all(1.0f) : scale;
-    for (int i = 0; i < g.n; ++i) g.codes[i] = affine_round(plan, (g.y[i] - low) / divisor, 0.0f, most);
+    for (int i = 0; i < g.n; ++i) emit(g, i, affine_round(plan, (g.y[i] - low) / divisor, 0.0f, most));
 }
 
 // affine, symmetric: scale = max|x| / (2^(bits−1) − 1), code = round(x · (1 / scale)).
@@ -171,7 +178,7 @@ inline void symmetric_group(const Plan& plan, const Group& g) {
     *g.first = scale;
     if (!plan.exact) scale = as_kept(scale, plan.kept);
     const Floats factor = 1.0f / (scale == 0.0f ? all(1.0f) : scale);
-    for (int i = 0; i < g.n; ++i) g.codes[i] = affine_round(plan, g.y[i] * factor, -half, half - 1.0f);
+    for (int i = 0; i < g.n; ++i) emit(g, i, affine_round(plan, g.y[i] * factor, -half, half - 1.0f));
 }
 
 // mlx_affine: the larger edge is a level, and so is zero: n = round(edge / scale), scale = edge / n.
@@ -186,7 +193,7 @@ inline void mlx_affine_group(const Plan& plan, const Group& g) {
     const Floats scale = n == 0.0f ? signed_width : edge / n, bias = n == 0.0f ? Floats{} : edge;
     *g.first = scale;
     *g.second = bias;
-    for (int i = 0; i < g.n; ++i) g.codes[i] = to_ints(clamp(round_even((g.y[i] - bias) / scale), 0.0f, most));
+    for (int i = 0; i < g.n; ++i) emit(g, i, to_ints(clamp(round_even((g.y[i] - bias) / scale), 0.0f, most)));
 }
 
 // The code of the nearest 8-bit float, ties to the even mantissa, saturating. Normal values: round the float's mantissa to `mantissa` bits
@@ -203,17 +210,19 @@ inline Ints minifloat(const Plan& plan, const Floats& x) {
 
 inline void fp8_group(const Plan& plan, const Group& g) {
     if (!plan.kept_count) {
-        for (int i = 0; i < g.n; ++i) g.codes[i] = minifloat(plan, g.y[i]);
+        for (int i = 0; i < g.n; ++i) emit(g, i, minifloat(plan, g.y[i]));
         return;
     }
     const Floats scale = larger(largest_size(g.y, g.n) / plan.largest, all(plan.smallest)), factor = 1.0f / scale;
     *g.first = scale;
-    for (int i = 0; i < g.n; ++i) g.codes[i] = minifloat(plan, g.y[i] * factor);
+    for (int i = 0; i < g.n; ++i) emit(g, i, minifloat(plan, g.y[i] * factor));
 }
 
 inline void cast_group(const Plan& plan, const Group& g) {
-    for (int i = 0; i < g.n; ++i)
-        g.codes[i] = plan.kept == float16 ? to_half(g.y[i]) : plan.kept == bfloat16 ? to_bfloat(g.y[i]) : bits(g.y[i]);
+    for (int i = 0; i < g.n; ++i) {
+        const Floats y = g.y[i];
+        emit(g, i, plan.kept == float16 ? to_half(y) : plan.kept == bfloat16 ? to_bfloat(y) : bits(y));
+    }
 }
 
 using Quantize = void (*)(const Plan&, const Group&);
