@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -157,13 +158,27 @@ def test_an_interrupt_says_how_to_go_on(small_suite: Callable[..., str], tmp_pat
 
 
 def test_unsupported_is_not_a_failure(tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path) -> None:
-    done = tqbench("run", small_suite("q8_0", "turbo4"), "--kernel", "decode=native")
+    done = tqbench("run", small_suite("q8_0", "turboquant_prod3"), "--kernel", "attend=native")
     assert done.returncode == 0, done.stdout + done.stderr
     outcomes = {key.split("-")[0]: json.loads(value[0]) for key, value in records(tmp_path).items()}
     assert outcomes["q8_0"]["outcome"] == "ok"
-    assert outcomes["q8_0"]["kernels"]["decode"] == "native"
-    assert outcomes["turbo4"]["outcome"] == "unsupported"
-    assert "has no native decode" in outcomes["turbo4"]["reason"]
+    assert outcomes["q8_0"]["kernels"]["attend"] == "native"
+    assert outcomes["turboquant_prod3"]["outcome"] == "unsupported"
+    assert "codec 'product' has no native form" in outcomes["turboquant_prod3"]["reason"]
+
+
+def test_a_worker_decodes_natively_on_one_openmp_runtime(tqbench: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    suite = f"name: small\nmodel: {tiny_model}\ncorpus: python-docs\nschemes: [turbo4]\ntasks: [{{decode: {{depth: 40, new: 4}}}}]\n"
+    (tmp_path / "small.yaml").write_text(suite)
+    done = tqbench("run", "small.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = next(found for key, value in records(tmp_path).items() if (found := json.loads(value[0]))["cell"]["scheme"])
+    assert (record["kernels"]["encode"], record["kernels"]["attend"]) == ("native", "native")
+    shared, private = [], []
+    for name in record["timing"]["openmp"]:
+        (private if re.search(r"-[0-9a-f]{8}\.so", name) else shared).append(name)
+    assert len(shared) == 1
+    assert len(private) <= 1, "only sentencepiece, which tokenizers import, brings a copy of its own"
 
 
 def test_python_runs_and_loads_the_same(small_suite: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,8 @@ def last_level_cache() -> int | None:
 
 
 def openmp() -> list[str]:
-    """The OpenMP runtimes in this process, by file name: two of them fight for the cores. Empty where the system does not tell."""
+    """The OpenMP runtimes in this process, by file name: two that compute fight for the cores. Empty where the system does not tell. A
+    hash in its name marks the private copy of another package (sentencepiece brings one), which nothing else can share."""
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:

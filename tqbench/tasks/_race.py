@@ -158,7 +158,8 @@ class Race:
             "model": dataclasses.asdict(info),
             "text": text(self.job, self.ids),
             "fingerprint": hashlib.sha256(scores.nll.tobytes()).hexdigest(),
-            "timing": noise(turns) | {"threads": environment.threads(), "waiting": environment.wait_policy()},
+            "timing": noise(turns)
+            | {"threads": environment.threads(), "waiting": environment.wait_policy(), "openmp": environment.openmp()},
             "stages": staged,
             **shown,
         }
