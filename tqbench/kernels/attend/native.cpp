@@ -36,6 +36,7 @@ extern "C" int tqbench_attend(const tqb::AttendCall* call) {
     for (int64_t n : {c.batch, c.heads, c.kv_heads, c.queries, c.head_dim})
         if (n < 1 || n > most) return 2;
     if (c.head_dim > kMost || c.heads % c.kv_heads || c.start < 0 || c.start > most || c.reach < 1 || c.split < 0) return 2;
+    if (c.ahead < 0 || c.ahead > 1 << 20 || !(c.sparse >= 0)) return 2;
     if (!c.q || !c.out || !c.k.bounds || !c.v.bounds || c.k.sinks.count != c.v.sinks.count || c.softcap < 0) return 2;
     if (!sane(c, c.k) || !sane(c, c.v)) return 2;
     return TQB_CHOSEN(attend)(c);
