@@ -28,17 +28,14 @@ inline void walk(const Plan& plan, const Extract& extract, const KeyScratch& s, 
     constexpr int kSteps = Extract::kSteps;
     int lane = 0, left = plan.run, run = 0;
     for (int at = 0; at < plan.row_bytes; at += 4 * COLUMNS) {
-        I x[COLUMNS] = {}, y[COLUMNS] = {};
+        I x[COLUMNS], bits[COLUMNS];  // filled by columns() as far as they are read: to clear them first takes longer than that
         columns(s.rows, at, plan.row_bytes - at, x);
-        if (Extract::kHigh) {  // a byte of third bits for two of codes
-            I bits[COLUMNS] = {};
-            columns(s.high, at / 2, (plan.row_bytes - at) / 2, bits);
-            for (int j = 0; j < COLUMNS; ++j) y[j] = Extract::third(bits[j / 2], j % 2);
-        }
+        if (Extract::kHigh) columns(s.high, at / 2, (plan.row_bytes - at) / 2, bits);  // a byte of third bits for two of codes
         const int count = plan.row_bytes - at < 4 * COLUMNS ? (plan.row_bytes - at) / 4 : COLUMNS;
         for (int j = 0; j < count; ++j) {
-            I levels[kSteps];
-            each_step(extract, x[j], y[j], levels);
+            I levels[kSteps], y = all(0);
+            if (Extract::kHigh) y = Extract::third(bits[j / 2], j % 2);
+            each_step(extract, x[j], y, levels);
             for (int i = 0; i < kSteps; ++i) fn(lane + i, levels[i]);
             lane += kSteps;
             if ((left -= kSteps) <= 0) {
@@ -59,7 +56,7 @@ TQB_LOOP void normalize(const Plan& plan, const Extract& extract, KeyScratch& s)
     walk(
         plan, extract, s, [&](int, I levels) { acc = dot2(acc, levels, levels); },
         [&](int run) {
-            F& sum = squares[plan.group_of(run)];
+            F& sum = squares[plan.group_of[run]];
             sum = sum + to_float(acc);
             acc = all(0);
         });
@@ -91,7 +88,7 @@ TQB_LOOP void dot_words(const Plan& plan, const Extract& extract, const QueryRow
             for (int r = 0; r < R; ++r) acc[r] = Extract::dot(acc[r], levels, all(words[r][lane]));
         },
         [&](int run) {
-            const F scale = grouped ? load(s.scale + plan.group_of(run) * L) : all(1.0f);
+            const F scale = grouped ? load(s.scale + plan.group_of[run] * L) : all(1.0f);
             for (int r = 0; r < R; ++r) {
                 total[r] = fma(to_float(acc[r]) * all(steps[r][run]), scale, total[r]);
                 acc[r] = all(kStarts ? starts[r][run + 1] : 0);
@@ -134,7 +131,7 @@ TQB_LOOP void unpack_float_keys(const Head& head, int dim, int64_t from, int n, 
         s.rows[t] = t < n ? reinterpret_cast<const uint8_t*>(s.floats + t * dim) : s.rows[n - 1];
     }
     for (int c = 0; c < dim; c += COLUMNS) {
-        I x[COLUMNS] = {};
+        I x[COLUMNS];
         columns(s.rows, 4 * c, 4 * (dim - c), x);
         for (int j = 0; j < COLUMNS && c + j < dim; ++j) store(static_cast<void*>(s.lanes + (c + j) * L), x[j]);
     }

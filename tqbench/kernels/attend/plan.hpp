@@ -37,11 +37,11 @@ struct Plan {
     int center;     // taken off the codes of formats with minima, which get it back: small integers round less
     int16_t levels[32];
     ByteTable bytes;  // the same as bytes, level + 128
+    uint8_t group_of[kMaxDim / 16 + 1];  // of each run
     int32_t flip;     // what turns bytes as they lie into level + 128
 
     int per() const { return per_lane(form); }
     int items() const { return row_bytes / item_bytes(form); }
-    int group_of(int of_run) const { return groups > 1 ? of_run * per() * run / group : 0; }
 
     // The channel of level `s` of item `i`.
     int channel(const Format& f, int i, int s) const {
@@ -102,6 +102,7 @@ inline Plan plan_of(const Format& f, bool keys, const AttendCall& call) {
     p.row_bytes = words ? f.dim * word_bits / 8 : f.dim;
     p.lanes = f.dim / per;
     p.run = run;
+    for (int i = 0; p.groups > 1 && i * per * run < f.dim; ++i) p.group_of[i] = uint8_t(i * per * run / f.group);
     const int count = 1 << (f.bits < 5 ? f.bits : 5);
     for (int i = 0; i < 32 && table; ++i) p.levels[i] = f.levels[i % count];  // whatever the upper bits of an index are
     if (p.minima && f.value == kLinear && !f.flip && !f.bias && (table || f.bits == 8)) p.center = table ? count / 2 : 128;
@@ -153,6 +154,8 @@ inline void turned(const uint8_t* data, const Array& array, int32_t type, const 
                    int stride, float* out) {
     float found[kMaxGroups * 64];
     numbers_of(data, array, type, table, from, n, groups, found);
+    for (int t = 0; t < n && groups == 1; ++t) out[t] = found[t] * factor;
+    if (groups == 1) return;
     for (int g = 0; g < groups; ++g)
         for (int t = 0; t < n; ++t) out[g * stride + t] = found[t * groups + g] * factor;
 }
