@@ -57,6 +57,7 @@ class Switches:
     split: int = 0  # tokens per task; 0: the library chooses
     ahead: int = 128  # tokens between what is computed and what is fetched from memory; 0: nothing is
     sparse: float = 0.0  # values whose weight is less than this, relative to the largest so far, are left out
+    dropped: Tensor | None = None  # float32 [batch, heads, queries]: gets the share of each query's weight that was left out
 
 
 def attend(q: Tensor, k: View, v: View, start: int, scale: float, softcap: float | None = None) -> Tensor:
@@ -69,10 +70,8 @@ def attend_fast(q: Tensor, k: View, v: View, start: int, scale: float, softcap: 
     return switched(Switches(fast=True), q, k, v, start, scale, softcap)
 
 
-def switched(
-    switches: Switches, q: Tensor, k: View, v: View, start: int, scale: float, softcap: float | None = None, dropped: Tensor | None = None
-) -> Tensor:
-    """The same with switches. `dropped`, float32 [batch, heads, queries], gets the share of each query's weight that was left out."""
+def switched(switches: Switches, q: Tensor, k: View, v: View, start: int, scale: float, softcap: float | None = None) -> Tensor:
+    """The same with switches."""
     queries = q.to(torch.float32).contiguous()
     out = torch.empty_like(queries)
     batch, heads, count, head_dim = q.shape
@@ -80,7 +79,8 @@ def switched(
     sides, kept = zip(_side(k, head_dim, kv_heads, keys=True), _side(v, head_dim, kv_heads, keys=False), strict=True)
     reach = EVERYTHING if k.reach is None else k.reach
     shape = (batch, heads, kv_heads, count, head_dim, start, reach)
-    how = (switches.split, switches.ahead, switches.fast, switches.sparse, None if dropped is None else dropped.data_ptr())
+    dropped = None if switches.dropped is None else switches.dropped.data_ptr()
+    how = (switches.split, switches.ahead, switches.fast, switches.sparse, dropped)
     call = _Call(*shape, scale, softcap or 0.0, queries.data_ptr(), out.data_ptr(), *sides, *how)
     status = native.library().tqbench_attend(ctypes.byref(call))
     del kept  # lived as long as the call
