@@ -189,7 +189,7 @@ def test_bytes_of_every_length(isa, scheme, tokens):
     assert error(store, vectors(0, 1, 4, 1, 64), tokens - 1) <= attend.FAST
 
 
-@pytest.mark.parametrize("scheme", ["kivi4", "bf16", "fp8_e4m3", "mxfp8", "q8_0/f16"])
+@pytest.mark.parametrize("scheme", ["kivi4", "f32", "fp8_e4m3", "mxfp8", "q8_0/f16"])
 def test_what_has_no_bytes_is_refused(scheme):
     with pytest.raises(Unsupported, match="no levels of 8 bits"):
         filled(scheme, vectors(1, 1, 2, 64, 64), vectors(2, 1, 2, 64, 64), 63, 4, form="native_fast")

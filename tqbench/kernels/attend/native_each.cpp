@@ -267,9 +267,8 @@ Packed as_packed(const Exact& e, int64_t head_dim) {
 int attend(const AttendCall& c) {
     const Packed k_sinks = as_packed(c.k.sinks, c.head_dim), k_tail = as_packed(c.k.tail, c.head_dim);
     const Packed v_sinks = as_packed(c.v.sinks, c.head_dim), v_tail = as_packed(c.v.tail, c.head_dim);
-    Sides k{plan_of(k_tail.format, true, c), plan_of(c.k.packed.format, true, c)};
-    Sides v{plan_of(v_tail.format, false, c), plan_of(c.v.packed.format, false, c)};
-    k.exact.exact = v.exact.exact = true;
+    const Sides k{plan_of(k_tail.format, true, c, true), plan_of(c.k.packed.format, true, c, false)};
+    const Sides v{plan_of(v_tail.format, false, c, true), plan_of(c.v.packed.format, false, c, false)};
     const int64_t sharing = c.heads / c.kv_heads, rows = sharing * c.queries, pairs = c.batch * c.kv_heads;
     const Task task{c, k, v, k_sinks, k_tail, v_sinks, v_tail, sharing};
     const int64_t tokens = c.start + c.queries, blocks = (rows + kRowBlock - 1) / kRowBlock;

@@ -10,10 +10,11 @@ namespace {
 
 constexpr int kMaxGroups = 32;
 
-// How levels lie in lanes: two words each, or, in the fast form, four bytes. An item is what of a vector's codes goes to one of these.
-enum class Form { words, bytes };
-constexpr int per_lane(Form form) { return form == Form::words ? 2 : 4; }
-constexpr int item_bytes(Form form) { return form == Form::words ? 2 : 1; }
+// How levels lie in lanes: two words each, or, in the fast form, four bytes, or two numbers in bfloat16 where that is how they are stored.
+// An item is what of a vector's codes goes to one of these.
+enum class Form { words, bytes, brains };
+constexpr int per_lane(Form form) { return form == Form::bytes ? 4 : 2; }
+constexpr int item_bytes(Form form) { return form == Form::bytes ? 1 : 2; }
 
 // words: packed codes as they lie. bytes: one code per byte, expanded first where they lie otherwise. floats: decoded vectors.
 enum class Mode { words, bytes, floats };
@@ -73,9 +74,10 @@ inline float round_levels(const int16_t* levels, int count, int most, ByteTable&
     return float(most) / float(best);
 }
 
-inline Plan plan_of(const Format& f, bool keys, const AttendCall& call) {
-    const bool fast = call.fast;
+inline Plan plan_of(const Format& f, bool keys, const AttendCall& call, bool exact) {
+    const bool fast = call.fast && !exact;
     Plan p{};
+    p.exact = exact;
     p.dim = f.dim;
     p.form = fast ? Form::bytes : Form::words;
     p.ahead = int(call.ahead);
@@ -83,6 +85,16 @@ inline Plan plan_of(const Format& f, bool keys, const AttendCall& call) {
     p.minima = f.minimum != kNone;
     p.group = f.group;
     p.groups = f.group ? (f.dim + f.group - 1) / f.group : 1;
+    if (f.arrangement == kFloats && f.number == kBf16 && fast && call.brains && f.dim % 4 == 0) {
+        p.form = Form::brains;
+        p.mode = Mode::words;
+        p.steps = p.limit = p.most_weight = 1;
+        p.unit = 1.0f;
+        p.row_bytes = 2 * f.dim;
+        p.run = p.lanes = f.dim / 2;
+        p.groups = 1;
+        return p;
+    }
     if (f.arrangement == kFloats || f.unit > 1 || f.value > kLinear || p.groups > kMaxGroups) return p;
     const bool table = f.bits <= 5, byte = f.value == kLinear && f.bits >= 6 && ((f.flip == 128 && f.bias == -128) || (!f.flip && !f.bias));
     if (!table && !byte) return p;
