@@ -63,7 +63,8 @@ inline int pick(float* weights, int first, int last, int n, int* picked) {
     for (int t = 0; t < n; ++t) {
         float most = 0;
         for (int r = first; r < last; ++r) most += weights[r * kStride + t];
-        if (most > 0) picked[count++] = t;
+        picked[count] = t;  // no branch: which it is cannot be foretold
+        count += most > 0;
     }
     for (int r = first; r < last && count < n; ++r)
         for (int t = 0; t < n; ++t) weights[r * kStride + t] = t < count ? weights[r * kStride + picked[t]] : 0.0f;
@@ -130,9 +131,13 @@ inline void tile(const Task& task, const QueryRows& q, int64_t b, int64_t h, int
             total = total + w;
         }
         row[1] += sum(total);
-        if (c.sparse > 0)
-            for (int i = 0; i < end; ++i)
-                if (scores[i] < c.sparse) row[3] += scores[i], scores[i] = 0.0f;
+        F lost = all(0.0f);
+        for (int i = 0; i < kTile && c.sparse > 0; i += L) {
+            const F w = load(scores + i), kept = where_above(w, all(c.sparse), w);
+            store(scores + i, kept);
+            lost = lost + (w - kept);
+        }
+        row[3] += sum(lost);
     }
     // Values.
     least = n, most = 0;

@@ -412,6 +412,17 @@ inline I widen_high(I x) {
     return (I)(((lanes >> 16) & 0xff) | ((lanes >> 8) & 0xff0000));
 }
 
+// The value in lanes where x > floor, 0 elsewhere.
+inline F where_above(F x, F floor, F value) {
+#if defined(TQB_VARIANT_avx512)
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, floor, _CMP_GT_OQ), value);
+#elif defined(TQB_VARIANT_avx2)
+    return _mm256_and_ps(_mm256_cmp_ps(x, floor, _CMP_GT_OQ), value);
+#else
+    return x > floor ? value : all(0.0f);
+#endif
+}
+
 // e^x for x ≤ 0, to 2 units in the last place; below −87.3 it is 0. x = n ln 2 + r, |r| ≤ ln 2 / 2; the rest is a polynomial.
 inline F exp_negative(F x) {
     const F floor = all(-87.3f), bounded = max(x, floor);
@@ -425,13 +436,7 @@ inline F exp_negative(F x) {
     p = fma(p, r, all(1.6666665459e-1f));
     p = fma(p, r, all(5.0000001201e-1f));
     const F value = fma(p * r, r, r + all(1.0f)) * power2(n);
-#if defined(TQB_VARIANT_avx512)
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, floor, _CMP_GT_OQ), value);
-#elif defined(TQB_VARIANT_avx2)
-    return _mm256_and_ps(_mm256_cmp_ps(x, floor, _CMP_GT_OQ), value);
-#else
-    return x > floor ? value : all(0.0f);
-#endif
+    return where_above(x, floor, value);
 }
 
 }  // namespace
