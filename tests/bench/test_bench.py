@@ -46,7 +46,7 @@ def rows(found: Bench) -> dict[str, Row]:
     return {row.name: row for row in found.rows}
 
 
-@pytest.mark.parametrize("op", ["attend", "encode", "decode"])
+@pytest.mark.parametrize("op", ["attend", "encode", "decode", pytest.param("ablation", marks=needs_native)])
 def test_every_form_and_baseline_is_judged_twice_and_timed(op: str) -> None:
     found = run(small(op, "q8_0,turbo4,kivi2", "96"))
     timed = [row for row in found.rows if row.outcome == "ok"]

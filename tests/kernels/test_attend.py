@@ -8,7 +8,9 @@ from tqbench.kernels.attend import OP, View
 from tqbench.kernels.attend._torch import QUERIES
 
 HEADS, KV_HEADS, DIM = 4, 2, 16
-FORMS = {impl.name: impl.load() for impl in OP.impls if impl.platform == "torch" and impl.name != "native"}  # its views hold codes
+FORMS = {
+    impl.name: impl.load() for impl in OP.impls if impl.platform == "torch" and not impl.name.startswith("native")
+}  # their views hold codes
 
 
 def draw(seed, heads, tokens):

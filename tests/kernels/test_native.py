@@ -7,11 +7,12 @@ import torch
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.build import Layer, Shape
 from tqbench.cache.store import Store
-from tqbench.core.errors import ConfigError
+from tqbench.core.errors import ConfigError, Unsupported
 from tqbench.core.presets import read
 from tqbench.core.session import Terms
 from tqbench.kernels import attend, decode, native
 from tqbench.kernels.attend import reference
+from tqbench.kernels.attend._native import Switches, switched
 from tqbench.measure import environment
 
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
@@ -45,10 +46,10 @@ def isa(request):
     native.use("")
 
 
-def filled(scheme, k, v, start, heads, reach=None):
+def filled(scheme, k, v, start, heads, reach=None, form="native"):
     """A store in which everything before `start` has been attended, and what follows has been appended."""
     shape = Shape("llama", k.shape[-1], str(k.dtype).removeprefix("torch."), k.shape[1], heads)
-    store = Store(read(scheme), shape, TorchArrays(), Terms("attend=native"), Layer(reach=reach))
+    store = Store(read(scheme), shape, TorchArrays(), Terms(f"attend={form}"), Layer(reach=reach))
     if start:
         store.append(k[:, :, :start], v[:, :, :start])
         store.k.settle()
@@ -167,6 +168,65 @@ def test_ten_thousand_random_calls():
     finally:
         torch.set_num_threads(before)
     assert worst <= 2 * attend.PRECISE  # keys ten times as long as queries expect make scores of hundreds
+
+
+@pytest.mark.parametrize("scheme", [*FORMATS, "q8_0/turbo3", "turbo3/q4_1", "q5_1/mlx4_g64"])
+@pytest.mark.parametrize("head_dim", [64, 96, 128])
+@pytest.mark.parametrize("sharpness", [1, 4])
+def test_bytes(isa, scheme, head_dim, sharpness):
+    q, k, v = vectors(0, 1, 6, 4, head_dim), vectors(1, 1, 2, 331, head_dim), vectors(2, 1, 2, 331, head_dim)
+    try:
+        store = filled(scheme, k, v, 327, 6, form="native_fast")
+    except (Unsupported, ValueError) as refused:
+        pytest.skip(str(refused))
+    assert error(store, sharpness * q, 327) <= attend.FAST
+
+
+@pytest.mark.parametrize("scheme", ["turbo4", "turbo3", "q4_0", "mlx8_g32"])
+@pytest.mark.parametrize("tokens", [*range(1, 12), *range(60, 70), 129, 4097])
+def test_bytes_of_every_length(isa, scheme, tokens):
+    k, v = vectors(1, 1, 2, tokens, 64), vectors(2, 1, 2, tokens, 64)
+    store = filled(scheme, k, v, tokens - 1, 4, form="native_fast")
+    assert error(store, vectors(0, 1, 4, 1, 64), tokens - 1) <= attend.FAST
+
+
+@pytest.mark.parametrize("scheme", ["kivi4", "f32", "fp8_e4m3", "mxfp8", "q8_0/f16"])
+def test_what_has_no_bytes_is_refused(scheme):
+    with pytest.raises(Unsupported, match="no levels of 8 bits"):
+        filled(scheme, vectors(1, 1, 2, 64, 64), vectors(2, 1, 2, 64, 64), 63, 4, form="native_fast")
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [Switches(split=64), Switches(split=320), Switches(ahead=0), Switches(ahead=1000), Switches(sparse=1e-9), Switches(split=64, ahead=1)],
+    ids=str,
+)
+@pytest.mark.parametrize("scheme", ["turbo3", "q8_0", "kivi4", "f16"])
+def test_switches_change_nothing_but_time(isa, scheme, switches):
+    store = filled(scheme, vectors(1, 1, 2, 700, 64), vectors(2, 1, 2, 700, 64), 697, 6)
+    q, views = vectors(0, 1, 6, 3, 64), (store.k.view(), store.v.view())
+    given = (q, *views, 697, 0.125)
+    truth, got = store.attention.fn(*given), switched(switches, *given)
+    assert float((got - truth).norm() / truth.norm()) <= attend.PRECISE
+
+
+@pytest.mark.parametrize("scheme", ["turbo4", "turbo3", "q4_1", "kivi4", "f16"])
+@pytest.mark.parametrize("least", [1e-4, 1e-2, 0.3])
+@pytest.mark.parametrize("window", [0, 20])
+def test_values_of_little_weight_are_left_out_and_their_weight_is_told(isa, scheme, least, window):
+    """In one tile of tokens the largest score so far is the largest."""
+    side = read(scheme).k
+    policy = {"name": "mine", "k": scheme, "v": scheme} | ({"window": window} if side.codec.unit == 1 else {})
+    store = filled(policy, vectors(1, 1, 2, 64, 64), vectors(2, 1, 2, 64, 64), 63, 6)
+    q, k, v, dropped = 2 * vectors(0, 1, 6, 1, 64), store.k.view(), store.v.view(), torch.empty(1, 6, 1)
+    got = switched(Switches(sparse=least, dropped=dropped), q, k, v, 63, 0.125)
+    keys, values = (reference.visible(view, view.packed(), 0, 63).double().repeat_interleave(3, dim=1) for view in (k, v))
+    scores = (q.double() @ keys.mT) * 0.125
+    weights = torch.exp(scores - scores.amax(-1, keepdim=True))
+    kept = torch.where(weights < least, 0.0, weights)
+    truth = kept @ values / weights.sum(-1, keepdim=True)
+    assert torch.allclose(dropped.double(), 1 - kept.sum(-1) / weights.sum(-1), atol=2e-4)
+    assert float((got - truth).norm() / truth.norm()) <= 2 * attend.PRECISE
 
 
 @pytest.mark.parametrize("scheme", FORMATS)

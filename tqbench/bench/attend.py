@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -39,8 +39,16 @@ COMPARISONS = {"naive": NAIVE, "torch SDPA bf16": baselines.USUAL, "best torch":
 def contenders(plan: Plan, tokens: int, note: Callable[[str], None]) -> list[Contender]:
     """Baselines first, then each scheme's forms."""
     given = vectors(plan.data, plan.geometry, tokens)
-    truth = _truth(given, (_plain(given.k), _plain(given.v)))
-    found = list(_baselines(given, truth))
+    truth = exact(given)
+    return [*_baselines(given, truth), *over_schemes(plan, given, truth, note, _of_scheme)]
+
+
+Entries = Callable[[Store, Vectors, Tensor], Iterator[Contender]]
+
+
+def over_schemes(plan: Plan, given: Vectors, truth: Tensor, note: Callable[[str], None], entries: Entries) -> list[Contender]:
+    """What takes part on each scheme's store."""
+    tokens, found = given.k.shape[2], list[Contender]()
     for scheme in plan.schemes:
         note(f"packing {scheme.name}")
         try:
@@ -49,7 +57,7 @@ def contenders(plan: Plan, tokens: int, note: Callable[[str], None]) -> list[Con
             words = "no store holds this scheme here"
             found.append(Contender(Row(tokens, scheme.name, "–", "form", words, "unsupported", str(reason)), (), lambda _: 0.0))
             continue
-        found += _of_scheme(store, given, truth)
+        found += entries(store, given, truth)
     return found
 
 
@@ -89,27 +97,51 @@ def _baselines(given: Vectors, truth: Tensor) -> Iterator[Contender]:
         yield Contender(row, calls, partial(relative, truth=expected), (*UNCOMPRESSED, FUSED))
 
 
+@dataclass(frozen=True)
+class Held:
+    """A scheme's packed cache, several times over, and what attention over it must come to."""
+
+    given: Vectors
+    scheme: str
+    moved: int
+    sides: tuple[Sides, ...]
+    expected: Tensor
+    loss: float
+
+    @classmethod
+    def of(cls, store: Store, given: Vectors, truth: Tensor) -> Held:
+        """From the store as it stands."""
+        sides = (store.k.view(), store.v.view())
+        expected = _truth(given, (_wide(sides[0]), _wide(sides[1])))
+        moved = sum(_bytes(side) for side in sides)
+        held = (sides, *(_twins(store) for _ in range(ceiling.copies(moved) - 1)))
+        return cls(given, store.scheme.name, moved, held, expected, relative(expected, truth))
+
+    def row(self, form: str, role: Literal["form", "baseline"], words: str, tolerance: float = TOLERANCE) -> Row:
+        """A row of this cache."""
+        tokens = self.given.k.shape[2]
+        return Row(tokens, self.scheme, form, role, words, tolerance=tolerance, quantization_error=self.loss, bytes_moved=self.moved)
+
+    def contender(self, row: Row, run: Callable[[Sides], Tensor], rivals: tuple[str, ...]) -> Contender:
+        """What runs, judged by the reference."""
+        return Contender(row, [partial(run, pair) for pair in self.sides], partial(relative, truth=self.expected), rivals)
+
+
 def _of_scheme(store: Store, given: Vectors, truth: Tensor) -> Iterator[Contender]:
     """The naive way and each form but the reference, which is what they are held to."""
-    sides, tokens, name = (store.k.view(), store.v.view()), given.k.shape[2], store.scheme.name
-    expected = _truth(given, (_wide(sides[0]), _wide(sides[1])))
-    moved = sum(_bytes(side) for side in sides)
-    held = [sides, *(_twins(store) for _ in range(ceiling.copies(moved) - 1))]
-    rivals = (NAIVE.format(scheme=name), *UNCOMPRESSED, FUSED)
-
-    def contender(form: str, role: Any, words: str, run: Callable[[Sides], Tensor]) -> Contender:
-        row = Row(tokens, name, form, role, words, tolerance=TOLERANCE, quantization_error=relative(expected, truth), bytes_moved=moved)
-        return Contender(row, [partial(run, pair) for pair in held], partial(relative, truth=expected), rivals)
-
-    yield contender(baselines.NAIVE, "baseline", baselines.NAIVE_WORDS, lambda pair: baselines.naive(given.q, *pair, given.scale))
+    held, start = Held.of(store, given, truth), given.k.shape[2] - 1
+    rivals = (NAIVE.format(scheme=held.scheme), *UNCOMPRESSED, FUSED)
+    naive = held.row(baselines.NAIVE, "baseline", baselines.NAIVE_WORDS)
+    yield held.contender(naive, lambda pair: baselines.naive(given.q, *pair, given.scale), rivals)
     for impl, reason in forms(attend.OP, store.k.codec, store.v.codec):
         if impl.name == attend.REFERENCE[PLACE.platform]:
             continue
         words = f"attend in form {impl.name}{_unpacked_by(store) if impl.name == 'torch' else ''}"
         if reason is not None:
-            yield Contender(Row(tokens, name, impl.name, "form", words, "unsupported", reason), (), lambda _: 0.0)
+            yield Contender(Row(start + 1, held.scheme, impl.name, "form", words, "unsupported", reason), (), lambda _: 0.0)
             continue
-        yield contender(impl.name, "form", words, partial(_attend, impl.load(), given, tokens - 1))
+        row = held.row(impl.name, "form", words, max(TOLERANCE, impl.error))
+        yield held.contender(row, partial(_attend, impl.load(), given, start), rivals)
 
 
 def _attend(form: Callable[..., Tensor], given: Vectors, start: int, pair: Sides) -> Tensor:
@@ -156,6 +188,11 @@ def _wide(view: View) -> View:
         return view
     decoded = view.codec.decode(_stored(view), view.tail.shape[3], torch.float64)
     return replace(view, packed=lambda: decoded)
+
+
+def exact(given: Vectors) -> Tensor:
+    """Attention over the keys and values as they are."""
+    return _truth(given, (_plain(given.k), _plain(given.v)))
 
 
 def _truth(given: Vectors, sides: Sides) -> Tensor:

@@ -13,7 +13,12 @@ from tqbench.core.scheme import Scheme
 
 DATA = ("gaussian", "peaky", "sink", "outlier")
 SCHEMES = "turbo4,turbo3,q8_0,q4_0,f16,bf16"
-TOKENS = {"attend": "4k,32k,128k", "encode": "32,4k", "decode": "4k,32k"}  # encode: a decode step of many layers, and a prefill chunk
+TOKENS = {
+    "attend": "4k,32k,128k",
+    "ablation": "4k,32k",
+    "encode": "32,4k",
+    "decode": "4k,32k",
+}  # encode: a decode step of many layers, and a prefill chunk
 OPS = tuple(TOKENS)
 MOST_TOKENS, MOST_ROUNDS, MOST_THREADS = 1 << 24, 1000, 1024
 Found = TypeVar("Found")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from tqbench.bench import attend, ceiling, convert
+from tqbench.bench import ablation, attend, ceiling, convert
 from tqbench.bench.plan import Plan
 from tqbench.bench.race import race
 from tqbench.bench.result import Bench, Ceiling, Group, Row
@@ -16,7 +17,7 @@ from tqbench.kernels import native
 from tqbench.measure import environment, memory
 
 NEEDS = 10  # times the float32 cache: exact copies in three types, the schemes' stores, and what decoding takes meanwhile
-ENTRIES = {"attend": attend, "encode": convert, "decode": convert}
+ENTRIES: dict[str, Any] = {"attend": attend, "ablation": ablation, "encode": convert, "decode": convert}
 
 
 def run(plan: Plan, note: Callable[[str], None] = lambda _: None) -> Bench:

@@ -32,7 +32,7 @@ tqbench bench --shape "kv4 q32 d64" --data sink
 
 
 def bench(  # noqa: PLR0913 - each is an option
-    op: Annotated[str, typer.Argument(help="attend, encode or decode.", metavar="[OP]")] = Wishes.op,
+    op: Annotated[str, typer.Argument(help="attend, ablation (of its native form), encode or decode.", metavar="[OP]")] = Wishes.op,
     shape: Annotated[str, typer.Option(metavar="SHAPE", help="b sequences, kv KV heads, q query heads, d head_dim.")] = Wishes.shape,
     tokens: Annotated[
         str | None, typer.Option(metavar="COUNTS", help=f"Tokens in the cache, or to convert. [default: {DEFAULTS}]", show_default=False)

@@ -39,14 +39,30 @@ def _load_native() -> Any:
     return attend
 
 
+def _load_fast() -> Any:
+    from tqbench.kernels.attend._native import attend_fast
+
+    return attend_fast
+
+
 def _refuses(codec: Codec, place: Place) -> str | None:
     from tqbench.kernels.packed import refuses
 
+    return _out_of_place(place) or refuses(codec)
+
+
+def _refuses_fast(codec: Codec, place: Place) -> str | None:
+    from tqbench.kernels.packed import refuses_fast
+
+    return _out_of_place(place) or refuses_fast(codec)
+
+
+def _out_of_place(place: Place) -> str | None:
     if place.device != "cpu" or place.dtype == "float64":
         return f"runs on the CPU in float32, not on {place.device} in {place.dtype}"
     if place.pre_rope:
         return "keys are packed before RoPE, and turned by their positions when they are decoded"
-    return native.missing() or refuses(codec)
+    return native.missing()
 
 
 def _load_torch() -> Any:
@@ -74,11 +90,13 @@ def _load_host() -> Any:
 
 
 PRECISE = 2e-4  # of the native form: queries and weights are integers of 14 to 16 bits, levels of 14
+FAST = 4e-2  # of its fast form, where all three are of 8 bits (7 without byte products); only who asks for it gets it
 REFERENCE = {"torch": "reference", "mlx": "reference (host)"}
 OP = Op(
     "attend",
     (
         Impl("native", _load_native, _refuses, error=PRECISE),
+        Impl("native_fast", _load_fast, _refuses_fast, error=FAST),
         Impl("torch", _load_torch),
         Impl("reference", _load_reference),
         Impl("mlx", _load_mlx, platform="mlx"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array as numbers
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,19 +42,47 @@ class _Call(ctypes.Structure):
         ("k", _Side),
         ("v", _Side),
         ("split", ctypes.c_int64),
+        ("ahead", ctypes.c_int64),
+        ("fast", ctypes.c_int32),
+        ("brains", ctypes.c_int32),
+        ("sparse", ctypes.c_float),
+        ("dropped", ctypes.c_void_p),
     ]
+
+
+@dataclass(frozen=True)
+class Switches:
+    """What the library can do otherwise; a store uses it as it is."""
+
+    fast: bool = False  # levels, queries and weights of 8 bits, or of bfloat16
+    split: int = 0  # tokens per task; 0: the library chooses
+    ahead: int = 128  # tokens between what is computed and what is fetched from memory; 0: nothing is
+    sparse: float = 0.0  # values whose weight is less than this, relative to the largest so far, are left out
+    dropped: Tensor | None = None  # float32 [batch, heads, queries]: gets the share of each query's weight that was left out
 
 
 def attend(q: Tensor, k: View, v: View, start: int, scale: float, softcap: float | None = None) -> Tensor:
     """Attention of each query over its own mixture of packed and exact positions, in float32."""
+    return switched(Switches(), q, k, v, start, scale, softcap)
+
+
+def attend_fast(q: Tensor, k: View, v: View, start: int, scale: float, softcap: float | None = None) -> Tensor:
+    """The same with levels, queries and weights of 8 bits, or of bfloat16 where keys and values are."""
+    return switched(Switches(fast=True), q, k, v, start, scale, softcap)
+
+
+def switched(switches: Switches, q: Tensor, k: View, v: View, start: int, scale: float, softcap: float | None = None) -> Tensor:
+    """The same with switches."""
     queries = q.to(torch.float32).contiguous()
     out = torch.empty_like(queries)
     batch, heads, count, head_dim = q.shape
     kv_heads = k.tail.shape[1]
-    sides, kept = zip(*(_side(view, head_dim, kv_heads, keys=view is k) for view in (k, v)), strict=True)
+    sides, kept = zip(_side(k, head_dim, kv_heads, keys=True), _side(v, head_dim, kv_heads, keys=False), strict=True)
     reach = EVERYTHING if k.reach is None else k.reach
     shape = (batch, heads, kv_heads, count, head_dim, start, reach)
-    call = _Call(*shape, scale, softcap or 0.0, queries.data_ptr(), out.data_ptr(), *sides, 0)
+    dropped = None if switches.dropped is None else switches.dropped.data_ptr()
+    how = (switches.split, switches.ahead, switches.fast, 0, switches.sparse, dropped)
+    call = _Call(*shape, scale, softcap or 0.0, queries.data_ptr(), out.data_ptr(), *sides, *how)
     status = native.library().tqbench_attend(ctypes.byref(call))
     del kept  # lived as long as the call
     if status:
@@ -66,13 +95,13 @@ def _side(view: View, head_dim: int, kv_heads: int, *, keys: bool) -> tuple[_Sid
     if codec is None or stored is None:
         raise EvidenceError("attend/native reads codes, and this view has none")
     arrays, form, around = stored(), packed.describe(codec, head_dim, keys=keys), packed.basis(codec, head_dim, kv_heads)
-    bounds = numbers("q", view.bounds)
+    rows, bounds = around.columns if keys else around.rows, numbers("q", view.bounds)
     found, kept = zip(packed.exact(view.sinks), packed.exact(view.tail), form.packed(arrays), strict=True)
     side = _Side(
         *found,
         view.packed_end,
         view.tail_start,
-        None if around.rows is None else around.rows.data_ptr(),
+        None if rows is None else rows.data_ptr(),
         None if around.offset is None else around.offset.data_ptr(),
         bounds.buffer_info()[0],
     )

@@ -9,7 +9,7 @@ struct AttendSide {
     Exact sinks, tail;
     Packed packed;
     int64_t packed_end, tail_start;  // positions
-    const float* basis;              // [stored dim, head_dim]: x ≈ basisᵀ · y + offset; null where y is x
+    const float* basis;              // x ≈ basis · y + offset; null where y is x. Of K [head_dim, stored dim], of V turned over
     const float* offset;             // [kv_heads, head_dim], or null
     const int64_t* bounds;           // per query
 };
@@ -20,7 +20,12 @@ struct AttendCall {
     const float* q;                                                   // [batch, heads, queries, head_dim]
     float* out;                                                       // the same
     AttendSide k, v;
-    int64_t split;  // tokens per task, or 0 to choose
+    int64_t split;   // tokens per task, or 0 to choose
+    int64_t ahead;   // tokens between what is computed and what is fetched from memory, or 0 for none
+    int32_t fast;    // 1: levels, queries and weights of 8 bits, or of bfloat16
+    int32_t brains;  // whether the processor has products of bfloat16: set by the library
+    float sparse;    // values whose weight is less, relative to the largest so far, are left out; 0: none
+    float* dropped;  // [batch, heads, queries]: the share of weight left out; or null
 };
 
 }  // namespace tqb

@@ -4,10 +4,12 @@
 //
 //     q · k = Σ_g scale_g Σ_{f in g} unit · step_f Σ_{d in f} word_d level_d  +  Σ_g minimum_g Σ_{d in g} q_d
 //
-// The innermost sum is exact in 32 bits. Float form: for formats without such levels.
+// The innermost sum is exact in 32 bits. Fast form: the same with levels and words of 8 bits, and runs of 32. Float form: for formats
+// without such levels.
 #pragma once
 
-#include "attend/plan.hpp"
+#include "attend/extract.hpp"
+#include "attend/query.hpp"
 
 namespace tqb::TQB_VARIANT {
 namespace {
@@ -20,25 +22,22 @@ struct KeyScratch {
     const uint8_t *rows[L], *high[L];
 };
 
-// Calls fn(pair, words) for all words of levels of the strip, and flush(run) after each run of pairs.
+// Calls fn(lane, levels) for all lanes of levels of the strip, and flush(run) after each run of them.
 template <class Extract, class Fn, class Flush>
 inline void walk(const Plan& plan, const Extract& extract, const KeyScratch& s, const Fn& fn, const Flush& flush) {
     constexpr int kSteps = Extract::kSteps;
-    int pair = 0, left = plan.run, run = 0;
+    int lane = 0, left = plan.run, run = 0;
     for (int at = 0; at < plan.row_bytes; at += 4 * COLUMNS) {
-        I x[COLUMNS] = {}, y[COLUMNS] = {};
+        I x[COLUMNS], bits[COLUMNS];  // filled by columns() as far as they are read: to clear them first takes longer than that
         columns(s.rows, at, plan.row_bytes - at, x);
-        if (Extract::kHigh) {  // a byte of third bits for each word
-            I bits[COLUMNS] = {};
-            columns(s.high, at / 2, (plan.row_bytes - at) / 2, bits);
-            for (int j = 0; j < COLUMNS; ++j) y[j] = j % 2 ? widen_high(bits[j / 2]) : widen_low(bits[j / 2]);
-        }
+        if (Extract::kHigh) columns(s.high, at / 2, (plan.row_bytes - at) / 2, bits);  // a byte of third bits for two of codes
         const int count = plan.row_bytes - at < 4 * COLUMNS ? (plan.row_bytes - at) / 4 : COLUMNS;
         for (int j = 0; j < count; ++j) {
-            I words[kSteps];
-            each_step(extract, x[j], y[j], words);
-            for (int i = 0; i < kSteps; ++i) fn(pair + i, words[i]);
-            pair += kSteps;
+            I levels[kSteps], y = all(0);
+            if (Extract::kHigh) y = Extract::third(bits[j / 2], j % 2);
+            each_step(extract, x[j], y, levels);
+            for (int i = 0; i < kSteps; ++i) fn(lane + i, levels[i]);
+            lane += kSteps;
             if ((left -= kSteps) <= 0) {
                 flush(run++);
                 left = plan.run;
@@ -55,9 +54,9 @@ TQB_LOOP void normalize(const Plan& plan, const Extract& extract, KeyScratch& s)
     for (int g = 0; g < plan.groups; ++g) squares[g] = all(0.0f);
     I acc = all(0);
     walk(
-        plan, extract, s, [&](int, I words) { acc = dot2(acc, words, words); },
+        plan, extract, s, [&](int, I levels) { acc = dot2(acc, levels, levels); },
         [&](int run) {
-            F& sum = squares[plan.group_of(run)];
+            F& sum = squares[plan.group_of[run]];
             sum = sum + to_float(acc);
             acc = all(0);
         });
@@ -70,27 +69,29 @@ TQB_LOOP void normalize(const Plan& plan, const Extract& extract, KeyScratch& s)
 
 template <int R, class Extract>
 TQB_LOOP void dot_words(const Plan& plan, const Extract& extract, const QueryRows& q, int row, const KeyScratch& s, float* scores, int stride) {
-    const int32_t* words[R];
+    constexpr bool kStarts = Extract::kForm == Form::bytes;
+    const int32_t *words[R], *starts[R];
     const float* steps[R];
     F total[R];
     I acc[R];
     for (int r = 0; r < R; ++r) {
         words[r] = q.words(row + r);
+        starts[r] = q.starts(row + r);
         steps[r] = q.steps(row + r);
         total[r] = all(0.0f);
-        acc[r] = all(0);
+        acc[r] = all(kStarts ? starts[r][0] : 0);
     }
     const bool grouped = plan.groups > 1;
     walk(
         plan, extract, s,
-        [&](int pair, I levels) {
-            for (int r = 0; r < R; ++r) acc[r] = dot2(acc[r], levels, all(words[r][pair]));
+        [&](int lane, I levels) {
+            for (int r = 0; r < R; ++r) acc[r] = Extract::dot(acc[r], levels, all(words[r][lane]));
         },
         [&](int run) {
-            const F scale = grouped ? load(s.scale + plan.group_of(run) * L) : all(1.0f);
+            const F scale = grouped ? load(s.scale + plan.group_of[run] * L) : all(1.0f);
             for (int r = 0; r < R; ++r) {
-                total[r] = fma(to_float(acc[r]) * all(steps[r][run]), scale, total[r]);
-                acc[r] = all(0);
+                total[r] = fma(Extract::number(acc[r]) * all(steps[r][run]), scale, total[r]);
+                acc[r] = all(kStarts ? starts[r][run + 1] : 0);
             }
         });
     for (int r = 0; r < R; ++r) {
@@ -130,7 +131,7 @@ TQB_LOOP void unpack_float_keys(const Head& head, int dim, int64_t from, int n, 
         s.rows[t] = t < n ? reinterpret_cast<const uint8_t*>(s.floats + t * dim) : s.rows[n - 1];
     }
     for (int c = 0; c < dim; c += COLUMNS) {
-        I x[COLUMNS] = {};
+        I x[COLUMNS];
         columns(s.rows, 4 * c, 4 * (dim - c), x);
         for (int j = 0; j < COLUMNS && c + j < dim; ++j) store(static_cast<void*>(s.lanes + (c + j) * L), x[j]);
     }
@@ -144,10 +145,10 @@ inline void score_strip(const Plan& plan, const Head& head, const QueryRows& q, 
         return in_groups<8>(first, last, [&](auto rows, int r) { dot_floats<rows.value>(plan, q, r, s, scores + r * stride, stride); });
     }
     const Packed& p = *head.packed;
-    rows_of(plan, head, from, n, L, s.codes, s.rows, s.high);
+    rows_of(plan, head, from, n, L, nullptr, s.codes, s.rows, s.high);
     scales_of(head, plan, from, n, L, s.scale, s.minimum);
     with_extract(plan, p.format, [&](const auto& extract) {
-        if (p.format.normalized) normalize(plan, extract, s);
+        if (extract.kForm == Form::words && p.format.normalized) normalize(plan, extract, s);  // others have no fast form
         in_groups<8>(first, last, [&](auto rows, int r) { dot_words<rows.value>(plan, extract, q, r, s, scores + r * stride, stride); });
     });
 }

@@ -31,11 +31,13 @@ bool sane(const AttendCall& c, const AttendSide& s) {
 // Returns 0; 1 if there is no memory; 2 if the arguments are not sane.
 extern "C" int tqbench_attend(const tqb::AttendCall* call) {
     if (!call) return 2;
-    const AttendCall& c = *call;
+    AttendCall c = *call;
+    c.brains = brains();
     const int64_t most = INT64_C(1) << 40;
     for (int64_t n : {c.batch, c.heads, c.kv_heads, c.queries, c.head_dim})
         if (n < 1 || n > most) return 2;
     if (c.head_dim > kMost || c.heads % c.kv_heads || c.start < 0 || c.start > most || c.reach < 1 || c.split < 0) return 2;
+    if (c.ahead < 0 || c.ahead > 1 << 20 || !(c.sparse >= 0)) return 2;
     if (!c.q || !c.out || !c.k.bounds || !c.v.bounds || c.k.sinks.count != c.v.sinks.count || c.softcap < 0) return 2;
     if (!sane(c, c.k) || !sane(c, c.v)) return 2;
     return TQB_CHOSEN(attend)(c);

@@ -27,16 +27,17 @@ struct Task {
     int64_t sharing;
 };
 
-// The sums of one row: largest score, Σ weights, Σ weights of packed values, what their minima add per group, Σ packed values, Σ exact
-// values.
+// The sums of one row: largest score, Σ weights, Σ weights of packed values, Σ dropped weights, what minima of packed values add per
+// group, Σ packed values, Σ exact values.
 struct Sums {
+    static constexpr int kFirst = 4;
     float* base;
     int64_t groups, packed_slots, exact_slots;
-    int64_t stride() const { return 3 + groups + packed_slots + exact_slots; }
+    int64_t stride() const { return kFirst + groups + packed_slots + exact_slots; }
     float* row(int64_t r) const { return base + r * stride(); }
-    float* lows(int64_t r) const { return row(r) + 3; }
-    float* packed(int64_t r) const { return row(r) + 3 + groups; }
-    float* exact(int64_t r) const { return row(r) + 3 + groups + packed_slots; }
+    float* lows(int64_t r) const { return row(r) + kFirst; }
+    float* packed(int64_t r) const { return row(r) + kFirst + groups; }
+    float* exact(int64_t r) const { return row(r) + kFirst + groups + packed_slots; }
 };
 
 struct Scratch {
@@ -54,6 +55,20 @@ inline void score_tile(const Plan& plan, const Packed& source, const QueryRows& 
                        int n, Scratch& s, float* scores) {
     const Head head(source, b, h);
     for (int t = 0; t < n; t += L) score_strip(plan, head, q, first, last, from + t, n - t < L ? n - t : L, s.keys, scores + t, kStride);
+}
+
+// Which of n tokens have weight in any row; their weights are moved together. Returns how many.
+inline int pick(float* weights, int first, int last, int n, int* picked) {
+    int count = 0;
+    for (int t = 0; t < n; ++t) {
+        float most = 0;
+        for (int r = first; r < last; ++r) most += weights[r * kStride + t];
+        picked[count] = t;  // no branch: which it is cannot be foretold
+        count += most > 0;
+    }
+    for (int r = first; r < last && count < n; ++r)
+        for (int t = 0; t < n; ++t) weights[r * kStride + t] = t < count ? weights[r * kStride + picked[t]] : 0.0f;
+    return count;
 }
 
 // One tile of keys and values that starts at position `a`, for rows [first, last) of a block whose first row is `row0`.
@@ -116,6 +131,13 @@ inline void tile(const Task& task, const QueryRows& q, int64_t b, int64_t h, int
             total = total + w;
         }
         row[1] += sum(total);
+        F lost = all(0.0f);
+        for (int i = 0; i < kTile && c.sparse > 0; i += L) {
+            const F w = load(scores + i), kept = where_above(w, all(c.sparse), w);
+            store(scores + i, kept);
+            lost = lost + (w - kept);
+        }
+        row[3] += sum(lost);
     }
     // Values.
     least = n, most = 0;
@@ -135,22 +157,26 @@ inline void tile(const Task& task, const QueryRows& q, int64_t b, int64_t h, int
                 exact[t] = t < end ? 0.0f : w;
             }
         }
-    const auto mix = [&](const Plan& plan, const Packed& source, int64_t from, int start, int end, float* weights, bool packed) {
+    const auto mix = [&](const Plan& plan, const Packed& source, int64_t from, int count, float* weights, bool packed) {
         const Head head(source, b, h);
-        mix_tile(plan, head, first, last, from + start, end - start, s.values, [&](int r, const float*& w, float*& out, float*& low) {
-            w = weights + r * kStride + start;
-            out = packed ? sums.packed(r) : sums.exact(r);
-            low = sums.lows(r);
-        });
+        int picked[kTile];
+        const int live = c.sparse > 0 ? pick(weights, first, last, count, picked) : count;
+        if (live == 0) return;
+        mix_tile(plan, head, first, last, from, live, live < count ? picked : nullptr, s.values,
+                 [&](int r, const float*& w, float*& out, float*& low) {
+                     w = weights + r * kStride;
+                     out = packed ? sums.packed(r) : sums.exact(r);
+                     low = sums.lows(r);
+                 });
     };
-    if (a < sinks) return mix(task.v.exact, task.v_sinks, a, 0, n, s.scores, false);
+    if (a < sinks) return mix(task.v.exact, task.v_sinks, a, n, s.scores, false);
     if (most > 0) {
         for (int r = first; r < last; ++r) {
             F mass = all(0.0f);
             for (int i = 0; i < kTile; i += L) mass = mass + load(s.scores + r * kStride + i);
             sums.row(r)[2] += sum(mass);
         }
-        mix(task.v.packed, c.v.packed, a - sinks, 0, most, s.scores, true);
+        mix(task.v.packed, c.v.packed, a - sinks, most, s.scores, true);
     }
     if (least < n) {
         // From `least` on; what lies before has no weight left. The tile is read from there, so its end must not run over.
@@ -160,7 +186,7 @@ inline void tile(const Task& task, const QueryRows& q, int64_t b, int64_t h, int
                 float* w = weights + r * kStride;
                 for (int t = 0; t < kTile; ++t) w[t] = t + least < n ? w[t + least] : 0.0f;
             }
-        mix(task.v.exact, task.v_tail, a + least - c.v.tail_start, 0, n - least, weights, false);
+        mix(task.v.exact, task.v_tail, a + least - c.v.tail_start, n - least, weights, false);
     }
 }
 
@@ -184,79 +210,30 @@ inline void stretch(const Task& task, const QueryRows& q, int64_t b, int64_t h, 
     }
 }
 
-// Query rows in the basis of the packed keys, their words, and what minima and offsets need of them.
-inline void prepare(const AttendCall& c, const Plan& plan, const float* query, int64_t kv_head, const QueryRows& q) {
-    const int dim = plan.dim, head_dim = int(c.head_dim);
-    float *exact = q.exact(0), *packed = q.packed(0);
-    for (int d = 0; d < head_dim; ++d) exact[d] = query[d] * c.scale;
-    if (!c.k.basis) std::memcpy(packed, exact, size_t(dim) * sizeof(float));
-    else
-        for (int y = 0; y < dim; ++y) {
-            const float* row = c.k.basis + int64_t(y) * head_dim;
-            F acc = all(0.0f);
-            int d = 0;
-            for (; d + L <= head_dim; d += L) acc = fma(load(row + d), load(exact + d), acc);
-            float total = sum(acc);
-            for (; d < head_dim; ++d) total += row[d] * exact[d];
-            packed[y] = total;
-        }
-    float offset = 0;
-    if (c.k.offset)
-        for (int d = 0; d < head_dim; ++d) offset += exact[d] * c.k.offset[kv_head * head_dim + d];
-    q.offset(0) = offset;
-    if (plan.mode == Mode::floats) return;
-    if (plan.minima)
-        for (int g = 0; g < plan.groups; ++g) {
-            float total = 0;
-            for (int d = g * plan.group; d < dim && d < (g + 1) * plan.group; ++d) total += packed[d];
-            q.sums(0)[g] = total;
-        }
-    const Format& f = c.k.packed.format;
-    for (int p = 0, run = 0; p < plan.pairs; p += plan.run, ++run) {
-        const int end = p + plan.run < plan.pairs ? p + plan.run : plan.pairs;
-        float pair[32], most = 0, whole = 0;
-        for (int i = p; i < end; ++i) {
-            const int word = i / plan.steps * 2, step = i % plan.steps;
-            for (int k = 0; k < 2; ++k) {
-                const float x = packed[plan.channel(f, word + k, step)];
-                pair[2 * (i - p) + k] = x;
-                most = std::fabs(x) > most ? std::fabs(x) : most;
-                whole += std::fabs(x);
-            }
-        }
-        // Rounding adds at most a half to each word.
-        const float factor = most > 0 ? std::fmin(float(plan.weights - 2 * plan.run) / whole, 32767.0f / most) : 0.0f;
-        for (int i = p; i < end; ++i) {
-            const auto low = uint16_t(int16_t(std::lrintf(pair[2 * (i - p)] * factor)));
-            const auto high = uint16_t(int16_t(std::lrintf(pair[2 * (i - p) + 1] * factor)));
-            q.words(0)[i] = int32_t(uint32_t(low) | uint32_t(high) << 16);
-        }
-        q.steps(0)[run] = most > 0 ? plan.unit / factor : 0.0f;
-    }
-}
-
 // out = (basisᵀ Σ packed + mass · offset + Σ exact) / Σ weights, over all stretches.
 inline void finish(const AttendCall& c, const Plan& plan, const float* sums, int64_t splits, int64_t split_stride, const Sums& shape,
-                   int64_t kv_head, float* out) {
+                   int64_t kv_head, int64_t at) {
     const int head_dim = int(c.head_dim), dim = plan.dim;
+    float* out = c.out + at * head_dim;
     float top = -INFINITY;
     for (int64_t i = 0; i < splits; ++i) top = sums[i * split_stride] > top ? sums[i * split_stride] : top;
-    float weight = 0, mass = 0, lows[kMaxGroups] = {}, slots[kMaxDim + 16 * L] = {}, y[kMaxDim], x[kMaxDim] = {};
+    float weight = 0, mass = 0, dropped = 0, lows[kMaxGroups] = {}, slots[kMaxDim + 16 * L] = {}, y[kMaxDim], x[kMaxDim] = {};
     for (int64_t i = 0; i < splits; ++i) {
         const float* row = sums + i * split_stride;
         if (row[0] == -INFINITY) continue;
         const float share = std::exp(row[0] - top);
         weight += share * row[1];
         mass += share * row[2];
-        const float *packed = row + 3 + shape.groups, *exact = packed + shape.packed_slots;
-        for (int64_t g = 0; g < shape.groups; ++g) lows[g] += share * row[3 + g];
+        dropped += share * row[3];
+        const float *packed = row + Sums::kFirst + shape.groups, *exact = packed + shape.packed_slots;
+        for (int64_t g = 0; g < shape.groups; ++g) lows[g] += share * row[Sums::kFirst + g];
         for (int64_t d = 0; d < shape.packed_slots; ++d) slots[d] += share * packed[d];
         for (int d = 0; d < head_dim; ++d) x[d] += share * exact[d];
     }
     if (plan.mode == Mode::floats) {
         std::memcpy(y, slots, size_t(dim) * sizeof(float));
     } else {
-        for (int w = 0; w < plan.row_bytes / 2; ++w)
+        for (int w = 0; w < plan.items(); ++w)
             for (int i = 0; i < plan.steps; ++i) {
                 const int channel = plan.channel(c.v.packed.format, w, i);
                 y[channel] = slots[(w / L * plan.steps + i) * L + w % L] + lows[plan.groups > 1 ? channel / plan.group : 0];
@@ -275,6 +252,7 @@ inline void finish(const AttendCall& c, const Plan& plan, const float* sums, int
             for (int d = 0; d < head_dim; ++d) x[d] += mass * c.v.offset[kv_head * head_dim + d];
     }
     for (int d = 0; d < head_dim; ++d) out[d] = x[d] / weight;
+    if (c.dropped) c.dropped[at] = dropped / weight;
 }
 
 Packed as_packed(const Exact& e, int64_t head_dim) {
@@ -294,9 +272,8 @@ Packed as_packed(const Exact& e, int64_t head_dim) {
 int attend(const AttendCall& c) {
     const Packed k_sinks = as_packed(c.k.sinks, c.head_dim), k_tail = as_packed(c.k.tail, c.head_dim);
     const Packed v_sinks = as_packed(c.v.sinks, c.head_dim), v_tail = as_packed(c.v.tail, c.head_dim);
-    Sides k{plan_of(k_tail.format, true), plan_of(c.k.packed.format, true)};
-    Sides v{plan_of(v_tail.format, false), plan_of(c.v.packed.format, false)};
-    k.exact.exact = v.exact.exact = true;
+    const Sides k{plan_of(k_tail.format, true, c, true), plan_of(c.k.packed.format, true, c, false)};
+    const Sides v{plan_of(v_tail.format, false, c, true), plan_of(c.v.packed.format, false, c, false)};
     const int64_t sharing = c.heads / c.kv_heads, rows = sharing * c.queries, pairs = c.batch * c.kv_heads;
     const Task task{c, k, v, k_sinks, k_tail, v_sinks, v_tail, sharing};
     const int64_t tokens = c.start + c.queries, blocks = (rows + kRowBlock - 1) / kRowBlock;
@@ -349,7 +326,7 @@ int attend(const AttendCall& c) {
             const int64_t row0 = r / kRowBlock * kRowBlock, count = rows - row0 < kRowBlock ? rows - row0 : kRowBlock;
             const float* own = sums + ((pair * rows + row0) * splits + (r - row0)) * shape.stride();
             const int64_t head = h * sharing + r % sharing, query = r / sharing;
-            finish(c, v.packed, own, splits, count * shape.stride(), shape, h, c.out + ((b * c.heads + head) * c.queries + query) * c.head_dim);
+            finish(c, v.packed, own, splits, count * shape.stride(), shape, h, (b * c.heads + head) * c.queries + query);
         }
     }
     std::free(memory);

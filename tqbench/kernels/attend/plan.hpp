@@ -3,68 +3,117 @@
 
 #include "attend/call.hpp"
 #include "packed/rows.hpp"
+#include "simd/bytes.hpp"
 
 namespace tqb::TQB_VARIANT {
 namespace {
 
-constexpr int kMaxGroups = 32, kAhead = 128;  // tokens between what is computed and what is fetched from memory
+constexpr int kMaxGroups = 32;
+
+// How levels lie in lanes: two words each, or, in the fast form, four bytes, or two numbers in bfloat16 where that is how they are stored.
+// An item is what of a vector's codes goes to one of these.
+enum class Form { words, bytes, brains };
+constexpr int per_lane(Form form) { return form == Form::bytes ? 4 : 2; }
+constexpr int item_bytes(Form form) { return form == Form::bytes ? 1 : 2; }
 
 // words: packed codes as they lie. bytes: one code per byte, expanded first where they lie otherwise. floats: decoded vectors.
 enum class Mode { words, bytes, floats };
 
 struct Plan {
     Mode mode;
+    Form form;
+    int ahead;    // tokens between what is computed and what is fetched from memory; 0: nothing is
     bool exact;   // sinks and tail: vectors that no basis has changed
     bool minima;
     int dim, group, groups;
-    int steps;      // levels per word
-    int row_bytes;  // of the words of a vector
-    int group_words;  // words of a vector that share a scale
-    int pairs;      // of levels
-    int run;        // pairs whose products are summed up in integers
-    int64_t weights;  // what the integers that levels are multiplied with may sum up to, so that the products cannot overflow
+    int steps;        // levels per item
+    int row_bytes;    // of the items of a vector
+    int group_items;  // items of a vector that share a scale
+    int lanes;        // that the levels of a vector fill
+    int run;          // lanes whose products are summed up in integers
+    int limit;        // of the integers that levels are multiplied with
+    int64_t room;     // what those of one sum may come to, so that it cannot overflow
     float unit;     // what a level of 1 is worth
     int center;     // taken off the codes of formats with minima, which get it back: small integers round less
     int16_t levels[32];
+    ByteTable bytes;  // the same as bytes, level + 128
+    uint8_t group_of[kMaxDim / 16 + 1];  // of each run
+    int32_t flip;     // what turns bytes as they lie into level + 128
 
-    int group_of(int of_run) const { return groups > 1 ? of_run * 2 * run / group : 0; }
+    int per() const { return per_lane(form); }
+    int items() const { return row_bytes / item_bytes(form); }
 
-    // The channel of level `s` of word `w`.
-    int channel(const Format& f, int w, int s) const {
-        if (mode == Mode::words && f.arrangement == kHalves) return w / 8 * 32 + w % 8 * 2 + s / 2 + (s % 2) * 16;
-        return w * steps + s;
+    // The channel of level `s` of item `i`.
+    int channel(const Format& f, int i, int s) const {
+        if (mode != Mode::words || f.arrangement != kHalves) return i * steps + s;
+        return form == Form::words ? i / 8 * 32 + i % 8 * 2 + s / 2 + (s % 2) * 16 : i / 16 * 32 + i % 16 + s * 16;
     }
 };
 
-// Words that a group of channels fills, or 0 if groups do not end with words.
-inline int words_in(int group, int bits) { return group * bits % 16 ? 0 : group * bits / 16; }
+// Items of so many bits that a group of channels fills, or 0 if groups do not end with items.
+inline int items_in(int group, int bits, int item) { return group * bits % item ? 0 : group * bits / item; }
 
-// Whether a vector of L words lies in one group, or holds whole groups.
-inline bool lanes_fit(int words) { return words > 0 && (words % L == 0 || L % words == 0); }
+// Whether a vector of L items lies in one group, or holds whole groups.
+inline bool lanes_fit(int items) { return items > 0 && (items % L == 0 || L % items == 0); }
 
-inline Plan plan_of(const Format& f, bool keys) {
+// Levels as bytes, level + 128, in the unit in which they are rounded least; returns how many of the old unit that is.
+inline float round_levels(const int16_t* levels, int count, int most, ByteTable& table) {
+    int best = 127;
+    float least = -1;
+    for (int top = 127; top > 63 && least != 0; --top) {
+        float wrong = 0;
+        for (int i = 0; i < count; ++i) {
+            const float x = float(levels[i]) * float(top) / float(most), off = (x - __builtin_rintf(x)) / float(top);
+            wrong += off * off;
+        }
+        if (least < 0 || wrong < least) least = wrong, best = top;
+    }
+    for (int i = 0; i < 64; ++i)
+        table.levels[i] = uint8_t(128 + int(__builtin_rintf(float(levels[i % count]) * float(best) / float(most))));
+    return float(most) / float(best);
+}
+
+inline Plan plan_of(const Format& f, bool keys, const AttendCall& call, bool exact) {
+    const bool fast = call.fast && !exact;
     Plan p{};
+    p.exact = exact;
     p.dim = f.dim;
+    p.form = fast ? Form::bytes : Form::words;
+    p.ahead = int(call.ahead);
     p.mode = Mode::floats;
     p.minima = f.minimum != kNone;
     p.group = f.group;
     p.groups = f.group ? (f.dim + f.group - 1) / f.group : 1;
+    if (f.arrangement == kFloats && f.number == kBf16 && fast && call.brains && f.dim % 4 == 0) {
+        p.form = Form::brains;
+        p.mode = Mode::words;
+        p.steps = p.limit = 1;
+        p.unit = 1.0f;
+        p.row_bytes = 2 * f.dim;
+        p.run = p.lanes = f.dim / 2;
+        p.groups = 1;
+        return p;
+    }
     if (f.arrangement == kFloats || f.unit > 1 || f.value > kLinear || p.groups > kMaxGroups) return p;
     const bool table = f.bits <= 5, byte = f.value == kLinear && f.bits >= 6 && ((f.flip == 128 && f.bias == -128) || (!f.flip && !f.bias));
     if (!table && !byte) return p;
     const bool nibbles = f.arrangement == kHalves || (f.arrangement == kStream && (f.bits == 1 || f.bits == 2 || f.bits == 4));
     const int word_bits = f.arrangement == kSplit ? 2 : f.bits;
     const bool words = (nibbles || f.arrangement == kSplit) && f.dim * word_bits % 32 == 0 && (f.arrangement != kSplit || f.dim % 32 == 0);
-    const int steps = words ? 16 / word_bits : 2;
-    p.group_words = words_in(f.group, words ? word_bits : 8);
-    if (f.dim % 4 || (!keys && (f.normalized || (p.groups > 1 && !lanes_fit(p.group_words))))) return p;
-    const int run = steps > 8 ? steps : 8;
-    if (p.groups > 1 && f.group % (2 * run)) return p;
+    if (fast && (f.normalized || (byte && f.bits == 8 && !f.flip && !p.minima))) return p;
+    const int per = p.per(), item = 8 * item_bytes(p.form), steps = item / (words ? word_bits : 8);
+    p.group_items = items_in(f.group, words ? word_bits : 8, item);
+    if (f.dim % 4 || (!keys && (f.normalized || (p.groups > 1 && !lanes_fit(p.group_items))))) return p;
+    // Runs of 16 channels, or 32 where a query is rounded to bytes anyway, unless codes or groups ask for others.
+    int run = (fast && (p.groups == 1 || f.group % 32 == 0) ? 32 : 16) / per;
+    run = steps > run ? steps : run;
+    if (p.groups > 1 && f.group % (per * run)) return p;
     p.steps = steps;
     p.mode = words ? Mode::words : Mode::bytes;
     p.row_bytes = words ? f.dim * word_bits / 8 : f.dim;
-    p.pairs = f.dim / 2;
+    p.lanes = f.dim / per;
     p.run = run;
+    for (int i = 0; p.groups > 1 && i * per * run < f.dim; ++i) p.group_of[i] = uint8_t(i * per * run / f.group);
     const int count = 1 << (f.bits < 5 ? f.bits : 5);
     for (int i = 0; i < 32 && table; ++i) p.levels[i] = f.levels[i % count];  // whatever the upper bits of an index are
     if (p.minima && f.value == kLinear && !f.flip && !f.bias && (table || f.bits == 8)) p.center = table ? count / 2 : 128;
@@ -73,98 +122,16 @@ inline Plan plan_of(const Format& f, bool keys) {
         p.levels[i] = int16_t(p.levels[i] - p.center);
         most = p.levels[i] > most ? p.levels[i] : -p.levels[i] > most ? -p.levels[i] : most;
     }
-    p.weights = INT64_C(2147483647) / most;
     p.unit = byte || f.normalized ? 1.0f : f.level_unit;
+    if (fast) {
+        if (table) p.unit *= round_levels(p.levels, count, most, p.bytes);
+        p.flip = p.center ? 0 : int32_t(0x80808080);
+        p.limit = kMostByte;
+        return p;
+    }
+    p.limit = 32767;
+    p.room = INT64_C(2147483647) / most;
     return p;
-}
-
-// What is prepared of each row (one query head of one query) before any key is read.
-struct QueryRows {
-    float* base;
-    int64_t stride, at_packed, at_words, at_steps, at_sums, at_offset;  // in floats
-
-    QueryRows(float* memory, int64_t head_dim, const Plan& plan) : base(memory) {
-        at_packed = head_dim;
-        at_words = at_packed + plan.dim;
-        at_steps = at_words + plan.dim / 2;
-        at_sums = at_steps + plan.dim / 16 + 1;
-        at_offset = at_sums + plan.groups;
-        stride = at_offset + 1;
-    }
-    QueryRows from(int64_t row) const {
-        QueryRows rows = *this;
-        rows.base += row * stride;
-        return rows;
-    }
-    float* exact(int64_t r) const { return base + r * stride; }
-    float* packed(int64_t r) const { return base + r * stride + at_packed; }
-    int32_t* words(int64_t r) const { return reinterpret_cast<int32_t*>(base + r * stride + at_words); }
-    float* steps(int64_t r) const { return base + r * stride + at_steps; }
-    float* sums(int64_t r) const { return base + r * stride + at_sums; }
-    float& offset(int64_t r) const { return base[r * stride + at_offset]; }
-};
-
-// What a word gives at each step.
-template <int Bits>
-struct Packed16 {
-    static constexpr int kSteps = 16 / Bits;
-    static constexpr bool kHigh = false;
-    Table table;
-    template <int S>
-    I get(I x, I) const {
-        return lookup16(table, right16<Bits * S>(x));
-    }
-};
-struct Split16 {
-    static constexpr int kSteps = 8;
-    static constexpr bool kHigh = true;
-    Table table;
-    I low = all16(3);
-    template <int S>
-    I get(I x, I y) const {
-        if constexpr (S < 2) return lookup16(table, choose(low, right16<2 * S>(x), left16<2 - S>(y)));
-        else return lookup16(table, choose(low, right16<2 * S>(x), right16<S - 2>(y)));
-    }
-};
-struct Looked8 {
-    static constexpr int kSteps = 2;
-    static constexpr bool kHigh = false;
-    Table table;
-    template <int S>
-    I get(I x, I) const {
-        return lookup(table, right16<8 * S>(x));
-    }
-};
-struct Signed8 {
-    static constexpr int kSteps = 2;
-    static constexpr bool kHigh = false;
-    template <int S>
-    I get(I x, I) const {
-        return S ? signed_high8(x) : signed_low8(x);
-    }
-};
-struct Centered8 {  // an unsigned byte less 128
-    static constexpr int kSteps = 2;
-    static constexpr bool kHigh = false;
-    I flip = all16(int16_t(0x8080));
-    template <int S>
-    I get(I x, I) const {
-        return S ? signed_high8(x ^ flip) : signed_low8(x ^ flip);
-    }
-};
-struct Unsigned8 {
-    static constexpr int kSteps = 2;
-    static constexpr bool kHigh = false;
-    template <int S>
-    I get(I x, I) const {
-        return S ? right16<8>(x) : low8(x);
-    }
-};
-
-template <class Extract, int S = 0, int End = Extract::kSteps>
-inline void each_step(const Extract& extract, I x, I y, I* out) {
-    *out = extract.template get<S>(x, y);
-    if constexpr (S + 1 < End) each_step<Extract, S + 1, End>(extract, x, y, out + 1);
 }
 
 // Calls fn(count, row) for rows [first, last) in groups of at most Most, the count known to the compiler.
@@ -191,30 +158,13 @@ inline void in_groups(int first, int last, const Fn& fn) {
     }
 }
 
-template <class Fn>
-inline void with_extract(const Plan& plan, const Format& f, const Fn& fn) {
-    const Table table(plan.levels);
-    if (plan.mode == Mode::words) {
-        if (f.arrangement == kSplit) fn(Split16{table});
-        else if (f.bits == 4) fn(Packed16<4>{table});
-        else if (f.bits == 2) fn(Packed16<2>{table});
-        else fn(Packed16<1>{table});
-    } else if (f.bits <= 5) {
-        fn(Looked8{table});
-    } else if (f.flip) {
-        fn(Signed8{});
-    } else if (plan.center) {
-        fn(Centered8{});
-    } else {
-        fn(Unsigned8{});
-    }
-}
-
 // Scales or minima of n tokens, groups first: out[group * stride + token].
 inline void turned(const uint8_t* data, const Array& array, int32_t type, const float* table, int64_t from, int n, int groups, float factor,
                    int stride, float* out) {
     float found[kMaxGroups * 64];
     numbers_of(data, array, type, table, from, n, groups, found);
+    for (int t = 0; t < n && groups == 1; ++t) out[t] = found[t] * factor;
+    if (groups == 1) return;
     for (int g = 0; g < groups; ++g)
         for (int t = 0; t < n; ++t) out[g * stride + t] = found[t * groups + g] * factor;
 }
@@ -230,21 +180,22 @@ inline void scales_of(const Head& head, const Plan& plan, int64_t from, int n, i
         for (int t = 0; t < n; ++t) minimum[g * stride + t] += float(plan.center) * scale[g * stride + t];
 }
 
-// Where the words of the n tokens from `from` on lie, and those of the last one again up to `count`; expanded into `codes` where they do
-// not lie as they are read. `high` are third bits, a byte of them for each word. What comes later is fetched meanwhile.
-inline void rows_of(const Plan& plan, const Head& head, int64_t from, int n, int count, uint8_t* codes, const uint8_t** rows,
-                    const uint8_t** high) {
+// Where the codes of the n tokens from `from` on lie, or of those n after it that are picked, and those of the last one again up to
+// `count`; expanded into `codes` where they do not lie as they are read. `high` are third bits. What comes later is fetched meanwhile.
+inline void rows_of(const Plan& plan, const Head& head, int64_t from, int n, int count, const int* picked, uint8_t* codes,
+                    const uint8_t** rows, const uint8_t** high) {
     const Packed& p = *head.packed;
     const Format& f = p.format;
     const bool expand = plan.mode == Mode::bytes && f.bits != 8;
-    const uint8_t* row = head.codes + from * p.codes.unit;
-    for (int t = 0; t < n; ++t, row += p.codes.unit) {
-        for (int at = 0; at < plan.row_bytes; at += 64) __builtin_prefetch(row + kAhead * p.codes.unit + at);
+    const int64_t ahead = plan.ahead * p.codes.unit;
+    for (int t = 0; t < n; ++t) {
+        const int64_t token = from + (picked ? picked[t] : t);
+        const uint8_t* row = head.codes + token * p.codes.unit;
+        for (int at = 0; at < plan.row_bytes && ahead; at += 64) __builtin_prefetch(row + ahead + at);
         rows[t] = expand ? codes + t * f.dim : row;
-        if (expand) codes_of(head, from + t, codes + t * f.dim);
+        if (expand) codes_of(head, token, codes + t * f.dim);
+        if (f.arrangement == kSplit) high[t] = head.high + token * p.high.unit;
     }
-    if (f.arrangement == kSplit)
-        for (int t = 0; t < n; ++t) high[t] = head.high + (from + t) * p.high.unit;
     for (int t = n; t < count; ++t) {
         rows[t] = rows[n - 1];
         high[t] = high[n - 1];

@@ -26,6 +26,7 @@ from tqbench.codecs.fp8 import Fp8
 from tqbench.codecs.microscaling import BIAS, ELEMENT, Microscaling
 from tqbench.codecs.mlx_affine import MlxAffine
 from tqbench.core.codec import Codec, Packed
+from tqbench.kernels import native
 
 STREAM, HALVES, FIFTH, SPLIT, FLOATS = range(5)
 TABLE, LINEAR, E4M3, E5M2 = range(4)
@@ -101,6 +102,7 @@ class Basis:
     """x = Bᵀ y + c: B [stored, head_dim], c [kv_heads, head_dim]; None where it is the identity, or zero."""
 
     rows: Tensor | None
+    columns: Tensor | None  # the same turned over
     offset: Tensor | None
 
 
@@ -117,6 +119,22 @@ def refuses(codec: Codec, head_dim: int | None = None) -> str | None:
         return f"codec {plain.name!r} has not been calibrated"
     if head_dim is not None and codec.stored_dim(head_dim) > MOST_CHANNELS:
         return f"{codec.stored_dim(head_dim)} values per vector are more than {MOST_CHANNELS}"
+    return None
+
+
+def refuses_fast(codec: Codec) -> str | None:
+    """Why the fast form of a kernel, which multiplies levels of 8 bits, cannot read what this codec stores, or None."""
+    if (reason := refuses(codec)) is not None:
+        return reason
+    plain = codec.plain
+    if isinstance(codec, Bridge | Cast) and codec.dtype == "bfloat16":
+        return None if native.brains() else "this processor, or the instruction set in use, has no products of bfloat16"
+    if isinstance(codec, Bridge) or not isinstance(plain, Codebook | Block | Affine | MlxAffine | Microscaling) or codec.unit > 1:
+        return f"codec {plain.name!r} has no levels of 8 bits"
+    if isinstance(plain, Microscaling) and plain.format == "mxfp8":
+        return "values of mxfp8 are no levels of 8 bits"
+    if isinstance(plain, Codebook) and plain.scale == "norm_corrected_at_decode":
+        return f"codec {plain.name!r} scales vectors by their exact length when they are decoded"
     return None
 
 
@@ -167,7 +185,9 @@ def basis(codec: Codec, head_dim: int, kv_heads: int) -> Basis:
     sent = codec.inverse(units.expand(1, kv_heads, -1, -1), head_dim)[0]
     offset, rows = sent[:, 0], sent[:, 1:] - sent[:, :1]
     plain = dim == head_dim and bool(torch.equal(rows[0], torch.eye(dim, dtype=torch.float64)))
-    return Basis(None if plain else rows[0].float().contiguous(), offset.float().contiguous() if bool(offset.any()) else None)
+    turned = None if plain else rows[0].float().contiguous()
+    columns = None if turned is None else turned.T.contiguous()
+    return Basis(turned, columns, offset.float().contiguous() if bool(offset.any()) else None)
 
 
 def _format(dim: int, cost: float = QUERY, *, parts: Parts, **fields: Any) -> Format:

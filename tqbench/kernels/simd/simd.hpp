@@ -77,7 +77,7 @@ inline I low8(I x) { return _mm512_and_si512(x, _mm512_set1_epi16(255)); }
 inline I choose(I mask, I x, I y) { return _mm512_ternarylogic_epi32(mask, x, y, 0xca); }
 inline I all16(int16_t x) { return _mm512_set1_epi16(x); }
 
-// COLUMNS dwords, from byte `at` on, of L rows: out[j] lane t is dword j of row t. `bytes` of them exist; the rest is zero.
+// COLUMNS dwords, from byte `at` on, of L rows: out[j] lane t is dword j of row t. `bytes` of them, whole dwords, exist; the rest is zero.
 inline void columns(const uint8_t* const* rows, int64_t at, int bytes, I out[COLUMNS]) {
     I r[8], s[8];
     if (bytes >= 32) {
@@ -207,14 +207,11 @@ inline I all16(int16_t x) { return _mm256_set1_epi16(x); }
 
 inline void columns(const uint8_t* const* rows, int64_t at, int bytes, I out[COLUMNS]) {
     I r[8], s[8];
-    for (int i = 0; i < 8; ++i) {
-        if (bytes >= 32) {
-            r[i] = load(rows[i] + at);
-        } else {
-            alignas(32) uint8_t part[32] = {};
-            std::memcpy(part, rows[i] + at, size_t(bytes));
-            r[i] = load(part);
-        }
+    if (bytes >= 32) {
+        for (int i = 0; i < 8; ++i) r[i] = load(rows[i] + at);
+    } else {
+        const I mask = _mm256_cmpgt_epi32(all(bytes / 4), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        for (int i = 0; i < 8; ++i) r[i] = _mm256_maskload_epi32((const int*)(rows[i] + at), mask);
     }
     for (int i = 0; i < 8; i += 2) {
         s[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
@@ -230,18 +227,17 @@ inline void columns(const uint8_t* const* rows, int64_t at, int bytes, I out[COL
         out[j + 4] = _mm256_permute2x128_si256(r[j], r[j + 4], 0x31);
     }
 }
-inline __m128i first_bytes(const uint8_t* p, int bytes) {
-    if (bytes >= 16) return _mm_loadu_si128((const __m128i*)p);
-    alignas(16) uint8_t part[16] = {};
-    std::memcpy(part, p, size_t(bytes));
-    return _mm_load_si128((const __m128i*)part);
+inline __m128i first_dwords(const uint8_t* p, int count) {
+    if (count >= 4) return _mm_loadu_si128((const __m128i*)p);
+    return _mm_maskload_epi32((const int*)p, _mm_cmpgt_epi32(_mm_set1_epi32(count), _mm_setr_epi32(0, 1, 2, 3)));
 }
 inline I pair_words(const uint8_t* a, const uint8_t* b, int64_t at, int bytes) {
-    const __m128i x = first_bytes(a + at, bytes), y = first_bytes(b + at, bytes);
+    const __m128i x = first_dwords(a + at, bytes / 4), y = first_dwords(b + at, bytes / 4);
     return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi16(x, y)), _mm_unpackhi_epi16(x, y), 1);
 }
 inline I pair_bytes(const uint8_t* a, const uint8_t* b, int64_t at, int bytes) {
-    const __m128i x = first_bytes(a + at, bytes < 8 ? bytes : 8), y = first_bytes(b + at, bytes < 8 ? bytes : 8);
+    const int count = bytes < 8 ? bytes / 4 : 2;
+    const __m128i x = first_dwords(a + at, count), y = first_dwords(b + at, count);
     return _mm256_or_si256(_mm256_cvtepu8_epi32(x), _mm256_slli_epi32(_mm256_cvtepu8_epi32(y), 16));
 }
 inline I pack_words(F x, F y) { return _mm256_permute4x64_epi64(_mm256_packs_epi32(to_int(x), to_int(y)), 0xd8); }
@@ -416,6 +412,17 @@ inline I widen_high(I x) {
     return (I)(((lanes >> 16) & 0xff) | ((lanes >> 8) & 0xff0000));
 }
 
+// The value in lanes where x > floor, 0 elsewhere.
+inline F where_above(F x, F floor, F value) {
+#if defined(TQB_VARIANT_avx512)
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, floor, _CMP_GT_OQ), value);
+#elif defined(TQB_VARIANT_avx2)
+    return _mm256_and_ps(_mm256_cmp_ps(x, floor, _CMP_GT_OQ), value);
+#else
+    return x > floor ? value : all(0.0f);
+#endif
+}
+
 // e^x for x ≤ 0, to 2 units in the last place; below −87.3 it is 0. x = n ln 2 + r, |r| ≤ ln 2 / 2; the rest is a polynomial.
 inline F exp_negative(F x) {
     const F floor = all(-87.3f), bounded = max(x, floor);
@@ -429,13 +436,7 @@ inline F exp_negative(F x) {
     p = fma(p, r, all(1.6666665459e-1f));
     p = fma(p, r, all(5.0000001201e-1f));
     const F value = fma(p * r, r, r + all(1.0f)) * power2(n);
-#if defined(TQB_VARIANT_avx512)
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, floor, _CMP_GT_OQ), value);
-#elif defined(TQB_VARIANT_avx2)
-    return _mm256_and_ps(_mm256_cmp_ps(x, floor, _CMP_GT_OQ), value);
-#else
-    return x > floor ? value : all(0.0f);
-#endif
+    return where_above(x, floor, value);
 }
 
 }  // namespace

@@ -1,0 +1,111 @@
+// What is prepared of each query before any key is read: itself in the basis of the packed keys, as floats and as integers.
+#pragma once
+
+#include "attend/extract.hpp"
+
+namespace tqb::TQB_VARIANT {
+namespace {
+
+// What is prepared of each row (one query head of one query) before any key is read.
+struct QueryRows {
+    float* base;
+    int64_t stride, at_packed, at_words, at_steps, at_starts, at_sums, at_offset;  // in floats
+
+    QueryRows(float* memory, int64_t head_dim, const Plan& plan) : base(memory) {
+        at_packed = head_dim;
+        at_words = at_packed + plan.dim;
+        at_steps = at_words + plan.dim / 2 + 2 * L;  // words are written in whole vectors
+        at_starts = at_steps + plan.dim / 16 + 1;
+        at_sums = at_starts + plan.dim / 16 + 2;
+        at_offset = at_sums + plan.groups;
+        stride = at_offset + 1;
+    }
+    QueryRows from(int64_t row) const {
+        QueryRows rows = *this;
+        rows.base += row * stride;
+        return rows;
+    }
+    float* exact(int64_t r) const { return base + r * stride; }
+    float* packed(int64_t r) const { return base + r * stride + at_packed; }
+    int32_t* words(int64_t r) const { return reinterpret_cast<int32_t*>(base + r * stride + at_words); }
+    float* steps(int64_t r) const { return base + r * stride + at_steps; }
+    int32_t* starts(int64_t r) const { return reinterpret_cast<int32_t*>(base + r * stride + at_starts); }
+    float* sums(int64_t r) const { return base + r * stride + at_sums; }
+    float& offset(int64_t r) const { return base[r * stride + at_offset]; }
+};
+
+// Σ_d x_d basis[d], into dim floats.
+TQB_LOOP void turn(const float* basis, const float* x, int head_dim, int dim, float* out) {
+    int y = 0;
+    for (; y + 4 * L <= dim; y += 4 * L) {
+        F acc[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
+        for (int d = 0; d < head_dim; ++d)
+            for (int i = 0; i < 4; ++i) acc[i] = fma(load(basis + int64_t(d) * dim + y + i * L), all(x[d]), acc[i]);
+        for (int i = 0; i < 4; ++i) store(out + y + i * L, acc[i]);
+    }
+    for (; y < dim; ++y) {
+        float total = 0;
+        for (int d = 0; d < head_dim; ++d) total += basis[int64_t(d) * dim + y] * x[d];
+        out[y] = total;
+    }
+}
+
+// The query as integers in the order of the levels of a vector of keys, a step for each run.
+template <class Arithmetic>
+TQB_LOOP void round_query(const Plan& plan, const Format& f, const QueryRows& q) {
+    constexpr int kPer = Arithmetic::kPer;
+    const float* packed = q.packed(0);
+    float ordered[kMaxDim + 2 * L] = {};
+    for (int item = 0, at = 0; item < plan.items(); item += kPer)
+        for (int s = 0; s < plan.steps; ++s)
+            for (int k = 0; k < kPer; ++k) ordered[at++] = packed[plan.channel(f, item + k, s)];
+    const int length = plan.run * kPer;
+    for (int from = 0, run = 0; from < plan.dim; from += length, ++run) {
+        const int end = from + length < plan.dim ? from + length : plan.dim;
+        float most = 0, whole = 0;
+        for (int i = from; i < end; ++i) {
+            const float size = __builtin_fabsf(ordered[i]);
+            most = size > most ? size : most;
+            whole += size;
+        }
+        float factor = most > 0 ? float(plan.limit) / most : 0.0f;
+        if (Arithmetic::kForm == Form::words && most > 0) {  // rounding adds at most a half to each word
+            const float room = float(plan.room - length) / whole;
+            factor = room < factor ? room : factor;
+        }
+        for (int i = from; i < end; ++i) ordered[i] *= factor;
+        q.steps(0)[run] = most > 0 ? plan.unit / factor : 0.0f;
+    }
+    int32_t* words = q.words(0);
+    for (int i = 0; i < plan.dim; i += 2 * L) Arithmetic::narrow(words + i / kPer, load(ordered + i), load(ordered + i + L));
+    for (int lane = 0, run = 0; lane < plan.lanes; lane += plan.run, ++run)
+        q.starts(0)[run] = Arithmetic::start(words + lane, lane + plan.run < plan.lanes ? plan.run : plan.lanes - lane);
+}
+
+// Query rows in the basis of the packed keys, their words, and what minima and offsets need of them.
+inline void prepare(const AttendCall& c, const Plan& plan, const float* query, int64_t kv_head, const QueryRows& q) {
+    const int dim = plan.dim, head_dim = int(c.head_dim);
+    float *exact = q.exact(0), *packed = q.packed(0);
+    for (int d = 0; d < head_dim; ++d) exact[d] = query[d] * c.scale;
+    if (c.k.basis) turn(c.k.basis, exact, head_dim, dim, packed);
+    else std::memcpy(packed, exact, size_t(dim) * sizeof(float));
+    float offset = 0;
+    if (c.k.offset)
+        for (int d = 0; d < head_dim; ++d) offset += exact[d] * c.k.offset[kv_head * head_dim + d];
+    q.offset(0) = offset;
+    if (plan.mode == Mode::floats) return;
+    if (plan.minima)
+        for (int g = 0; g < plan.groups; ++g) {
+            float total = 0;
+            for (int d = g * plan.group; d < dim && d < (g + 1) * plan.group; ++d) total += packed[d];
+            q.sums(0)[g] = total;
+        }
+#if defined(TQB_VARIANT_avx512)
+    if (plan.form == Form::brains) return round_query<Brains>(plan, c.k.packed.format, q);
+#endif
+    if (plan.form == Form::bytes) round_query<Bytes>(plan, c.k.packed.format, q);
+    else round_query<Words>(plan, c.k.packed.format, q);
+}
+
+}  // namespace
+}  // namespace tqb::TQB_VARIANT
