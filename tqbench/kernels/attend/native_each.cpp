@@ -14,6 +14,7 @@
 namespace tqb::TQB_VARIANT {
 namespace {
 
+constexpr int64_t kAlone = 1 << 19;  // products that one thread does before another one has woken up
 constexpr int kRowBlock = 64, kStride = kTile + L;  // a strip may start late in a tile, and is written whole
 
 struct Sides {  // plans of what is exact and what is packed
@@ -293,7 +294,7 @@ int attend(const AttendCall& c) {
 
     const int64_t all_rows = pairs * rows, tasks = pairs * blocks * splits;
     int failed = 0;
-#pragma omp parallel if (tasks > 1)
+#pragma omp parallel if (tasks > 1 && all_rows * tokens * c.head_dim > kAlone)
     {
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < all_rows; ++i) {
