@@ -1,5 +1,7 @@
 """The native library in every instruction set that runs here, against the reference in float64."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.build import Layer, Shape
 from tqbench.cache.store import Store
-from tqbench.core.errors import ConfigError, Unsupported
+from tqbench.core.errors import ConfigError, EvidenceError, Unsupported
 from tqbench.core.presets import read
 from tqbench.core.session import Terms
 from tqbench.kernels import attend, decode, native
@@ -258,6 +260,44 @@ def test_two_openmp_runtimes_are_refused(monkeypatch):
             native.library()
     finally:
         native.library.cache_clear()
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("scale", ["norm_corrected", "norm_corrected_at_decode"])
+def test_codebooks_of_every_width(isa, bits, scale):
+    """With large keys in some channels, whose squares add up."""
+    side = {"codec": "codebook", "bits": bits, "scale": scale, "group": 0, "planes": "stream"}
+    q, k, v = vectors(0, 1, 4, 1, 128), 0.01 * vectors(1, 1, 2, 90, 128), vectors(2, 1, 2, 90, 128)
+    k[..., ::2, :16] = 3 * k[..., ::2, :16].sign()
+    assert error(filled({"name": "mine", "k": side, "v": side}, k, v, 89, 4), q, 89) <= attend.PRECISE
+
+
+@pytest.mark.parametrize("scheme", ["turbo4", "q8_0", "f16"])
+@pytest.mark.parametrize("where", ["one channel", "all channels", "a key of the window"])
+def test_nan_stays_nan(isa, scheme, where):
+    q, k, v = vectors(0, 1, 4, 1, 64), vectors(1, 1, 2, 200, 64), vectors(2, 1, 2, 200, 64)
+    q[..., 0 if where == "one channel" else slice(None)] = float("nan")
+    store = filled({"name": "mine", "k": scheme, "v": scheme, "window": 30}, k, v, 199, 4)
+    if where == "a key of the window":
+        q = vectors(0, 1, 4, 1, 64)
+        store.k.tail[:, :, -3, 5] = float("nan")
+    assert bool(store.attention.fn(q, store.k.view(), store.v.view(), 199, 0.125).isnan().all())
+
+
+def test_bounds_that_reach_beyond_a_query_need_their_tail():
+    k = vectors(1, 1, 1, 20, 64)
+    store = filled("turbo4", k, k, 16, 1)
+    short = dataclasses.replace(store.k.view(), tail=k[:, :, :0], tail_start=20)
+    with pytest.raises(EvidenceError, match="attend/native refused its arguments"):
+        store.attention.fn(vectors(0, 1, 1, 4, 64), short, store.v.view(), 16, 0.125)
+
+
+def test_vectors_that_are_too_long_are_refused():
+    side = {"codec": "codebook", "rotation": "hadamard_signed", "pad": 1024}
+    shape = Shape("llama", 64, "float32", 1, 1)
+    store = Store(read({"name": "mine", "k": side, "v": side}), shape, TorchArrays())
+    assert store.attention.impl == "torch"
+    assert "1024 values per vector are more than 512" in store.attention.refused["native"]
 
 
 def test_an_unknown_instruction_set_is_refused():

@@ -47,7 +47,7 @@ class Store:
         self.scheme, self.layer, self.shape, self.arrays = scheme, layer, shape, arrays
         self.k, self.v = self._side("k", terms), self._side("v", terms)
         wanted = Wanted(terms.kernel)
-        place = Place(arrays.platform, arrays.device, shape.dtype)
+        place = Place(arrays.platform, arrays.device, shape.dtype, shape.head_dim)
         for half in (self.k, self.v):
             half.kernels = Kernels(wanted.pick(encode.OP, half.codec, place), wanted.pick(decode.OP, half.codec, place))
         codecs, place = (self.k.codec, self.v.codec), dataclasses.replace(place, pre_rope=bool(self.k.rope or self.v.rope))

@@ -17,6 +17,7 @@ class Place:
     platform: str = "torch"
     device: str = "cpu"
     dtype: str = "float32"
+    head_dim: int | None = None
     pre_rope: bool = False  # whether what is packed must be turned by its position before it is attended
 
 

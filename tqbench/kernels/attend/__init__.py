@@ -48,13 +48,13 @@ def _load_fast() -> Any:
 def _refuses(codec: Codec, place: Place) -> str | None:
     from tqbench.kernels.packed import refuses
 
-    return _out_of_place(place) or refuses(codec)
+    return _out_of_place(place) or refuses(codec, place.head_dim)
 
 
 def _refuses_fast(codec: Codec, place: Place) -> str | None:
     from tqbench.kernels.packed import refuses_fast
 
-    return _out_of_place(place) or refuses_fast(codec)
+    return _out_of_place(place) or refuses_fast(codec, place.head_dim)
 
 
 def _out_of_place(place: Place) -> str | None:

@@ -105,4 +105,4 @@ def _side(view: View, head_dim: int, kv_heads: int, *, keys: bool) -> tuple[_Sid
         None if around.offset is None else around.offset.data_ptr(),
         bounds.buffer_info()[0],
     )
-    return side, (kept, bounds)
+    return side, (kept, bounds, form, around)

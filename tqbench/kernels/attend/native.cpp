@@ -21,7 +21,7 @@ bool sane(const AttendCall& c, const AttendSide& s) {
     for (int64_t i = 0; i < c.queries; ++i) {
         const int64_t bound = s.bounds[i];
         if (bound < (sinks < c.start + i + 1 ? sinks : c.start + i + 1) || (bound > s.packed_end && bound > sinks)) return false;
-        if (bound < c.start + i + 1) least = bound < least ? bound : least;  // this query reads exact tokens from its bound on
+        least = bound < least ? bound : least;  // from the smallest bound on, a tile is read in exact form too
     }
     return least == tokens || (s.tail_start <= least && s.tail_start + s.tail.count >= tokens);
 }

@@ -108,6 +108,9 @@ inline void tile(const Task& task, const QueryRows& q, int64_t b, int64_t h, int
         const int end = int(t + 1 - a < n ? t + 1 - a : n), begin = from <= a ? 0 : int(from - a < end ? from - a : end);
         if (c.softcap > 0)
             for (int i = 0; i < end; ++i) scores[i] = c.softcap * std::tanh(scores[i] / c.softcap);
+        bool unknown = false;  // NaN is what comes of NaN
+        for (int i = begin; i < end; ++i) unknown |= scores[i] != scores[i];
+        if (unknown) row[1] = NAN;
         for (int i = 0; i < begin; ++i) scores[i] = -INFINITY;
         F top = all(-INFINITY);
         for (int i = 0; i < kTile; i += L) {

@@ -92,6 +92,7 @@ inline void prepare(const AttendCall& c, const Plan& plan, const float* query, i
     float offset = 0;
     if (c.k.offset)
         for (int d = 0; d < head_dim; ++d) offset += exact[d] * c.k.offset[kv_head * head_dim + d];
+    for (int d = 0; d < dim; ++d) offset += 0.0f * packed[d];  // NaN and infinity have no integers: every score becomes NaN
     q.offset(0) = offset;
     if (plan.mode == Mode::floats) return;
     if (plan.minima)

@@ -32,7 +32,7 @@ def _refuses(codec: Codec, place: Place) -> str | None:
 
     if place.device != "cpu" or place.dtype == "float64":
         return f"runs on the CPU in float32, not on {place.device} in {place.dtype}"
-    return native.missing() or refuses(codec)
+    return native.missing() or refuses(codec, place.head_dim)
 
 
 OP = Op(

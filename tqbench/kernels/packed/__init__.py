@@ -32,7 +32,7 @@ STREAM, HALVES, FIFTH, SPLIT, FLOATS = range(5)
 TABLE, LINEAR, E4M3, E5M2 = range(4)
 NUMBERS = {"none": 0, "float32": 1, "float16": 2, "bfloat16": 3, "byte": 4}
 MOST_CHANNELS = 512
-MOST_LEVEL = 32767
+MOST_LEVEL, MOST_SQUARED = 32767, 11585  # the second: of a format whose levels are squared and summed up, sixteen at a time
 # What integer levels up to 1 would cost the integers they are multiplied with, as a relative error, where the sums of the products must
 # stay below 2³¹; rounding costs a step / √12. Queries: sixteen Gaussian values sum up to 12.8 σ. Weights: 64 values e^N(0, 1), whose root
 # mean square is √e times their mean.
@@ -111,26 +111,28 @@ def refuses(codec: Codec, head_dim: int | None = None) -> str | None:
     plain = codec.plain
     if codec.heads > 1:
         return f"codec {plain.name!r} packs several heads together"
+    if head_dim is not None and codec.stored_dim(head_dim) > MOST_CHANNELS:
+        return f"{codec.stored_dim(head_dim)} values per vector are more than {MOST_CHANNELS}"
     if isinstance(codec, Bridge):
         return None if codec.unit == 1 and codec.dtype in NUMBERS else "this control keeps values in a form of its own"
     if type(plain) not in DESCRIBE:
         return f"codec {plain.name!r} has no native form"
-    if not codec.ready:
-        return f"codec {plain.name!r} has not been calibrated"
-    if head_dim is not None and codec.stored_dim(head_dim) > MOST_CHANNELS:
-        return f"{codec.stored_dim(head_dim)} values per vector are more than {MOST_CHANNELS}"
-    return None
+    return None if codec.ready else f"codec {plain.name!r} has not been calibrated"
 
 
-def refuses_fast(codec: Codec) -> str | None:
+def refuses_fast(codec: Codec, head_dim: int | None = None) -> str | None:
     """Why the fast form of a kernel, which multiplies levels of 8 bits, cannot read what this codec stores, or None."""
-    if (reason := refuses(codec)) is not None:
+    if (reason := refuses(codec, head_dim)) is not None:
         return reason
     plain = codec.plain
     if isinstance(codec, Bridge | Cast) and codec.dtype == "bfloat16":
         return None if native.brains() else "this processor, or the instruction set in use, has no products of bfloat16"
     if isinstance(codec, Bridge) or not isinstance(plain, Codebook | Block | Affine | MlxAffine | Microscaling) or codec.unit > 1:
         return f"codec {plain.name!r} has no levels of 8 bits"
+    if isinstance(plain, Codebook | Affine | MlxAffine) and plain.bits in (6, 7, *([8] if isinstance(plain, Codebook) else [])):
+        return f"codes of {plain.bits} bits are multiplied in float32"
+    if isinstance(plain, Codebook) and 0 < plain.group < 16:
+        return f"groups of {plain.group} channels are multiplied in float32"
     if isinstance(plain, Microscaling) and plain.format == "mxfp8":
         return "values of mxfp8 are no levels of 8 bits"
     if isinstance(plain, Codebook) and plain.scale == "norm_corrected_at_decode":
@@ -205,7 +207,8 @@ def _format(dim: int, cost: float = QUERY, *, parts: Parts, **fields: Any) -> Fo
     numbers = {"bits": 8, "dim": dim, "group": dim, "unit": 1, "level_unit": 1.0} | fields
     unit, bits = numbers["level_unit"], numbers["bits"]
     if values is not None and bits <= 5:
-        whole, unit = _whole(np.asarray(values[: 2**bits], dtype=np.float64), cost)
+        most = MOST_SQUARED if fields.get("normalized") else MOST_LEVEL
+        whole, unit = _whole(np.asarray(values[: 2**bits], dtype=np.float64), cost, most)
         levels = np.resize(whole, 32)
     numbers["level_unit"] = unit
     pointers = {
@@ -216,10 +219,10 @@ def _format(dim: int, cost: float = QUERY, *, parts: Parts, **fields: Any) -> Fo
     return Format(parts, CFormat(**numbers, **pointers), tuple(kept), head_scale)
 
 
-def _whole(levels: Any, cost: float) -> tuple[Any, float]:
+def _whole(levels: Any, cost: float, limit: int) -> tuple[Any, float]:
     """Levels as integers times a unit. Large ones round less, and leave less room for what they are multiplied with: the best of both."""
     top = np.abs(levels).max()
-    most = np.arange(1, MOST_LEVEL + 1)[:, None]
+    most = np.arange(1, limit + 1)[:, None]
     rounded = np.round(levels * most / top)
     wrong = ((rounded * top / most - levels) ** 2).mean(1) / (levels**2).mean()
     best = int(np.argmin(wrong + (cost * most[:, 0] / 2**31) ** 2))

@@ -30,8 +30,7 @@ inline bool packed_is_sane(const Packed& p, int64_t batch, int64_t heads) {
     if (f.bits < 1 || f.bits > 8 || f.group < 1 || f.value < kTable || f.value > kE5m2 || f.flip < 0 || f.flip > 255) return false;
     if (f.scale < kNone || f.scale > kByte || f.minimum < kNone || f.minimum > kByte) return false;
     if ((f.scale == kByte || f.minimum == kByte) && !f.scale_table) return false;
-    if (f.value == kTable && (!f.levels || !f.values)) return false;
-    if (f.value != kTable && f.bits <= 5 && !f.levels) return false;
+    if ((f.value == kTable && !f.values) || (f.value <= kLinear && f.bits <= 5 && !f.levels)) return false;
     int64_t low = f.bits, high = 0;
     switch (f.arrangement) {
         case kStream: break;
@@ -50,7 +49,7 @@ inline bool packed_is_sane(const Packed& p, int64_t batch, int64_t heads) {
     if (!array_is_sane(p.codes, batch, heads, units, per * low / 8)) return false;
     if (high && !array_is_sane(p.high, batch, heads, units, per * high / 8)) return false;
     if (f.scale != kNone && !array_is_sane(p.scales, batch, heads, units, groups * bytes_of(f.scale))) return false;
-    if (channels && (f.scale == kNone || f.scale == kByte)) return false;
+    if (channels && (f.scale == kNone || f.scale == kByte || f.minimum == kByte)) return false;
     return f.minimum == kNone || array_is_sane(p.minima, batch, heads, units, groups * bytes_of(f.minimum));
 }
 
