@@ -48,7 +48,9 @@ def test_the_suite_is_one(tmp_path: Path) -> None:
     (text,) = blocks("yaml")
     (tmp_path / "readme.yaml").write_text(text)
     (suite,) = load([tmp_path / "readme.yaml"])
-    assert [cell.label for cell in plan(suite).cells] == ["baseline", "q8_0", "q8_0/turbo3", "turbo4[bridge]", "mine"]
+    cells = plan(suite).cells
+    assert list(dict.fromkeys(cell.label for cell in cells)) == ["baseline", "q8_0", "q8_0/turbo3", "turbo4[bridge]", "mine"]
+    assert {cell.task for cell in cells} == {"perplexity", "decode", "prefill", "memory"}
 
 
 def test_the_table_is_the_committed_run() -> None:
