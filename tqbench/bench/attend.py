@@ -27,9 +27,7 @@ from tqbench.kernels.attend import View, baselines, reference
 
 Sides = tuple[View, View]
 
-# Of a form in float32 against float64 on the same codes, relative. A form that computes on integers splits queries and weights into two
-# planes of 8 bits, which costs up to 1e-4; half as good would be one plane less.
-TOLERANCE = 2e-4
+TOLERANCE = attend.PRECISE  # of a form against float64 on the same codes, relative; a form that says it is off by more is held to that
 FUSED = "bf16/native"  # an uncompressed cache through the same kind of kernel: what is left is what fewer bytes are worth
 UNCOMPRESSED = tuple(baseline.name for baseline in baselines.BASELINES)
 NAIVE = f"{{scheme}}/{baselines.NAIVE}"

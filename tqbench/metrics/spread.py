@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import comb
 from statistics import median
 
+import numpy as np
+
 CONFIDENCE = 0.95
 
 
@@ -28,10 +30,7 @@ def spread(samples: Sequence[float]) -> Spread:
 
 def quantile(samples: Sequence[float], share: float) -> float:
     """Between the two nearest samples, linearly."""
-    ordered = sorted(samples)
-    at = share * (len(ordered) - 1)
-    low = int(at)
-    return ordered[low] + (at - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
+    return float(np.quantile(samples, share))
 
 
 @dataclass(frozen=True)

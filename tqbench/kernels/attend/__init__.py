@@ -89,7 +89,7 @@ def _load_host() -> Any:
     return attend
 
 
-PRECISE = 2e-4  # of the native form: queries and weights are integers of 14 to 16 bits, levels of 14
+PRECISE = 2e-4  # of the native form: queries, weights and levels are integers of at most 16 bits
 FAST = 4e-2  # of its fast form, where all three are of 8 bits (7 without byte products); only who asks for it gets it
 REFERENCE = {"torch": "reference", "mlx": "reference (host)"}
 OP = Op(

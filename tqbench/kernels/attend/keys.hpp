@@ -1,6 +1,6 @@
 // Scores of a strip of L tokens: Σ_d q_d k_d for several rows (query heads) at once, tokens in lanes.
 //
-// Integer form: k_d = scale_g · unit · level_d with levels of 14 bits or less, and q_d ≈ step_f · word_d per run of 16 channels, so
+// Integer form: k_d = scale_g · unit · level_d with levels of 16 bits or less, and q_d ≈ step_f · word_d per run of 16 channels, so
 //
 //     q · k = Σ_g scale_g Σ_{f in g} unit · step_f Σ_{d in f} word_d level_d  +  Σ_g minimum_g Σ_{d in g} q_d
 //
