@@ -82,13 +82,17 @@ inline void tile(const Task& task, const QueryRows& q, int64_t b, int64_t h, int
         const int64_t left = side.bounds[query(r)] - a;
         return int(left < 0 ? 0 : left < n ? left : n);
     };
+    int least, most;  // of the tile's tokens that any row sees packed
+    const auto see = [&](const AttendSide& side) {
+        least = n, most = 0;
+        for (int r = first; r < last; ++r) {
+            const int packed = a < sinks ? 0 : packed_before(side, r);
+            least = packed < least ? packed : least;
+            most = packed > most ? packed : most;
+        }
+    };
     // Keys.
-    int least = n, most = 0;
-    for (int r = first; r < last; ++r) {
-        const int packed = a < sinks ? 0 : packed_before(c.k, r);
-        least = packed < least ? packed : least;
-        most = packed > most ? packed : most;
-    }
+    see(c.k);
     if (a < sinks) {
         score_tile(task.k.exact, task.k_sinks, q, b, h, first, last, a, n, s, s.scores);
     } else {
@@ -144,12 +148,7 @@ inline void tile(const Task& task, const QueryRows& q, int64_t b, int64_t h, int
         row[3] += sum(lost);
     }
     // Values.
-    least = n, most = 0;
-    for (int r = first; r < last; ++r) {
-        const int packed = a < sinks ? 0 : packed_before(c.v, r);
-        least = packed < least ? packed : least;
-        most = packed > most ? packed : most;
-    }
+    see(c.v);
     const bool mixed = least < n && most > 0;
     if (mixed)  // each position counts once: its weight goes to the form that the row sees
         for (int r = first; r < last; ++r) {
