@@ -36,9 +36,9 @@ SCHEMES = {
 REACHES = (1, 7, 16, 64, 500)
 
 
-def open_store(data, reach, kernel="auto", protocol="strict", dtype="float64"):
+def open_store(data, reach, kernel="auto", protocol="strict", dtype="float64", quiet=False):
     shape = Shape("llama", DIM, dtype, KV_HEADS, HEADS, ROPE)
-    return Store(read({"name": "test", **data}), shape, TorchArrays(), Terms(kernel, protocol), Layer(reach=reach))
+    return Store(read({"name": "test", **data}), shape, TorchArrays(), Terms(kernel, protocol, quiet=quiet), Layer(reach=reach))
 
 
 def feed(store, chunk, tokens=TOKENS, softcap=None):
@@ -106,7 +106,7 @@ def test_the_reference_sees_the_same_band(name):
 @pytest.mark.parametrize("chunk", [1, 7, 32])
 @pytest.mark.parametrize("name", SCHEMES)
 def test_what_is_held_stays_bounded(name, chunk):
-    """Of what is packed, at most what a query sees twice over and a unit; of what is exact, the policy's share and sinks."""
+    """Of what is packed, at most what a query sees twice over, a unit and the last chunk; of what is exact, the policy's share and sinks."""
     reach, held = 16, []
     store = open_store(SCHEMES[name], reach)
     waiting = max(side.window + side.flush - 1 for side in (store.scheme.k, store.scheme.v))
@@ -117,9 +117,18 @@ def test_what_is_held_stays_bounded(name, chunk):
             assert side.tokens + side.tokens_forgotten == store.tokens
             assert side.bytes_slack <= side.bytes_payload + side.bytes_metadata
             held.append(side.tokens)
-    assert max(held) <= store.scheme.sinks + max(reach, waiting) + reach + unit
+    assert max(held) <= store.scheme.sinks + max(reach, waiting) + reach + unit + chunk
     assert max(held) < TOKENS
     assert all(side.tokens_forgotten > 0 for side in store.evidence())
+
+
+def test_quiet_steps_are_verified_wherever_they_end():
+    """The step after which the oldest tokens go is checked like any other."""
+    for end in range(1, 64):
+        store = open_store(SCHEMES["all packed"], 16, quiet=True)
+        feed(store, 1, end)
+        store.verify()
+        assert all(side.attend_error is not None and side.error is not None for side in store.evidence())
 
 
 def test_a_window_that_was_never_full_forgets_nothing():
