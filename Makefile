@@ -1,6 +1,7 @@
 # setup · demo · test · test-all · bench · sanitize · docs · check: the only commands to remember. pip's own settings (index, proxy, wheels) are honoured.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 MODEL := smollm2-135m-instruct-q4_1
 NATIVE := CMakeLists.txt $(wildcard tqbench/kernels/*/*.[ch]pp)
 
@@ -21,11 +22,11 @@ demo: setup
 
 test: setup
 	$(BIN)/tqbench models fetch $(MODEL)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: setup
 	$(BIN)/tqbench models fetch $(MODEL)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 # Attention at decoding: 2 threads or as many as there are, in a few minutes; a quiet machine, or the rounds are marked.
 bench: setup
