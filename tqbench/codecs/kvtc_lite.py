@@ -70,9 +70,12 @@ class KvtcLite(Codec):
         """Components that may have bits."""
         return min(head_dim, self.budget(head_dim))
 
+    def code_bytes(self, head_dim: int) -> int:
+        """Bytes of a section's codes."""
+        return self.section * self.budget(head_dim) // 8
+
     def layout(self, head_dim: int) -> Layout:
-        ranges = (self.slots(head_dim),)
-        codes = Part("codes", "uint8", (self.section * self.budget(head_dim) // 8,))
+        ranges, codes = (self.slots(head_dim),), Part("codes", "uint8", (self.code_bytes(head_dim),))
         return Layout(
             self.section, (codes, Part("minima", "float16", ranges, "metadata"), Part("steps", "float16", ranges, "metadata"))
         )
@@ -104,31 +107,36 @@ class KvtcLite(Codec):
         return (y.to(torch.float64) @ self.table("basis", y).mT + self.table("mean", y)).to(y.dtype)
 
     def quantize(self, y: Tensor) -> Packed:
-        slots, heads = self.slots(y.shape[-1]), y.shape[1]
-        rows = y.unflatten(2, (y.shape[2] // self.section, self.section)).transpose(-1, -2)[..., :slots, :]
-        widths = self.table("widths", y)[:, None, :slots]  # [heads, 1, slots]
-        minima, steps = sections.quant_params(rows, widths)
-        codes = sections.quantize(rows, minima, steps, widths)
-        packed = pack_mixed(codes, self.widths(heads, slots), self.section * self.budget(y.shape[-1]) // 8)
-        return {"codes": packed, "minima": minima, "steps": steps}
+        heads, head_dim = y.shape[1], y.shape[-1]
+        widths = self.widths(heads)
+        rows = y.unflatten(2, (y.shape[2] // self.section, self.section)).transpose(-1, -2)[..., : self.active(), :]
+        codes, *ranges = sections.quantize(rows, widths)
+        minima, steps = (torch.nn.functional.pad(each, (0, self.slots(head_dim) - self.active())) for each in ranges)
+        return {"codes": pack_mixed(codes, widths, self.code_bytes(head_dim)), "minima": minima, "steps": steps}
 
     def dequantize(self, packed: Packed, dtype: torch.dtype) -> Tensor:
-        heads, slots = packed["minima"].shape[1], packed["minima"].shape[-1]
-        codes = unpack_mixed(packed["codes"], self.widths(heads, slots), self.section)
-        rows = sections.dequantize(codes, packed["minima"], packed["steps"], dtype)
-        rest = self.table("widths", rows).shape[-1] - slots
+        heads, active = packed["minima"].shape[1], self.active()
+        codes = unpack_mixed(packed["codes"], self.widths(heads), self.section)
+        rows = sections.dequantize(codes, packed["minima"][..., :active], packed["steps"][..., :active], dtype)
+        rest = self.table("basis", rows).shape[-1] - active
         return torch.nn.functional.pad(rows.transpose(-1, -2), (0, rest)).flatten(2, 3)
 
     def table(self, name: str, like: Tensor) -> Tensor:
         """What was learned, for each head."""
         return (self.learned or Learned())[name].to(like.device).repeat_interleave(self.head_group, 0)[: like.shape[1]]
 
-    def widths(self, heads: int, slots: int) -> Widths:
+    def widths(self, heads: int) -> Widths:
         """The bits of each component of each head."""
-        groups = _widths(self.learned or Learned(), slots)
+        groups = _widths(self.learned or Learned())
         return tuple(groups[head // self.head_group] for head in range(heads))
+
+    def active(self) -> int:
+        """Components that have bits in some head; they come first."""
+        return len(_widths(self.learned or Learned())[0])
 
 
 @lru_cache(maxsize=1024)
-def _widths(learned: Learned, slots: int) -> Widths:
-    return tuple(tuple(group[:slots]) for group in learned["widths"].tolist())
+def _widths(learned: Learned) -> Widths:
+    groups = learned["widths"].tolist()
+    active = max(len(group) - group.count(0) for group in groups)
+    return tuple(tuple(group[:active]) for group in groups)

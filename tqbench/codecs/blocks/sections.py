@@ -7,9 +7,17 @@ within half a step whatever the width. A component of no bits comes back as 0.
 
 from __future__ import annotations
 
+from tqbench.codecs.blocks.packing import Widths
 from tqbench.core.lazy import Tensor, torch
 
 SMALLEST = 2.0**-24  # step: the least that fp16 holds
+
+
+def quantize(rows: Tensor, widths: Widths) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes of rows [batch, heads, units, components, tokens] as int32, and the fp16 minimum and step of each."""
+    each = torch.tensor(widths, dtype=torch.int32, device=rows.device)[:, None]  # [heads, 1, components]
+    minima, steps = quant_params(rows, each)
+    return batch_quantize(rows, minima, steps, each), minima, steps
 
 
 def quant_params(rows: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,8 +28,8 @@ def quant_params(rows: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
     return minima, torch.where(used, steps, 0.0)
 
 
-def quantize(rows: Tensor, minima: Tensor, steps: Tensor, widths: Tensor) -> Tensor:
-    """Codes as int32."""
+def batch_quantize(rows: Tensor, minima: Tensor, steps: Tensor, widths: Tensor) -> Tensor:
+    """Codes of rows whose minima and steps are known."""
     minima, steps = (x.to(rows.dtype).unsqueeze(-1) for x in (minima, steps))
     codes = ((rows - minima) / torch.where(steps == 0, 1.0, steps)).round().clamp_min(0)
     return torch.minimum(codes, _top(widths, rows).unsqueeze(-1)).to(torch.int32)
@@ -47,4 +55,4 @@ def half_above(x: Tensor) -> Tensor:
 
 def _top(widths: Tensor, like: Tensor) -> Tensor:
     """The largest code of each row."""
-    return ((1 << widths.to(torch.int32)) - 1).to(like.dtype)
+    return ((1 << widths) - 1).to(like.dtype)
