@@ -21,6 +21,7 @@ def quantize(rows: Tensor, widths: Widths) -> tuple[Tensor, Tensor, Tensor]:
     for at, width in _rows(values.shape, widths):
         if width:
             minima[at], steps[at] = quant_params(values[at], width)
+        if np.isfinite(minima[at]) and 0 < steps[at] < np.inf:
             codes[at] = [code(value, minima[at], steps[at], width) for value in values[at]]
     return torch.from_numpy(codes), torch.from_numpy(minima), torch.from_numpy(steps)
 
