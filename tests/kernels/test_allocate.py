@@ -37,7 +37,9 @@ def spectra(kind, draw):
         case "the whole range of doubles":
             return 10.0 ** draw.uniform(-320, 300, size=n)
         case "of a PCA":
-            return np.linalg.eigvalsh(np.cov(draw.standard_normal((n + 3, n)) @ draw.standard_normal((n, n)), rowvar=False).reshape(n, n)).clip(0)
+            return np.linalg.eigvalsh(
+                np.cov(draw.standard_normal((n + 3, n)) @ draw.standard_normal((n, n)), rowvar=False).reshape(n, n)
+            ).clip(0)
     raise AssertionError(kind)
 
 

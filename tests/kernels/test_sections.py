@@ -14,7 +14,8 @@ from tqbench.kernels import native, sections
 from tqbench.testing.samples import gaussian, strided
 
 QUANTIZE, DEQUANTIZE = (
-    {impl.name: impl.load() for impl in op.impls if impl.refuses(Block(), Place()) is None} for op in (sections.QUANTIZE, sections.DEQUANTIZE)
+    {impl.name: impl.load() for impl in op.impls if impl.refuses(Block(), Place()) is None}
+    for op in (sections.QUANTIZE, sections.DEQUANTIZE)
 )
 SETS = ["", "avx2", "scalar"] if native.missing() is None else []
 

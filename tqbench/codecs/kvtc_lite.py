@@ -76,9 +76,7 @@ class KvtcLite(Codec):
 
     def layout(self, head_dim: int) -> Layout:
         ranges, codes = (self.slots(head_dim),), Part("codes", "uint8", (self.code_bytes(head_dim),))
-        return Layout(
-            self.section, (codes, Part("minima", "float16", ranges, "metadata"), Part("steps", "float16", ranges, "metadata"))
-        )
+        return Layout(self.section, (codes, Part("minima", "float16", ranges, "metadata"), Part("steps", "float16", ranges, "metadata")))
 
     def calibrate(self, x: Tensor) -> Self:
         return replace(self, learned=Learned(self.learn(x)))
@@ -123,7 +121,12 @@ class KvtcLite(Codec):
 
     def table(self, name: str, like: Tensor) -> Tensor:
         """What was learned, for each head."""
-        return (self.learned or Learned())[name].to(like.device).repeat_interleave(self.head_group, 0)[: like.shape[1]]
+        groups, heads = (self.learned or Learned())[name].to(like.device), like.shape[1]
+        if len(groups) != -(-heads // self.head_group):
+            raise Unsupported(
+                f"codec {self.name!r} has learned from {len(groups)} groups of {self.head_group} heads, and {heads} are given"
+            )
+        return groups.repeat_interleave(self.head_group, 0)[:heads]
 
     def widths(self, heads: int) -> Widths:
         """The bits of each component of each head."""

@@ -37,7 +37,7 @@ def _word(bits: int) -> tuple[int, int]:
 
 
 def planes(bits: int) -> list[tuple[int, int]]:
-    """(shift, bits) of the streams that a code of 0 to 16 bits makes: more than 8 are its low byte and, in a stream of their own, the rest."""
+    """(shift, bits) of the streams that codes of 0 to 16 bits make: beyond 8, one of their low bytes and one of the rest."""
     return [(0, bits)] * (bits > 0) if bits <= 8 else [(0, 8), (8, bits - 8)]
 
 

@@ -1,8 +1,8 @@
-"""Uniform codes of rows that share a range, each row as wide as its own number of bits. [.., components, tokens], a range for each component.
+"""Uniform codes of the rows of a section, [.., components, tokens], each row with a width and a range of its own.
 
 x ≈ step · code + minimum. Minimum and step are kept in fp16 and codes are taken against what is kept. Rounded to the nearest, a range would
-lose its ends, and at 16 bits a minimum would be off by many steps; so the minimum is rounded down and the step up, and the whole range stays
-within half a step whatever the width. A component of no bits comes back as 0.
+lose its ends, and at 16 bits a minimum would be off by many steps; so the minimum is rounded down and the step up, and no value is off by
+more than half a step, whatever the width. A component of no bits comes back as 0.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Six formats through the native library: one plan per codec and head_dim, one call per encode. Sections of components have stages instead."""
+"""Six formats through the native library: one plan per codec and head_dim, one call per encode. `kvtc_lite` has stages instead."""
 
 from __future__ import annotations
 

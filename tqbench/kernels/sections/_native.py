@@ -25,8 +25,6 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-
-
 def quantize(rows: Tensor, widths: Widths) -> tuple[Tensor, Tensor, Tensor]:
     """Codes, minima and steps of float32 rows."""
     each, rows = table(widths), rows.contiguous()
