@@ -15,51 +15,32 @@ def error(variances, widths):
     return sum(Fraction(v) / 4**b for v, b in zip(variances, widths, strict=True))
 
 
+def of_a_pca(draw, n):
+    rows = draw.standard_normal((n + 3, n)) @ draw.standard_normal((n, n))
+    return np.linalg.svd(rows - rows.mean(0), compute_uv=False) ** 2
+
+
+SPECTRA = {
+    "exponential": lambda draw, n: draw.exponential(size=n),
+    "power law": lambda draw, n: np.arange(1.0, n + 1) ** -draw.uniform(0.2, 3),
+    "steep": lambda _, n: np.exp(-np.linspace(0, 60, n)),
+    "all equal": lambda draw, n: np.full(n, draw.exponential()),
+    "powers of four": lambda draw, n: 4.0 ** draw.integers(-4, 5, size=n),  # whose gains are equal again and again
+    "small whole numbers": lambda draw, n: draw.integers(0, 5, size=n).astype(float),
+    "some zeros": lambda draw, n: np.where(draw.random(n) < 0.5, 0.0, draw.exponential(size=n)),
+    "all zeros": lambda _, n: np.zeros(n),
+    "the whole range of doubles": lambda draw, n: 10.0 ** draw.uniform(-320, 300, size=n),
+    "of a PCA": of_a_pca,
+}
+
+
 def spectra(kind, draw):
-    n = int(draw.integers(1, 9))
-    match kind:
-        case "exponential":
-            return draw.exponential(size=n)
-        case "power law":
-            return np.arange(1.0, n + 1) ** -draw.uniform(0.2, 3)
-        case "steep":
-            return np.exp(-np.linspace(0, 60, n))
-        case "all equal":
-            return np.full(n, draw.exponential())
-        case "powers of four":  # whose gains are equal again and again
-            return 4.0 ** draw.integers(-4, 5, size=n)
-        case "small whole numbers":
-            return draw.integers(0, 5, size=n).astype(float)
-        case "some zeros":
-            return np.where(draw.random(n) < 0.5, 0.0, draw.exponential(size=n))
-        case "all zeros":
-            return np.zeros(n)
-        case "the whole range of doubles":
-            return 10.0 ** draw.uniform(-320, 300, size=n)
-        case "of a PCA":
-            return np.linalg.eigvalsh(
-                np.cov(draw.standard_normal((n + 3, n)) @ draw.standard_normal((n, n)), rowvar=False).reshape(n, n)
-            ).clip(0)
-    raise AssertionError(kind)
+    return SPECTRA[kind](draw, int(draw.integers(1, 9)))
 
 
-KINDS = (
-    "exponential",
-    "power law",
-    "steep",
-    "all equal",
-    "powers of four",
-    "small whole numbers",
-    "some zeros",
-    "all zeros",
-    "the whole range of doubles",
-    "of a PCA",
-)
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SPECTRA)
 def test_the_greedy_is_the_dynamic_program_bit_for_bit(kind):
-    draw = np.random.default_rng(KINDS.index(kind))
+    draw = np.random.default_rng(list(SPECTRA).index(kind))
     for _ in range(300):
         variances = spectra(kind, draw).tolist()
         budget, most = int(draw.integers(0, 5 * len(variances) + 2)), int(draw.choice((1, 2, 3, 16)))

@@ -1,6 +1,11 @@
-"""Encode and decode of codec `kvtc_lite` natively: its stages one after another, each of which is an operation of its own."""
+"""Codec `kvtc_lite` as its stages one after another, all in one form of their operations. Its native encode and decode are these."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,41 +13,66 @@ from torch import Tensor
 from tqbench.codecs.kvtc_lite import KvtcLite
 from tqbench.core.codec import Packed
 from tqbench.core.errors import EvidenceError
-from tqbench.kernels.packbits import _native as packbits
-from tqbench.kernels.project import _native as projection
-from tqbench.kernels.sections import _native as sections
+from tqbench.core.op import Op
+from tqbench.kernels.packbits import PACK_MIXED, UNPACK_MIXED
+from tqbench.kernels.project import PROJECT, UNPROJECT
+from tqbench.kernels.sections import DEQUANTIZE, QUANTIZE
 from tqbench.measure.stages import stage
 
+FORMS = tuple(impl.name for impl in PROJECT.impls)
 
-def encode(codec: KvtcLite, x: Tensor) -> Packed:
+
+@dataclass(frozen=True)
+class Stages:
+    """The operations, each in the same form."""
+
+    project: Callable[..., Any]
+    quantize: Callable[..., Any]
+    pack: Callable[..., Any]
+    unpack: Callable[..., Any]
+    dequantize: Callable[..., Any]
+    unproject: Callable[..., Any]
+
+
+@cache
+def stages(form: str) -> Stages:
+    """All stages in one of `FORMS`."""
+    return Stages(*(_load(op, form) for op in (PROJECT, QUANTIZE, PACK_MIXED, UNPACK_MIXED, DEQUANTIZE, UNPROJECT)))
+
+
+def _load(op: Op, form: str) -> Callable[..., Any]:
+    return next(impl for impl in op.impls if impl.name == form).load()
+
+
+def encode(codec: KvtcLite, x: Tensor, form: str = "native") -> Packed:
     """Project, quantize, pack. What cannot be encoded is refused in the reference's words."""
     if x.shape[2] % codec.section or not codec.ready:
         return _refusal(codec, x)
-    head_dim, active = x.shape[3], codec.active()
+    run, head_dim, widths = stages(form), x.shape[3], codec.widths(x.shape[1])
     with stage("project"):
-        rows = projection.project(codec, x.float())
+        rows = run.project(codec, x.float())
     if rows is None:
         return _refusal(codec, x)
-    widths = codec.widths(x.shape[1])
     with stage("quantize"):
-        codes, *ranges = sections.quantize(rows, widths)
-        minima, steps = (torch.nn.functional.pad(each, (0, codec.slots(head_dim) - active)) for each in ranges)
-    if not bool(torch.isfinite(minima).all() & torch.isfinite(steps).all()):
+        codes, *ranges = run.quantize(rows, widths)
+        minima, steps = (torch.nn.functional.pad(each, (0, codec.slots(head_dim) - codec.active())) for each in ranges)
+        finite = bool(torch.isfinite(minima).all() & torch.isfinite(steps).all())
+    if not finite:
         return _refusal(codec, x)
     with stage("pack"):
-        packed = packbits.pack_mixed(codes, widths, codec.code_bytes(head_dim))
+        packed = run.pack(codes, widths, codec.code_bytes(head_dim))
     return {"codes": packed, "minima": minima, "steps": steps}
 
 
-def decode(codec: KvtcLite, arrays: Packed, head_dim: int) -> Tensor:
+def decode(codec: KvtcLite, arrays: Packed, head_dim: int, form: str = "native") -> Tensor:
     """Unpack, dequantize, project back."""
-    active = codec.active()
+    run, active = stages(form), codec.active()
     with stage("unpack"):
-        codes = packbits.unpack_mixed(arrays["codes"], codec.widths(arrays["codes"].shape[1]), codec.section)
+        codes = run.unpack(arrays["codes"], codec.widths(arrays["codes"].shape[1]), codec.section)
     with stage("dequantize"):
-        rows = sections.dequantize(codes, arrays["minima"][..., :active], arrays["steps"][..., :active], torch.float32)
+        rows = run.dequantize(codes, arrays["minima"][..., :active], arrays["steps"][..., :active], torch.float32)
     with stage("unproject"):
-        return projection.unproject(codec, rows, head_dim)
+        return run.unproject(codec, rows, head_dim)
 
 
 def _refusal(codec: KvtcLite, x: Tensor) -> Packed:

@@ -48,12 +48,11 @@ def code(value: np.floating, minimum: np.float16, step: np.float16, width: int) 
 
 def dequantize(codes: Tensor, minima: Tensor, steps: Tensor, dtype: torch.dtype) -> Tensor:
     """minimum + step · code."""
-    rows = torch.empty(codes.shape, dtype=dtype)
-    for at in np.ndindex(*codes.shape[:-1]):
-        minimum, step = (x[at].to(dtype) for x in (minima, steps))
-        for t in range(codes.shape[-1]):
-            rows[at][t] = codes[at][t].to(dtype) * step + minimum
-    return rows
+    levels, lows, wide = (x.cpu().numpy() for x in (codes, minima.to(dtype), steps.to(dtype)))
+    rows = np.empty(levels.shape, lows.dtype)
+    for at in np.ndindex(*levels.shape[:-1]):
+        rows[at] = [lows.dtype.type(level) * wide[at] + lows[at] for level in levels[at].tolist()]
+    return torch.from_numpy(rows)
 
 
 def _rows(shape: tuple[int, ...], widths: Widths) -> Iterator[tuple[tuple[int, ...], int]]:
