@@ -26,6 +26,7 @@ from tqbench.kernels import _sections, project
 
 LAYERS, CALIBRATION = 32, 1024  # and tokens that each layer learns from
 FEW_LAYERS, FEW_HEADS = 2, 2  # for the loops
+DATA = "falling variance"
 REFERENCE = "reference"
 COMPARISONS = {"torch": "{scheme}/torch", "reference": f"{{scheme}}/{REFERENCE}"}
 WORDS = {

@@ -41,7 +41,7 @@ def _run(plan: Plan, threads: int, note: Callable[[str], None]) -> Bench:
         plan.op,
         str(plan.geometry),
         plan.geometry.architecture,
-        plan.data,
+        getattr(ENTRIES[plan.op], "DATA", plan.data),
         _machine(threads),
         top,
         _against(groups, top),
