@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tqbench.bench import attend as of_attend
-from tqbench.bench import ceiling, convert
+from tqbench.bench import ceiling, convert, kvtc
 from tqbench.bench.contender import attempt, twin
 from tqbench.bench.data import SINK_MASS, vectors
 from tqbench.bench.plan import DATA, Geometry, Plan, Wishes, read, shape
@@ -129,6 +129,42 @@ def test_wrong_codes_are_caught() -> None:
     assert contender.judge({**packed, "codes": packed["codes"] ^ 1})
     assert contender.judge({**packed, "norms": packed["norms"] * 1.1})
     assert contender.judge({"codes": packed["codes"]})
+
+
+@needs_native
+def test_kvtc_is_timed_by_stage_beside_its_loops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With few layers. The other codec has no such stages, and says so."""
+    monkeypatch.setattr(kvtc, "LAYERS", 3)
+    monkeypatch.setattr(kvtc, "FEW_LAYERS", 1)
+    monkeypatch.setattr(kvtc, "CALIBRATION", 100)
+    found = run(small("kvtc", "kvtc_lite_8x,q8_0", "128"))
+    named = rows(found)
+    for way, expected in (("compress", ("project", "quantize", "pack")), ("decompress", ("unpack", "dequantize", "unproject"))):
+        for form in ("native", "torch"):
+            assert named[f"kvtc_lite_8x {way}/{form}"].timing is not None
+        for form in ("native", "torch", "reference"):
+            row = named[f"kvtc_lite_8x {way} 1×2/{form}"]
+            assert row.outcome == "ok", row
+            assert row.implementation_error <= row.tolerance
+            assert tuple(row.stages) == (*expected, "unexplained")
+            assert all(ms > 0 for name, ms in row.stages.items() if name != "unexplained")
+        assert set(named[f"kvtc_lite_8x {way} 1×2/native"].timing.ratios) >= {f"kvtc_lite_8x {way} 1×2/reference"}
+    assert {named[f"rope {way}"].outcome for way in ("undo", "redo")} == {"ok"}
+    assert "kvtc_lite" in named["q8_0/–"].reason
+    written.write(found, tmp_path)
+    assert "unexplained" in (tmp_path / "bench.md").read_text()
+    assert json.loads((tmp_path / "bench.json").read_text())["data"] == "falling variance"
+
+
+def test_wrong_stages_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kvtc, "LAYERS", 1)
+    monkeypatch.setattr(kvtc, "FEW_LAYERS", 1)
+    for contender in kvtc.contenders(small("kvtc", "kvtc_lite_8x"), 128, lambda _: None):
+        if contender.row.form == "torch":
+            (*most, last) = attempt(contender)
+            assert contender.judge([*most, last]) is None
+            spoiled = {**last, "codes": last["codes"] ^ 1} if isinstance(last, dict) else last * 1.001
+            assert contender.judge([*most, spoiled])
 
 
 def test_baselines_equal_the_formula() -> None:

@@ -26,6 +26,7 @@ class Contender:
     calls: Sequence[Callable[[], Any]]
     error: Callable[[Any], float]
     rivals: tuple[str, ...] = ()  # names of the rows that its time is compared with
+    staged: bool = False  # whether it marks stages
 
     def judge(self, output: Any) -> str | None:
         """Why the output is wrong, or None."""

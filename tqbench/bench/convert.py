@@ -64,7 +64,7 @@ def _encode(name: str, codec: Codec, x: Tensor) -> Iterator[Contender]:
         return [partial(form, codec, each) for each in held]
 
     row = Row(x.shape[2], name, "", "form", "", tolerance=CODES_OFF, quantization_error=loss, bytes_moved=moved)
-    return _forms(encode.OP, codec, row, calls, partial(_codes_off, expected=expected))
+    return _forms(encode.OP, codec, row, calls, partial(codes_off, expected=expected))
 
 
 def _decode(name: str, codec: Codec, x: Tensor) -> Iterator[Contender]:
@@ -94,7 +94,7 @@ def _forms(
             yield Contender(Row(like.tokens, like.scheme, impl.name, "form", about["words"], "unsupported", reason), (), error)
 
 
-def _codes_off(packed: Packed, expected: Packed) -> float:
+def codes_off(packed: Packed, expected: Packed) -> float:
     """The share of stored values that are not the reference's; all, if the arrays are others."""
     if {name: (x.shape, x.dtype) for name, x in packed.items()} != {name: (x.shape, x.dtype) for name, x in expected.items()}:
         return 1.0

@@ -12,13 +12,14 @@ from tqbench.core.presets import preset
 from tqbench.core.scheme import Scheme
 
 DATA = ("gaussian", "peaky", "sink", "outlier")
-SCHEMES = "turbo4,turbo3,q8_0,q4_0,f16,bf16"
 TOKENS = {
     "attend": "4k,32k,128k",
     "ablation": "4k,32k",
     "encode": "32,4k",
     "decode": "4k,32k",
+    "kvtc": "1k",
 }  # encode: a decode step of many layers, and a prefill chunk
+SCHEMES = {op: "kvtc_lite_4x,kvtc_lite_8x" if op == "kvtc" else "turbo4,turbo3,q8_0,q4_0,f16,bf16" for op in TOKENS}
 OPS = tuple(TOKENS)
 MOST_TOKENS, MOST_ROUNDS, MOST_THREADS = 1 << 24, 1000, 1024
 Found = TypeVar("Found")
@@ -58,7 +59,7 @@ class Wishes:
     op: str = "attend"
     shape: str = str(Geometry())
     tokens: str | None = None
-    schemes: str = SCHEMES
+    schemes: str | None = None
     data: str = "gaussian"
     architecture: str = Geometry.architecture
     rounds: int = 9
@@ -78,7 +79,7 @@ def read(wishes: Wishes) -> Plan:
 
     geometry = attempt(shape, wishes.shape, wishes.architecture)
     tokens = attempt(counts, wishes.tokens or TOKENS.get(wishes.op, "4k"))
-    schemes = attempt(named, wishes.schemes)
+    schemes = attempt(named, wishes.schemes or SCHEMES.get(wishes.op, SCHEMES["attend"]))
     problems += _choices(wishes)
     if geometry is None or tokens is None or schemes is None or problems:
         raise ConfigError(problems)

@@ -12,13 +12,14 @@ from typing import Any
 
 from tqbench.bench.contender import Contender, attempt
 from tqbench.bench.result import Group, Round, Row, Timing
-from tqbench.measure import clock
+from tqbench.measure import clock, stages
 from tqbench.measure.noise import Watch
 from tqbench.metrics.spread import Ratio, ratio, spread
 
 STRETCH = 0.02  # seconds of one sample: far above the clock's grain, and a round lasts long enough to see who else runs
 MOST_CALLS = 2000
 SLOW = 0.5  # seconds of a call that needs no more warm-up than one
+STAGED = 3  # calls with marks
 BUDGET, FEW = 10.0, 2  # a row may take so many seconds of rounds, and then runs in fewer, but in so many at least
 
 
@@ -73,7 +74,7 @@ def race(tokens: int, contenders: list[Contender], rounds: int, note: Callable[[
         if reason := lane.contender.judge(lane.output):
             lane.contender.drop("wrong", f"on a call that was timed, {reason}")
     fit = {lane.contender.row.name: lane for lane in lanes if lane.contender.row.outcome == "ok"}  # a rival that was wrong is none
-    rows = {name: _row(lane, fit, seen) for name, lane in fit.items()}
+    rows = {name: replace(_row(lane, fit, seen), stages=_stages(lane)) for name, lane in fit.items()}
     return Group(tokens, tuple(rows.get(c.row.name, c.row) for c in contenders), tuple(seen))
 
 
@@ -116,6 +117,19 @@ def _row(lane: Lane, fit: dict[str, Lane], seen: list[Round]) -> Row:
         ratios={name: _ratio(fit[name], lane, seen) for name in lane.contender.rivals if name in fit and fit[name] is not lane},
     )
     return replace(row, timing=timing)
+
+
+def _stages(lane: Lane) -> dict[str, float] | None:
+    """Where the time of a call goes, apart from the rounds: marks cost time. The call whose whole is the median; slow ones run once."""
+    if not lane.contender.staged:
+        return None
+    runs = []
+    for _ in range(1 if min(lane.samples.values()) > SLOW else STAGED):
+        with stages.timed() as found:
+            whole = clock.timed(lane.contender.calls[0])
+        spent = {name: 1e3 * seconds for name, seconds in found.seconds.items()}
+        runs.append((whole, {**spent, "unexplained": 1e3 * whole - sum(spent.values())}))
+    return sorted(runs, key=lambda run: run[0])[len(runs) // 2][1]
 
 
 def _quiet(lane: Lane, seen: list[Round]) -> list[int]:

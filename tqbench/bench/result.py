@@ -64,6 +64,7 @@ class Row:
     bytes_moved: int | None = None
     limit_ms: float | None = None  # bytes at the ceiling
     timing: Timing | None = None
+    stages: dict[str, float] | None = None  # milliseconds of one more call with marks, the median of three; `unexplained` is between them
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tqbench.bench import ablation, attend, ceiling, convert
+from tqbench.bench import ablation, attend, ceiling, convert, kvtc
 from tqbench.bench.plan import Plan
 from tqbench.bench.race import race
 from tqbench.bench.result import Bench, Ceiling, Group, Row
@@ -17,7 +17,7 @@ from tqbench.kernels import native
 from tqbench.measure import environment, memory
 
 NEEDS = 10  # times the float32 cache: exact copies in three types, the schemes' stores, and what decoding takes meanwhile
-ENTRIES: dict[str, Any] = {"attend": attend, "ablation": ablation, "encode": convert, "decode": convert}
+ENTRIES: dict[str, Any] = {"attend": attend, "ablation": ablation, "encode": convert, "decode": convert, "kvtc": kvtc}
 
 
 def run(plan: Plan, note: Callable[[str], None] = lambda _: None) -> Bench:
@@ -41,7 +41,7 @@ def _run(plan: Plan, threads: int, note: Callable[[str], None]) -> Bench:
         plan.op,
         str(plan.geometry),
         plan.geometry.architecture,
-        plan.data,
+        getattr(ENTRIES[plan.op], "DATA", plan.data),
         _machine(threads),
         top,
         _against(groups, top),
@@ -73,7 +73,7 @@ def _machine(threads: int) -> dict[str, object]:
 def _fits(plan: Plan) -> None:
     """Refuse before the first minute what would not fit."""
     g, free = plan.geometry, memory.available()
-    needed = NEEDS * 2 * 4 * g.batch * g.kv_heads * g.head_dim * max(plan.tokens)
+    needed = NEEDS * getattr(ENTRIES[plan.op], "LAYERS", 1) * 2 * 4 * g.batch * g.kv_heads * g.head_dim * max(plan.tokens)
     if needed > free:
         raise ConfigError(
             f"--tokens {max(plan.tokens):,}: about {needed / 1e9:.0f} GB of memory would be needed, {free / 1e9:.0f} GB are free"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tqbench.core.errors import Unsupported
+
 
 @dataclass(frozen=True)
 class Rope:
@@ -36,4 +38,6 @@ class Rope:
 
     def _pairs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         n = len(self.frequencies)
+        if x.shape[-1] < 2 * n:
+            raise Unsupported(f"head_dim {x.shape[-1]} has no room for the {n} pairs of channels that RoPE turns")
         return x[..., :n], x[..., n : 2 * n], x[..., 2 * n :]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tqbench.bench.plan import DATA, TOKENS, Wishes, read
+from tqbench.bench.plan import DATA, SCHEMES, TOKENS, Wishes, read
 from tqbench.cli import table
 from tqbench.core.errors import worst
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 WRONG, NOTHING = 4, 5  # as an audit that failed; nothing measured
 DEFAULTS = "; ".join(f"{op} {tokens}" for op, tokens in TOKENS.items())
+CHOSEN = f"{SCHEMES['attend']}; kvtc {SCHEMES['kvtc']}"
 EXAMPLES = """Examples:
 
 tqbench bench
@@ -27,17 +28,24 @@ tqbench bench --tokens 4k --schemes turbo4,q8_0/turbo3 -o out
 
 tqbench bench encode --tokens 32 --threads 1
 
+tqbench bench kvtc --threads 2
+
 tqbench bench --shape "kv4 q32 d64" --data sink
 """
 
 
 def bench(  # noqa: PLR0913 - each is an option
-    op: Annotated[str, typer.Argument(help="attend, ablation (of its native form), encode or decode.", metavar="[OP]")] = Wishes.op,
+    op: Annotated[
+        str, typer.Argument(help="attend, ablation (of its native form), encode, decode, or kvtc (stages).", metavar="[OP]")
+    ] = Wishes.op,
     shape: Annotated[str, typer.Option(metavar="SHAPE", help="b sequences, kv KV heads, q query heads, d head_dim.")] = Wishes.shape,
     tokens: Annotated[
         str | None, typer.Option(metavar="COUNTS", help=f"Tokens in the cache, or to convert. [default: {DEFAULTS}]", show_default=False)
     ] = None,
-    schemes: Annotated[str, typer.Option(metavar="NAMES", help="Schemes of `tqbench schemes`, or K/V.")] = Wishes.schemes,
+    schemes: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help=f"Schemes of `tqbench schemes`, or K/V. [default: {CHOSEN}]", show_default=False),
+    ] = None,
     data: Annotated[str, typer.Option(metavar="KIND", help=f"{', '.join(DATA)}.")] = Wishes.data,
     architecture: Annotated[
         str, typer.Option(metavar="NAME", help="As in a model's config.json; decides the channel order of llama.cpp's types.")

@@ -64,6 +64,9 @@ def notes(group: Group) -> Iterator[str]:
             yield f"{row.name}: {row.outcome}: {row.reason}"
         elif row.tokens != group.tokens:
             yield f"{row.name}: {row.tokens:,} tokens, because whole units are encoded together"
+        if row.stages:
+            whole = sum(row.stages.values())
+            yield f"{row.name}: " + ", ".join(f"{name} {number(ms)} ms ({100 * ms / whole:.0f} %)" for name, ms in row.stages.items())
     if not group.quiet and group.rounds:
         most = max(r.foreign or 0.0 for r in group.rounds)
         yield f"others used up to {number(most, 2)} cores in every round: times are too long, and ratios to slow rows too favourable"

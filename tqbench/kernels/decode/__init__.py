@@ -28,7 +28,7 @@ def _load_host() -> Any:
 
 
 def _refuses(codec: Codec, place: Place) -> str | None:
-    from tqbench.kernels.packed import refuses
+    from tqbench.kernels.decode._native import refuses
 
     if place.device != "cpu" or place.dtype == "float64":
         return f"runs on the CPU in float32, not on {place.device} in {place.dtype}"

@@ -1,4 +1,4 @@
-"""Six formats through the native library: one plan per codec and head_dim, one call per encode."""
+"""Six formats through the native library: one plan per codec and head_dim, one call per encode. `kvtc_lite` has stages instead."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tqbench.codecs.kvtc_lite import KvtcLite
 from tqbench.core.codec import Codec, Packed
 from tqbench.core.errors import EvidenceError
-from tqbench.kernels import native
+from tqbench.kernels import _sections, native
 from tqbench.kernels.encode import _plan
 from tqbench.kernels.encode._plan import TYPES, Plan
 
-supports = _plan.refuses
 _TYPE_OF = {getattr(torch, name): i for i, name in enumerate(TYPES)}
 _NOT_FINITE, _OVERFLOW = 2, 3  # what tqbench_encode returns
 
@@ -45,6 +45,11 @@ class Ready:
     unit: int
     arrays: tuple[Array, ...]
     run: Any
+
+
+def supports(codec: Codec) -> str | None:
+    """Why this codec cannot be encoded natively, or None."""
+    return None if type(codec) is KvtcLite else _plan.refuses(codec)
 
 
 @cache
@@ -76,6 +81,8 @@ def encode(codec: Codec, x: Tensor) -> Packed:
     """Encode float32, bfloat16 or float16 vectors, as `supports` and the op record promise; x may be strided."""
     if x.dtype not in _TYPE_OF or x.device.type != "cpu" or x.dim() != 4:
         raise EvidenceError(f"encode/native takes {', '.join(TYPES)} on the CPU as [batch, kv_heads, tokens, head_dim], not {_describe(x)}")
+    if isinstance(codec, KvtcLite):
+        return _sections.encode(codec, x)
     if x.shape[2] % codec.unit or not codec.ready:
         return _refusal(codec, x)
     ready = _ready(codec, x.shape[3])

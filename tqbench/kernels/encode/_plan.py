@@ -83,7 +83,9 @@ def refuses(codec: Codec) -> str | None:
                 return "rotation cross_head takes several heads, native encode one at a time"
         codec = codec.inner
     return (
-        None if type(codec) in _FILL else f"codec {codec.name!r} has no native encode (codebook, block, affine, mlx_affine, fp8, cast have)"
+        None
+        if type(codec) in _FILL
+        else f"codec {codec.name!r} has no native encode (codebook, block, affine, mlx_affine, fp8, cast and, unwrapped, kvtc_lite have)"
     )
 
 

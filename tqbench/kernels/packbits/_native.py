@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import c_int, c_int64, c_void_p
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
 
+from tqbench.codecs.blocks.packing import Widths
 from tqbench.core.errors import EvidenceError
 from tqbench.kernels import native
 
@@ -18,6 +19,8 @@ def _library() -> ctypes.CDLL:
     library = native.library()
     for name in ("tqbench_packbits", "tqbench_unpackbits"):
         getattr(library, name).argtypes = [c_void_p, c_void_p, c_int64, c_int]
+    for name in ("tqbench_pack_mixed", "tqbench_unpack_mixed"):
+        getattr(library, name).argtypes = [c_void_p, c_void_p, *(c_int64,) * 6, c_void_p]
     return library
 
 
@@ -50,3 +53,36 @@ def _run(name: str, x: Tensor, size: int, bits: int, dim: int) -> Tensor:
     if getattr(_library(), name)(x.data_ptr(), out.data_ptr(), codes, bits):
         raise EvidenceError(f"packbits/native refused its arguments: {list(x.shape)} of {bits} bits")
     return out.movedim(-1, dim)
+
+
+@lru_cache(maxsize=1024)
+def table(widths: Widths) -> Tensor:
+    """Widths as bytes [heads, components]."""
+    return torch.tensor(widths, dtype=torch.uint8)
+
+
+def pack_mixed(codes: Tensor, widths: Widths, size: int) -> Tensor:
+    """Pack each component with its own bits; zeros follow up to `size` bytes."""
+    codes = codes.contiguous()
+    out = torch.empty(*codes.shape[:3], size, dtype=torch.uint8)
+    _mixed("tqbench_pack_mixed", codes, out, widths, out)
+    return out
+
+
+def unpack_mixed(packed: Tensor, widths: Widths, count: int) -> Tensor:
+    """Undo `pack_mixed`."""
+    packed = packed.contiguous()
+    codes = torch.empty(*packed.shape[:3], len(widths[0]) if widths else 0, count, dtype=torch.int32)
+    _mixed("tqbench_unpack_mixed", codes, packed, widths, codes)
+    return codes
+
+
+def _mixed(name: str, codes: Tensor, packed: Tensor, widths: Widths, out: Tensor) -> None:
+    each, given = table(widths), packed if out is codes else codes
+    kinds = (codes.dtype, packed.dtype, given.device.type)
+    if kinds != (torch.int32, torch.uint8, "cpu") or codes.dim() != 5 or each.shape != (codes.shape[1], codes.shape[3]):
+        raise EvidenceError(f"packbits/native takes int32 codes of {list(each.shape)} widths on the CPU, not {kinds} {list(codes.shape)}")
+    batch, heads, units, components, count = codes.shape
+    sizes = (batch * heads * units, heads, units, components, count, packed.shape[-1])
+    if getattr(_library(), name)(given.data_ptr(), each.data_ptr(), *sizes, out.data_ptr()):
+        raise EvidenceError(f"packbits/native refused its arguments: {list(codes.shape)} in {packed.shape[-1]} bytes")
