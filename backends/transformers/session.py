@@ -92,6 +92,13 @@ class TransformersSession(Scoring):
     @torch.inference_mode()
     def forward(self, tokens: Ids, cache: BaselineCache | StoreCache | PeerCache, *, last: bool = False) -> Tensor:
         """Logits [tokens, vocab]."""
+        most = cache.shared.most if isinstance(cache, StoreCache) else None
+        if most is None or len(tokens) <= most:
+            return self._forward(tokens, cache, last=last)
+        logits = [self._forward(tokens[first : first + most], cache, last=last) for first in range(0, len(tokens), most)]
+        return logits[-1] if last else torch.cat(logits)
+
+    def _forward(self, tokens: Ids, cache: BaselineCache | StoreCache | PeerCache, *, last: bool) -> Tensor:
         ids = torch.from_numpy(np.ascontiguousarray(tokens))[None].to(self.info.device)
         before = 0 if isinstance(cache, BaselineCache) else cache.stores[0].tokens
         some = {"logits_to_keep": 1} if last else {}

@@ -57,9 +57,9 @@ def build(scheme: Scheme, name: Literal["k", "v"], shape: Shape, layer: Layer, c
     order = resolve_order(side.order, shape.architecture)
     if scheme.bypass == "identity":
         return Identity(side.codec, shape.dtype)
-    codec = Interleaved(side.codec) if order == "interleaved" else side.codec
+    codec = (Interleaved(side.codec) if order == "interleaved" else side.codec).spanning(shape.kv_heads)
     if codec.tags.calibrated:
         if calibration is None:
             raise Unsupported(f"scheme {scheme.name!r} must be calibrated, and no calibration text was given")
-        codec = calibration.fit(codec, name, layer.position, rope_of(side, shape, scheme.bypass))
+        codec = calibration.fit(codec, name, layer.position, rope_of(side, shape, scheme.bypass), scheme.sinks)
     return Bridge(codec, shape.dtype) if scheme.bypass == "bridge" else codec
