@@ -34,7 +34,7 @@ from tqbench.core.lazy import Tensor, torch
 from tqbench.measure.stages import stage
 
 STREAMS = {2: "int2", 4: "int4", 8: "fp8"}  # the array that holds the codes of so many bits
-SIMULATED = 1024  # calibration vectors, spread over all, on which errors are measured
+SIMULATED = 1024  # vectors, spread over all calibration tokens, on which errors are measured
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _seen(y: Tensor, rank: int, seed: int) -> _Seen:
     if key not in _LAST:
         mean = y.mean(1, keepdim=True).to(torch.float32)
         basis = torch.stack([components(row, rank, seed) for row in y - mean]).to(torch.float16)
-        some = (y - mean)[:, torch.linspace(0, y.shape[1] - 1, min(SIMULATED, y.shape[1]), device=y.device).round().long()]
+        some = (y - mean)[:, torch.linspace(0, y.shape[1] - 1, min(SIMULATED // len(y), y.shape[1]), device=y.device).round().long()]
         c = some @ basis.to(some.dtype)
         energy = c.square().sum((0, 1), dtype=torch.float64).cpu().numpy()
         while len(_LAST) > 1:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tqbench.codecs.blocks.minifloat import LARGEST, decode, encode
+from tqbench.codecs.blocks.minifloat import LARGEST
 from tqbench.core.lazy import Tensor, torch
 
 SIZES = (1, 16, 64, 256, 1024)
@@ -70,7 +70,8 @@ def quantize(c: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
         shift = c.mean(-1, keepdim=True).to(torch.float16)
         away = c - shift
         scale = away.abs().amax(-1, keepdim=True).to(torch.float16)
-        return encode(away * (LARGEST["e4m3"] / _divisor(scale, c)), "e4m3"), scale, shift
+        fitting = (away * (LARGEST["e4m3"] / _divisor(scale, c))).clamp_(-LARGEST["e4m3"], LARGEST["e4m3"])
+        return fitting.to(torch.float8_e4m3fn).view(torch.uint8), scale, shift
     low, high = c.aminmax(dim=-1, keepdim=True)
     shift, scale = low.to(torch.float16), ((high - low) / (2**bits - 1)).to(torch.float16)
     codes = ((c - shift) / _divisor(scale, c)).round_().clamp_(0, 2**bits - 1)
@@ -80,7 +81,7 @@ def quantize(c: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
 def dequantize(codes: Tensor, scale: Tensor, shift: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
     """Undo `quantize`."""
     if bits == 8:
-        return shift.to(dtype) + scale.to(dtype) / LARGEST["e4m3"] * decode(codes, "e4m3", dtype)
+        return shift.to(dtype) + scale.to(dtype) / LARGEST["e4m3"] * codes.view(torch.float8_e4m3fn).to(dtype)
     return shift.to(dtype) + scale.to(dtype) * codes.to(dtype)
 
 
