@@ -3,7 +3,7 @@
 Two or four bits are KIVI's uniform codes: shift = min, scale = (max − min) / (2^bits − 1), code = round((c − shift) / scale). Eight bits
 are e4m3 about the run's mean: shift = mean, scale = max|c − shift|, code = e4m3(448 (c − shift) / scale). Scale and shift are kept in
 fp16 and codes are taken against what is kept. The codes of a run end on a byte, so a run of one coefficient takes five bytes: it is its
-fp16 shift.
+fp16 shift, and with eight bits what e4m3 keeps of the rest.
 
 `allocate` finds the runs of least error within a budget: a dynamic program over the end of the last run and the bytes spent,
 
