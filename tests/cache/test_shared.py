@@ -62,7 +62,9 @@ def test_the_cut_of_the_text_changes_nothing(session, calibration, scheme):
 def test_each_query_sees_its_own_window_exact_and_the_rest_as_it_decodes(session, calibration):
     """Beside the store: keys and values of one layer, packed by hand up to the boundary of each query."""
     store, beside = pair(session, calibration)
-    q, k, v = (torch.randn(1, heads, TOKENS, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(heads)) for heads in (4, 2, 2))
+    q, k, v = (
+        torch.randn(1, heads, TOKENS, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(heads)) for heads in (4, 2, 2)
+    )
     rope, out = session.shape.rope, []
     for first in range(0, TOKENS, WINDOW):
         new = slice(first, first + WINDOW)
@@ -225,12 +227,9 @@ def test_it_learns_from_all_layers_without_the_sinks(session):
     rope = Rope((1.0, 0.1))
     layers = [[Piece(*torch.randn(2, 1, 2, 50, 4, generator=torch.Generator().manual_seed(i)), start=s)] for i, s in ((0, 0), (1, 0))]
     scheme = read({"name": "one", "k": {**SIDE, "ratio": 2.0, "rope": "pre"}, "v": {**SIDE, "ratio": 2.0}, "sinks": 4})
-    stores = []
-    shared = Shared(2)
+    shared, terms = Shared(2), Terms(calibration=Calibration(layers))
     for i in range(2):
-        stores.append(
-            Store(scheme, Shape("llama", 4, "float32", 2, 4, rope), TorchArrays(), Terms(calibration=Calibration(layers)), Layer(i, i), shared)
-        )
+        Store(scheme, Shape("llama", 4, "float32", 2, 4, rope), TorchArrays(), terms, Layer(i, i), shared)
     for name in ("k", "v"):
         seen = [rope.undo(layer[0].k, 0) if name == "k" else layer[0].v for layer in layers]
         expected = torch.cat(seen, 1)[0, :, 4:].mean(1).flatten()

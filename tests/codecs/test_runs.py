@@ -1,4 +1,4 @@
-"""Runs of coefficients: codes against the formula, errors against encoding and decoding, and the dynamic program against all allocations."""
+"""Runs of coefficients: codes against the formula, errors against encoding and decoding, the dynamic program against all allocations."""
 
 from itertools import count, product
 

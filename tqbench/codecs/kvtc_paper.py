@@ -1,10 +1,10 @@
 """KVTC as the paper has it: principal components over all heads and layers, runs of them at 0, 2, 4 or 8 bits.
 
 A token's vector holds all KV heads of a layer (`across: layer`), or of all layers that hold K and V (`across: model`), one after another:
-p features. c = Vᵀ(x − mean) are its coefficients in the principal components of calibration text; runs of 1, 16, 64, 256 or 1024 consecutive
-ones share an fp16 scale, an fp16 shift and a type, none, int2, int4 or fp8 e4m3 (`blocks/runs.py`). Which runs there are, and of what
-type, is decided once per model, side and `ratio` by a dynamic program over the squared errors measured on calibration vectors: they take at
-most 16 p / ratio bits per token, scales and shifts included. Components that no run covers are dropped from V.
+p features. c = Vᵀ(x − mean) are its coefficients in the principal components of calibration text; runs of 1, 16, 64, 256 or 1024
+consecutive ones share an fp16 scale, an fp16 shift and a type, none, int2, int4 or fp8 e4m3 (`blocks/runs.py`). Which runs there are, and
+of what type, is decided once per model, side and `ratio` by a dynamic program over the squared errors measured on calibration vectors: they
+take at most 16 p / ratio bits per token, scales and shifts included. Components that no run covers are dropped from V.
 
 Keys are meant to be taken before RoPE (`rope: pre`). Sinks are not learned from. V is kept in 16 bits, as in the paper.
 
@@ -16,7 +16,7 @@ Source: arXiv 2511.01815.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, replace
 from itertools import groupby
 from typing import Any, ClassVar, Literal, Self
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tqbench.codecs.blocks import runs
 from tqbench.codecs.blocks.packing import pack, unpack
 from tqbench.codecs.blocks.principal import components
-from tqbench.codecs.blocks.runs import Kind, Run
+from tqbench.codecs.blocks.runs import Kind
 from tqbench.core.codec import Codec, Layout, Packed, Part, Tags
 from tqbench.core.errors import ConfigError, Unsupported
 from tqbench.core.lazy import Tensor, torch
