@@ -182,7 +182,7 @@ def _info(model: Any, tokenizer: Any, name: str, described: str) -> ModelInfo:
 
 
 def _rope(model: Any, info: ModelInfo) -> Rope | str:
-    """The rotary embedding, where all layers have the same, it is half-split and does not depend on the length; else why it is not known."""
+    """The rotary embedding, where all layers have the same, half-split and for any length; else why it is not known."""
     found = [m for m in model.modules() if hasattr(m, "inv_freq") and hasattr(m, "attention_scaling")]
     if info.architecture not in LLAMACPP_ORDER:
         return f"whether it pairs channels half-split or interleaved (known: {', '.join(sorted(LLAMACPP_ORDER))})"

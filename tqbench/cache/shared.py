@@ -48,14 +48,15 @@ class Shared:
                 f"scheme {scheme.label!r} packs all layers together, and layer {layer.index} forgets what leaves its sliding window"
             )
         side: Side = getattr(scheme, name)
-        own: tuple[Any, ...] = (arrays, terms.protocol, rope_of(side, shape, scheme.bypass), terms.quiet)
+        rope = rope_of(side, shape, scheme.bypass)
+        run: dict[str, Any] = {"arrays": arrays, "protocol": terms.protocol, "rope": rope, "quiet": terms.quiet}
         if name not in self.sides:
             every = dataclasses.replace(shape, kv_heads=shape.kv_heads * self.layers, heads=shape.heads * self.layers)
             codec = build(scheme, name, every, Layer(), terms.calibration)
-            self.sides[name] = Together(side, codec, scheme.sinks, every, Layer(), *own, packed_end=scheme.sinks, layers=self.layers)
+            self.sides[name] = Together(side, codec, scheme.sinks, every, Layer(), **run, packed_end=scheme.sinks, layers=self.layers)
         together = self.sides[name]
         codec = Heads(together.codec, layer.position * shape.kv_heads, shape.kv_heads)
-        together.members.append(Member(side, codec, scheme.sinks, shape, layer, *own, together=together))
+        together.members.append(Member(side, codec, scheme.sinks, shape, layer, **run, together=together))
         return together.members[-1]
 
 
