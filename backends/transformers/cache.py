@@ -18,6 +18,7 @@ from transformers.cache_utils import (
 
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.build import Layer, Shape
+from tqbench.cache.shared import Shared
 from tqbench.cache.store import Store
 from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.core.evidence import SideEvidence, kept
@@ -62,10 +63,11 @@ class StoreCache(DynamicCache):
     def __init__(self, config: Any, shape: Shape, device: str, scheme: Scheme, terms: Terms):
         super().__init__(config=config)
         held = kv_layers(config)
+        self.shared = Shared(len(held))
         for position, index in enumerate(held):
             own = scheme.for_layer(position, len(held), shape.sharing)
             layer = Layer(index, position, getattr(self.layers[index], "sliding_window", None))
-            self.layers[index] = StoreLayer(Store(own, shape, TorchArrays(device), terms, layer))
+            self.layers[index] = StoreLayer(Store(own, shape, TorchArrays(device), terms, layer, self.shared))
         self.stores = [self.layers[index].store for index in held]
 
     def take(self, context: BaselineCache) -> None:

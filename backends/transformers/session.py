@@ -92,6 +92,13 @@ class TransformersSession(Scoring):
     @torch.inference_mode()
     def forward(self, tokens: Ids, cache: BaselineCache | StoreCache | PeerCache, *, last: bool = False) -> Tensor:
         """Logits [tokens, vocab]."""
+        most = cache.shared.most if isinstance(cache, StoreCache) else None
+        if most is None or len(tokens) <= most:
+            return self._forward(tokens, cache, last=last)
+        logits = [self._forward(tokens[first : first + most], cache, last=last) for first in range(0, len(tokens), most)]
+        return logits[-1] if last else torch.cat(logits)
+
+    def _forward(self, tokens: Ids, cache: BaselineCache | StoreCache | PeerCache, *, last: bool) -> Tensor:
         ids = torch.from_numpy(np.ascontiguousarray(tokens))[None].to(self.info.device)
         before = 0 if isinstance(cache, BaselineCache) else cache.stores[0].tokens
         some = {"logits_to_keep": 1} if last else {}
@@ -174,12 +181,15 @@ def _info(model: Any, tokenizer: Any, name: str, described: str) -> ModelInfo:
     )
 
 
-def _rope(model: Any, info: ModelInfo) -> Rope | None:
-    """The rotary embedding, where it is one for all layers and half-split, with frequencies that do not depend on the length."""
+def _rope(model: Any, info: ModelInfo) -> Rope | str:
+    """The rotary embedding, where all layers have the same, half-split and for any length; else why it is not known."""
     found = [m for m in model.modules() if hasattr(m, "inv_freq") and hasattr(m, "attention_scaling")]
-    fixed = len(found) == 1 and found[0].rope_type in ("default", "linear", "llama3", "yarn")
-    if not fixed or info.architecture not in LLAMACPP_ORDER:
-        return None
+    if info.architecture not in LLAMACPP_ORDER:
+        return f"whether it pairs channels half-split or interleaved (known: {', '.join(sorted(LLAMACPP_ORDER))})"
+    if len(found) != 1 or not isinstance(getattr(found[0], "rope_type", None), str):
+        return f"{len(found)} modules hold frequencies, and which layer uses which is not known"
+    if found[0].rope_type not in ("default", "linear", "llama3", "yarn"):
+        return f"with rope_type {found[0].rope_type!r} they depend on the length of the text"
     return Rope(tuple(found[0].inv_freq.float().tolist()), float(found[0].attention_scaling))
 
 

@@ -22,7 +22,7 @@ class Shape:
     dtype: str  # of the model
     kv_heads: int = 2
     heads: int = 2
-    rope: Rope | None = None  # None if it is not known here, or not the same for all layers
+    rope: Rope | str = "this backend does not tell"  # or why it is not known
 
     @property
     def sharing(self) -> int:
@@ -43,10 +43,9 @@ def rope_of(side: Side, shape: Shape, bypass: str | None) -> Rope | None:
     """The embedding to take out of what this side stores."""
     if side.rope == "post" or bypass == "identity":
         return None
-    if shape.rope is None:
-        raise Unsupported(
-            f"rope: pre needs the model's rotary frequencies, which are not known for architecture {shape.architecture!r} here"
-        )
+    if isinstance(shape.rope, str):
+        needed = f"rope: pre needs the model's rotary frequencies, which are not known for architecture {shape.architecture!r} here"
+        raise Unsupported(f"{needed}: {shape.rope}")
     return shape.rope
 
 
@@ -57,9 +56,9 @@ def build(scheme: Scheme, name: Literal["k", "v"], shape: Shape, layer: Layer, c
     order = resolve_order(side.order, shape.architecture)
     if scheme.bypass == "identity":
         return Identity(side.codec, shape.dtype)
-    codec = Interleaved(side.codec) if order == "interleaved" else side.codec
+    codec = (Interleaved(side.codec) if order == "interleaved" else side.codec).spanning(shape.kv_heads)
     if codec.tags.calibrated:
         if calibration is None:
             raise Unsupported(f"scheme {scheme.name!r} must be calibrated, and no calibration text was given")
-        codec = calibration.fit(codec, name, layer.position, rope_of(side, shape, scheme.bypass))
+        codec = calibration.fit(codec, name, layer.position, rope_of(side, shape, scheme.bypass), scheme.sinks)
     return Bridge(codec, shape.dtype) if scheme.bypass == "bridge" else codec

@@ -37,25 +37,28 @@ class Calibration:
 
     layers: list[list[Piece]]
     folder: Path | None = None  # where what was learned is kept, and found again
-    fitted: dict[tuple[Codec, str, int, Rope | None], Codec] = field(default_factory=dict)
+    fitted: dict[tuple[Codec, str, int, Rope | None, int], Codec] = field(default_factory=dict)
 
-    def fit(self, codec: Codec, side: Literal["k", "v"], position: int, rope: Rope | None) -> Codec:
-        """The codec after it has seen one side of one layer."""
-        key = (codec, side, position, rope)
+    def fit(self, codec: Codec, side: Literal["k", "v"], position: int, rope: Rope | None, sinks: int = 0) -> Codec:
+        """The codec after it has seen one side of one layer, or of all layers one after another if it packs them together."""
+        skip = sinks if codec.tags.learns_packed else 0
+        key = (codec, side, position, rope, skip)
         if key not in self.fitted:
-            x = torch.cat([self._vectors(piece, side, rope) for piece in self.layers[position]], dim=2)
+            layers = self.layers if codec.tags.across_layers else self.layers[position : position + 1]
+            x = torch.cat([torch.cat([_from(skip, piece, side, rope) for piece in pieces], dim=2) for pieces in layers], dim=1)
             self.fitted[key] = codec.calibrate(x) if self.folder is None else _learn(codec, x, self.folder)
         return self.fitted[key]
 
     def sha256(self) -> str:
         """The hash of everything that was learned so far."""
-        found = [(side, at, _digest(codec)) for (_, side, at, _), codec in self.fitted.items()]
+        found = [(side, at, _digest(codec)) for (_, side, at, _, _), codec in self.fitted.items()]
         return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()
 
-    @staticmethod
-    def _vectors(piece: Piece, side: Literal["k", "v"], rope: Rope | None) -> Tensor:
-        x: Tensor = getattr(piece, side).to(torch.float32)
-        return x if rope is None else rope.undo(x, piece.start)
+
+def _from(position: int, piece: Piece, side: Literal["k", "v"], rope: Rope | None) -> Tensor:
+    """The vectors of a stretch from a position on."""
+    x: Tensor = getattr(piece, side).to(torch.float32)
+    return (x if rope is None else rope.undo(x, piece.start))[:, :, max(0, position - piece.start) :]
 
 
 def _learn(codec: Codec, x: Tensor, folder: Path) -> Codec:

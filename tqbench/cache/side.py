@@ -66,6 +66,10 @@ class SideStore:
     sampled: int = 0
     unsampled: tuple[Any, int] | None = None  # the most tokens that were packed at once in quiet, and their first unit
 
+    def use(self, kernels: Kernels) -> None:
+        """Take these forms of the operations."""
+        self.kernels = kernels
+
     @property
     def begin(self) -> int:
         """Position of the oldest packed token."""
@@ -90,20 +94,29 @@ class SideStore:
         self._pack(self.side.packed(self.tokens - 1, self.sinks))
 
     def _pack(self, end: int) -> None:
-        new = end - self.packed_end
-        if new > 0:
-            start = self.packed_end - self.tail_start
-            fresh = self.tail[:, :, start : start + new]
-            plain = fresh if self.rope is None else self.rope.undo(fresh.to(compute_dtype(fresh.dtype)), self.packed_end)
-            with stage("encode"):
-                rows = self.arrays.ready(self.kernels.encode(self.codec, plain))
-            first = self.units
-            self._write(rows, new // self.codec.unit)
-            if self.quiet:
-                self._note(fresh, first)
-            elif self.sampled < SAMPLED_TOKENS:
-                self._sample(fresh, first)
+        if end > self.packed_end:
+            fresh, first = self.exact(end), self.units
+            self.encode(fresh, self.packed_end)
+            self._compare(fresh, first)
             self.packed_end = end
+
+    def exact(self, end: int) -> Any:
+        """The exact tokens from where the packed region ends."""
+        return self.tail[:, :, self.packed_end - self.tail_start : end - self.tail_start]
+
+    def encode(self, fresh: Any, position: int) -> None:
+        """Encode whole units whose first token is at that position, and keep them."""
+        plain = fresh if self.rope is None else self.rope.undo(fresh.to(compute_dtype(fresh.dtype)), position)
+        with stage("encode"):
+            rows = self.arrays.ready(self.kernels.encode(self.codec, plain))
+        self._write(rows, fresh)
+
+    def _compare(self, fresh: Any, first: int) -> None:
+        """Measure what was lost, or note it for later."""
+        if self.quiet:
+            self._note(fresh, first)
+        elif self.sampled < SAMPLED_TOKENS:
+            self._sample(fresh, first)
 
     def _sample(self, fresh: Any, first: int) -> None:
         """The error of what is resident now, not of what the codec returned. Calls that measure are not counted as use."""
@@ -126,10 +139,11 @@ class SideStore:
             self._sample(fresh[:, :, : SAMPLED_TOKENS // self.codec.unit * self.codec.unit], first)
             self.unsampled = None
 
-    def _write(self, rows: dict[str, Any], units: int) -> None:
+    def _write(self, rows: dict[str, Any], x: Any) -> None:
+        units = x.shape[2] // self.codec.unit
         for part in self.codec.layout(self.shape.head_dim).parts:
             row = rows.get(part.name)
-            shape = (self.tail.shape[0], self.tail.shape[1] // self.codec.heads, units, *part.shape)
+            shape = (x.shape[0], x.shape[1] // self.codec.heads, units, *part.shape)
             if row is None or tuple(row.shape) != shape or str(row.dtype).rpartition(".")[2] != part.dtype:
                 got = "nothing" if row is None else f"{row.dtype} {tuple(row.shape)}"
                 raise EvidenceError(f"codec {self.codec.plain.name!r} declares {part.name} as {part.dtype} {shape} and packs {got}")
@@ -207,10 +221,14 @@ class SideStore:
             self.declared += packed
             self.seen_packed += packed if self.read else 0
         self.read = False
-        kept = self.tail[:, :, self.packed_end - self.tail_start :]
-        self.tail, self.tail_start = self.arrays.concat([kept]), self.packed_end
+        self.drop()
         if self.units * self.codec.unit + self.begin != self.packed_end:
             raise EvidenceError(f"{self.units} units of {self.codec.unit} tokens are packed, but the policy says {self.packed_end}")
+
+    def drop(self) -> None:
+        """Let go of the exact tokens that are packed."""
+        kept = self.tail[:, :, self.packed_end - self.tail_start :]
+        self.tail, self.tail_start = self.arrays.concat([kept]), self.packed_end
 
     def forgettable(self) -> int:
         """How many of the oldest tokens no later query sees and are not in the exact tail."""

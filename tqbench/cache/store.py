@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from tqbench.cache.arrays import Arrays
 from tqbench.cache.build import Layer, Shape, build, rope_of
+from tqbench.cache.shared import Shared
 from tqbench.cache.side import Kernels, SideStore
 from tqbench.cache.wanted import Wanted
 from tqbench.core.errors import EvidenceError
@@ -43,13 +44,22 @@ class _Call:
 class Store:
     """The KV cache of one layer."""
 
-    def __init__(self, scheme: Scheme, shape: Shape, arrays: Arrays, terms: Terms = Terms(), layer: Layer = Layer()):
+    def __init__(
+        self,
+        scheme: Scheme,
+        shape: Shape,
+        arrays: Arrays,
+        terms: Terms = Terms(),
+        layer: Layer = Layer(),
+        shared: Shared | None = None,  # of the stores of one sequence; alone, this is the only layer
+    ):
         self.scheme, self.layer, self.shape, self.arrays = scheme, layer, shape, arrays
+        self.shared = shared or Shared(1)
         self.k, self.v = self._side("k", terms), self._side("v", terms)
         wanted = Wanted(terms.kernel)
         place = Place(arrays.platform, arrays.device, shape.dtype, shape.head_dim)
         for half in (self.k, self.v):
-            half.kernels = Kernels(wanted.pick(encode.OP, half.codec, place), wanted.pick(decode.OP, half.codec, place))
+            half.use(Kernels(wanted.pick(encode.OP, half.codec, place), wanted.pick(decode.OP, half.codec, place)))
         codecs, place = (self.k.codec, self.v.codec), dataclasses.replace(place, pre_rope=bool(self.k.rope or self.v.rope))
         self.attention = wanted.pick(attend.OP, codecs, place)
         self.shown = Choice("attend", "engine", _everything)
@@ -62,6 +72,8 @@ class Store:
         self.queries = 0
 
     def _side(self, name: Literal["k", "v"], terms: Terms) -> SideStore:
+        if self.scheme.across_layers(name):
+            return self.shared.member(self.scheme, name, self.shape, self.layer, self.arrays, terms)
         side: Side = getattr(self.scheme, name)
         return SideStore(
             side,

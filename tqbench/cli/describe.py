@@ -74,6 +74,7 @@ def tags(scheme: Scheme) -> list[str]:
         *(["needs calibration"] if scheme.calibrated else []),
         *(f"{side} packs {codec.unit} tokens together" for side, codec in codecs.items() if codec.unit > 1),
         *(f"{side} packs {codec.heads} KV heads together" for side, codec in codecs.items() if codec.heads > 1),
+        *(f"{side} packs all layers together" for side, codec in codecs.items() if codec.tags.across_layers),
         *(["pre-RoPE keys"] if scheme.k.rope == "pre" else []),
         *([f"lossless in {', '.join(lossless)}"] if lossless else []),
         *(["destructive"] if any(tag.destructive for tag in every) else []),

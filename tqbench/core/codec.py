@@ -66,6 +66,9 @@ class Tags:
     peer: bool = False  # another library's cache: it runs by itself, and our store and kernels do not
     backend: str | None = None  # the only one that it runs on
     deploy_only: bool = False  # attends what a forward call brings exact, so there is no `protocol: strict`
+    learned_layout: bool = False  # how many bytes it takes is learned too; before, `layout` says how many at most
+    learns_packed: bool = False  # from calibration tokens that a store would pack: sinks are left out
+    across_layers: bool = False  # a token's vectors of all layers are packed together
 
 
 Packed = dict[str, Any]  # part name -> array [batch, kv_heads / heads, units, *part.shape]; a torch or an MLX array
@@ -125,6 +128,10 @@ class Codec(ABC):
     def heads(self) -> int:
         """KV heads that are encoded together."""
         return 1
+
+    def spanning(self, kv_heads: int) -> Self:  # noqa: ARG002 - most codecs have their own number, or one
+        """This codec where that many KV heads are at hand: one that packs all of them together now knows how many they are."""
+        return self
 
     @property
     def tags(self) -> Tags:
@@ -196,6 +203,10 @@ class Codec(ABC):
     def decode(self, packed: Packed, head_dim: int, dtype: torch.dtype) -> Tensor:
         """Unpack to [batch, kv_heads, tokens, head_dim]."""
         return self.inverse(self.dequantize(packed, dtype), head_dim)
+
+    def decode_heads(self, packed: Packed, head_dim: int, dtype: torch.dtype, heads: slice) -> Tensor:
+        """Some of the heads of `decode`; whoever packs many together need not unpack them all."""
+        return self.decode(packed, head_dim, dtype)[:, heads]
 
     def to_blocks(self, packed: Packed) -> Tensor:
         """The bytes [batch, kv_heads, units, bytes] of the project that the format comes from; by default the parts one after another."""

@@ -37,7 +37,7 @@ class Side:
 
     def check(self, head_dim: int, kv_heads: int | None = None) -> None:
         """Raise Unsupported if the codec cannot store vectors of this size, or of so many heads."""
-        self.codec.check(head_dim)
+        self.codec.spanning(kv_heads or 1).check(head_dim)
         if kv_heads is not None and kv_heads % self.codec.heads:
             raise Unsupported(f"{self.codec.heads} KV heads are packed together here, and the model has {kv_heads}")
 
@@ -48,6 +48,9 @@ class Side:
         if self.flush < 1 or self.flush % unit:
             together = f"(the codec packs that many tokens together), got {self.flush}"
             found.append(("flush", f"flush must be a positive multiple of {unit} {together}"))
+        if self.codec.tags.across_layers and not self.window:
+            why = "a token of all layers is packed together, once the last layer has it"
+            found.append(("window", f"window must be at least 1: {why}, and the layers before must see it exact until then"))
         return found
 
 
@@ -154,8 +157,16 @@ class Scheme:
         """Raise Unsupported if a codec cannot store vectors of this size, or of so many heads."""
         if self.peer and (given := list(self._additions())):
             raise Unsupported(f"scheme {self.label!r} is the cache of another library, which runs as it is: no {', '.join(given)}")
+        others = [rule for rule in ("protect", "layers", "gqa") if getattr(self, rule)]
+        if others and any(one.across_layers(name) for one in self.variants() for name in ("k", "v")):
+            raise Unsupported(f"scheme {self.label!r} packs all layers together, so none can run another scheme: no {', '.join(others)}")
         for side in (side for one in self.variants() for side in (one.k, one.v)):
             side.check(head_dim, kv_heads)
+
+    def across_layers(self, side: Literal["k", "v"]) -> bool:
+        """Whether all layers of that side are packed together."""
+        codec: Codec = getattr(self, side).codec
+        return codec.tags.across_layers and self.bypass != "identity"
 
     def check_run(self, backend: str, protocol: str) -> None:
         """Raise Unsupported if it does not run on this backend or under this protocol."""

@@ -90,7 +90,7 @@ def check_head_dims(codec: Codec) -> None:
 def check_layout(codec: Codec) -> None:
     """The declared layout is what is there: names, types, shapes, contiguous memory, bytes."""
     for head_dim, ready in fitted(codec):
-        layout, packed = codec.layout(head_dim), ready.encode(vectors(codec, head_dim))
+        layout, packed = ready.layout(head_dim), ready.encode(vectors(codec, head_dim))
         where = f"{codec} at head_dim {head_dim}"
         assert layout.unit == codec.unit, f"{where}: unit {codec.unit}, but the layout is for {layout.unit} tokens"
         assert list(packed) == [part.name for part in layout.parts], f"{where}: {list(packed)} is packed, {layout.parts} is declared"
@@ -103,6 +103,9 @@ def check_layout(codec: Codec) -> None:
         assert nbytes(packed) == BATCH * kv_heads(codec) // codec.heads * 2 * layout.nbytes, (
             f"{where}: {nbytes(packed)} bytes, declared {layout.nbytes} per unit"
         )
+        most = codec.layout(head_dim).nbytes
+        fits = layout.nbytes <= most if codec.tags.learned_layout else layout.nbytes == most
+        assert fits, f"{where}: {layout.nbytes} bytes per unit once it has learned, {most} declared before"
 
 
 def check_decoded_form(codec: Codec) -> None:
@@ -186,7 +189,7 @@ def check_rows_independent(codec: Codec) -> None:
 def check_blocks_round_trip(codec: Codec) -> None:
     """`to_blocks` gives exactly the declared bytes, and `from_blocks` restores every array bit for bit."""
     for head_dim, ready in fitted(codec):
-        packed, declared = ready.encode(vectors(codec, head_dim)), codec.layout(head_dim).nbytes
+        packed, declared = ready.encode(vectors(codec, head_dim)), ready.layout(head_dim).nbytes
         blocks = ready.to_blocks(packed)
         where = f"{codec} at head_dim {head_dim}"
         assert blocks.dtype == torch.uint8, f"{where}: blocks are {blocks.dtype}, not bytes"

@@ -65,6 +65,9 @@ class Wrapper(Codec):
     def heads(self) -> int:
         return self.inner.heads
 
+    def spanning(self, kv_heads: int) -> Self:
+        return replace(self, inner=self.inner.spanning(kv_heads))
+
     @property
     def tags(self) -> Tags:
         return self.inner.tags
@@ -221,6 +224,18 @@ class Interleaved(Wrapper):
 
 
 @dataclass(frozen=True)
+class Heads(Wrapper):
+    """Some of the heads that a codec packs together, to be decoded by themselves."""
+
+    name: ClassVar[str] = "heads"
+    first: int = 0
+    count: int = 1
+
+    def decode(self, packed: Packed, head_dim: int, dtype: torch.dtype) -> Tensor:
+        return self.inner.decode_heads(packed, head_dim, dtype, slice(self.first, self.first + self.count))
+
+
+@dataclass(frozen=True)
 class Bridge(Wrapper):
     """The control that runs store, policy, channel order, rotation and padding, and skips the quantizer."""
 
@@ -263,7 +278,7 @@ class Identity(Bridge):
 
     @property
     def tags(self) -> Tags:
-        return replace(super().tags, calibrated=False)  # nothing of the codec inside runs
+        return replace(super().tags, calibrated=False, across_layers=False)  # nothing of the codec inside runs
 
     def stored_dim(self, head_dim: int) -> int:
         return head_dim
