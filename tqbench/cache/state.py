@@ -46,7 +46,8 @@ def take_back(side: SideStore, entry: Entry) -> None:
     forms = _forms(side, facts)
     if forms != [form for form, _ in entry.arrays]:
         raise StorageError(f"{entry.key}: its arrays are not those that scheme and model have for {facts['tokens']} tokens")
-    found = {form.name: side.arrays.from_bytes(data, form.shape, form.dtype) for form, data in entry.arrays}
+    with stage("restore"):
+        found = {form.name: side.arrays.from_bytes(data, form.shape, form.dtype) for form, data in entry.arrays}
     for name in COUNTS:
         setattr(side, name, facts[name])
     side.first_query, side.tail_start = side.tokens, side.packed_end
@@ -72,7 +73,8 @@ def exactly(entry: Entry, heads: int, head_dim: int, arrays: Arrays, dtype: str)
     form = Form("exact", "exact", dtype, (1, heads, tokens - start, head_dim))
     if [form] != [form for form, _ in entry.arrays]:
         raise StorageError(f"{entry.key}: its arrays are not those that the model has for {tokens} tokens")
-    return arrays.from_bytes(entry.arrays[0][1], form.shape, form.dtype), start
+    with stage("restore"):
+        return arrays.from_bytes(entry.arrays[0][1], form.shape, form.dtype), start
 
 
 def by_key(state: State, keys: Iterable[str]) -> Mapping[str, Entry]:
