@@ -43,7 +43,7 @@ def measured(session, scheme: str | None = "turbo4", **params: Any) -> tuple[Rec
     cell = Cell("tiny", "transformers", "cpu", "float32", data, "auto", "storage", PARAMS | params, {"name": "words"})
     told: list[int] = []
     result = run(Job(session, cell, TEXT, told.append))
-    assert sum(told) == storage.tokens(cell) + (300 if params.get("context", 300) else 0)
+    assert sum(told) == storage.tokens(cell) + cell.params["context"]
     return audit.inactive(Record(cell, "ok", **result.fields)), result.arrays
 
 
@@ -81,10 +81,8 @@ def test_bytes_add_up_and_figures_have_proof(session, scheme: str | None) -> Non
 def _since(session, record: Record) -> int:
     """Bytes that the evidence has more than the file: what was decoded since, packed or exact."""
     scheme, ids = preset(record.cell.label), session.tokenize(TEXT.text)
-    sizes = []
-    for tokens in (300, record.ledger["tokens"]):
-        sizes.append(session.new_cache(scheme, context=session.context(ids[:tokens])).kv_bytes())
-    return sizes[1] - sizes[0]
+    before, after = (session.new_cache(scheme, context=session.context(ids[:tokens])) for tokens in (300, record.ledger["tokens"]))
+    return after.kv_bytes() - before.kv_bytes()
 
 
 def test_worse_schemes_agree_less(session) -> None:
@@ -125,18 +123,14 @@ def test_a_cache_that_comes_back_changed_has_no_figures(session, monkeypatch: py
 
 def test_a_scheme_that_packed_nothing_has_no_figures(session) -> None:
     """KIVI keeps its last 128 tokens exact."""
-    with pytest.raises(AssertionError):  # the progress of another context
-        measured(session, "kivi2", context=40)
-    cell = Cell("tiny", "transformers", "cpu", "float32", preset("kivi2").to_data(), "auto", "storage", PARAMS | {"context": 40}, {})
-    result = run(Job(session, cell, TEXT, lambda n: None))
-    record = audit.inactive(Record(cell, "ok", **result.fields))
+    record, _ = measured(session, "kivi2", context=40)
     assert (record.outcome, record.metrics) == ("inactive", {})
 
 
 def test_what_cannot_be_saved_says_so() -> None:
-    with TransformersSession(tiny.hybrid(), Bytes(), "tiny") as opened:
-        with pytest.raises(Unsupported, match="LinearAttentionLayer beside keys and values, which cannot be saved yet"):
-            measured(opened, "turbo4")
+    reason = "LinearAttentionLayer beside keys and values, which cannot be saved yet"
+    with TransformersSession(tiny.hybrid(), Bytes(), "tiny") as opened, pytest.raises(Unsupported, match=reason):
+        measured(opened, "turbo4")
 
 
 def test_seconds_are_of_every_repetition(session) -> None:

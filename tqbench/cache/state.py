@@ -13,7 +13,7 @@ from tqbench.cache.arrays import Arrays
 from tqbench.cache.calibration import learned_sha256
 from tqbench.cache.side import SideStore
 from tqbench.core.codec import Codec
-from tqbench.core.errors import EvidenceError, StorageError, Unsupported
+from tqbench.core.errors import StorageError, Unsupported
 from tqbench.core.state import Entry, Form, State
 from tqbench.measure.stages import stage
 
@@ -25,8 +25,6 @@ def hand_out(side: SideStore, key: str) -> Entry:
     """One side of a layer."""
     if type(side) is not SideStore:
         raise Unsupported(f"{key}: {type(side).__name__} cannot be saved yet")
-    if side.first_query != side.tokens or side.tail_start != side.packed_end:
-        raise EvidenceError(f"{key}: tokens wait to be attended, so there is nothing settled to save")
     facts = {name: getattr(side, name) for name in COUNTS} | {
         "learned": learned_sha256(side.codec),
         "sampled": side.sampled,  # what is known of the codec's error, and that it ran

@@ -142,7 +142,7 @@ def _parsed(data: memoryview, origin: Origin) -> State:
     header = _header(entropy.decode(data[start : start + coded], plain).tobytes())
     try:
         origin.check(header)
-        layout = [(e["key"], e["facts"], [(_form(*array[:-1]), _size(array[-1])) for array in e["arrays"]]) for e in header["entries"]]
+        layout = [_entry(data) for data in header["entries"]]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise StorageError(f"its header is damaged: {type(error).__name__}: {error}") from error
     ends = start + coded + sum(size for *_, arrays in layout for _, size in arrays)
@@ -166,6 +166,14 @@ def _header(text: bytes) -> dict[str, Any]:
         schema = header.get("schema") if isinstance(header, dict) else None
         raise StorageError(f"its schema is {schema!r}, this version of tqbench reads {SCHEMA!r}")
     return header
+
+
+def _entry(data: dict[str, Any]) -> tuple[str, dict[str, Any], list[tuple[Form, int]]]:
+    """Key, facts, and the arrays with the sizes of their streams."""
+    key, facts = data["key"], data["facts"]
+    if not isinstance(key, str) or not isinstance(facts, dict):
+        raise ValueError(f"{key!r} is no part of a cache")
+    return key, facts, [(_form(*array[:-1]), _size(array[-1])) for array in data["arrays"]]
 
 
 def _form(name: Any, role: Any, dtype: Any, shape: Any, bits: Any) -> Form:
@@ -193,4 +201,5 @@ def _difference(name: str, here: Any, there: Any) -> str:
     if isinstance(here, dict) and isinstance(there, dict):
         key = next(key for key in sorted({*here, *there}) if here.get(key) != there.get(key))
         return _difference(key if name == "model" else f"{name}.{key}", here.get(key), there.get(key))
-    return f"{name} is {there!r} in the file and {here!r} here"
+    shown = ("at its default" if value is None else repr(value) for value in (there, here))
+    return "{} is {} in the file and {} here".format(name, *shown)

@@ -109,7 +109,11 @@ class Store:
         self._settle(keys.shape[2])
 
     def hand_out(self) -> list[Entry]:
-        """What it holds, to be saved."""
+        """What it holds, to be saved: settled, so every token has been attended or taken over."""
+        if self.queries != self.tokens:
+            raise EvidenceError(
+                f"layer {self.layer.index}: {self.tokens - self.queries} tokens wait to be attended before anything is saved"
+            )
         return [state.hand_out(getattr(self, name), f"{self.layer.index}.{name}") for name in SIDES]
 
     def take_back(self, entries: Mapping[str, Entry]) -> None:

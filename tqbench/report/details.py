@@ -97,9 +97,9 @@ def stored(run: Run, cells: list[Cell]) -> list[Grid]:
         return []
     held = found[0][1].storage
     caption = (
-        f"of the cache at {held['tokens']:,} tokens, after the entropy stage, below it before. Sinks, window and exact are in the model's dtype. "
-        "Overhead: the header and the heads of streams. Tables: what codecs learned, in no file because it belongs to the model; × f16 counts "
-        f"the share that these tokens have of it among {held['tables_over']:,}."
+        f"of the cache at {held['tokens']:,} tokens, after the entropy stage, below it before. Sinks, window and exact are in the model's "
+        "dtype. Overhead: the header and the heads of streams. Tables: what codecs learned, in no file because it is the model's; × f16 "
+        f"counts the share that these tokens have of it among {held['tables_over']:,}."
     )
     rows = tuple((title, _parts(record.storage)) for title, record in found)
     return [Grid("In the file", caption, "scheme", (*held["after"], "overhead", "file", "tables"), rows), _agreement(found)]

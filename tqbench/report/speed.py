@@ -163,8 +163,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("file", "bytes of the file; below it per token of the context", _file),
         Column(
             "× f16",
-            "how many times smaller than the same tokens in 16 bits: the file with all that is in it, exact tokens as the model has them, and "
-            "a share of what codecs learned",
+            "how many times smaller than the same tokens in 16 bits: the file with all that is in it, exact tokens as the model has them, "
+            "and a share of what codecs learned",
             metric("stored_ratio"),
         ),
         Column("entropy", "how many times smaller the entropy stage made the arrays", metric("entropy_gain")),
