@@ -71,7 +71,7 @@ class BaselineCache(list[Any]):
             )
             if keys.shape != values.shape or start or first:
                 raise StorageError(f"layer {index} holds other tokens than this model's own cache would")
-            self[index].state = keys, values
+            self[index].keys, self[index].values, self[index].offset = keys, values, keys.shape[2]
 
     def agreement(self, context: BaselineCache) -> list[Agreement]:
         """With another of its kind."""
