@@ -192,7 +192,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 def lanes(record: Record) -> dict[str, str]:
     """The lanes whose stages are shown, each with what was timed."""
     if record.cell.task == "storage":
-        return {"save": "from the exact context to the file", "load": "from the file to the first token"}
+        return {"save": "saving, from the exact context to the file", "load": "loading, from the file to the first token"}
     if record.cell.task == "decode":
         return {"cell": "a token"}
     return {"cell": f"one more chunk of {record.cell.params.get('chunk')} tokens behind the text"}
