@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqbench.core.files import cache_root
@@ -35,6 +37,22 @@ def describe(model: LocalModel) -> str:
     """How the weights are stored and computed, for the record."""
     path = Path(model.path)
     return f"{path.name} (sha256 {str(model.sha256)[:16]}), dequantized on load" if path.is_file() else f"directory {path.name}"
+
+
+SAMPLED = 4096  # values of each array that are hashed, spread evenly: all of them would take as long as loading
+
+
+def fingerprint(arrays: Iterable[tuple[str, bytes]]) -> str:
+    """The hash of described arrays and their sampled bytes."""
+    digest = hashlib.sha256()
+    for described, sample in arrays:
+        digest.update(described.encode() + b"\0" + sample)
+    return digest.hexdigest()
+
+
+def spread(size: int) -> int:
+    """The step that takes at most `SAMPLED` of so many values."""
+    return max(1, -(-size // SAMPLED))
 
 
 def _convert(gguf: Path, target: Path) -> None:

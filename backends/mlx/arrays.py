@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from tqbench.cache.arrays import Bytes, Floats
 from tqbench.measure import stages
 
 
@@ -41,6 +42,15 @@ class MlxArrays:
     def squares(self, x: mx.array, y: mx.array) -> tuple[float, float]:
         wide = _float64(x)
         return float(np.square(wide - _float64(y)).sum()), float(np.square(wide).sum())
+
+    def wide(self, x: mx.array) -> Floats:
+        return _float64(x)
+
+    def to_bytes(self, x: mx.array) -> Bytes:
+        return np.array(mx.contiguous(x).view(mx.uint8), order="C").reshape(-1)
+
+    def from_bytes(self, data: Bytes, shape: tuple[int, ...], dtype: str) -> mx.array:
+        return mx.array(data).view(getattr(mx, dtype)).reshape(shape)
 
 
 def _float64(x: mx.array) -> Any:

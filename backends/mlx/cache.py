@@ -15,12 +15,15 @@ import mlx.core as mx
 from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache, create_attention_mask
 
 from backends.mlx.arrays import MlxArrays
+from tqbench.cache.agreement import between
 from tqbench.cache.build import Layer, Shape
+from tqbench.cache.state import by_key, exact, exactly
 from tqbench.cache.store import Store
-from tqbench.core.errors import EvidenceError, Unsupported
+from tqbench.core.errors import EvidenceError, StorageError, Unsupported
 from tqbench.core.evidence import SideEvidence, kept
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import ModelInfo, Terms
+from tqbench.core.state import SIDES, Agreement, State
 
 
 class BaselineCache(list[Any]):
@@ -46,6 +49,39 @@ class BaselineCache(list[Any]):
             raise Unsupported(f"a context in mlx-lm's {type(layer).__name__} cannot be taken over by a scheme")
         return layer.keys[:, :, : layer.offset], layer.values[:, :, : layer.offset]
 
+    def state(self) -> State:
+        """Keys and values as they are."""
+        arrays, dtype = MlxArrays(), lambda x: str(x.dtype).rpartition(".")[2]
+        pairs = {index: self.piece(index) for index in _saved(self)}
+        return State(
+            tuple(
+                exact(f"{index}.{side}", x, 0, arrays, dtype(x))
+                for index, pair in pairs.items()
+                for side, x in zip(SIDES, pair, strict=True)
+            )
+        )
+
+    def take_back(self, state: State, info: ModelInfo) -> None:
+        """What was saved, into an empty cache."""
+        held, arrays = _saved(self), MlxArrays()
+        found = by_key(state, [f"{index}.{side}" for index in held for side in SIDES])
+        for index in held:
+            (keys, start), (values, first) = (
+                exactly(found[f"{index}.{side}"], info.kv_heads, info.head_dim, arrays, info.dtype) for side in SIDES
+            )
+            if keys.shape != values.shape or start or first:
+                raise StorageError(f"layer {index} holds other tokens than this model's own cache would")
+            self[index].keys, self[index].values, self[index].offset = keys, values, keys.shape[2]
+
+    def agreement(self, context: BaselineCache) -> list[Agreement]:
+        """With another of its kind."""
+        arrays = MlxArrays()
+        return [
+            between(index, side, x, y, arrays)
+            for index in _saved(self)
+            for side, x, y in zip(SIDES, context.piece(index), self.piece(index), strict=True)
+        ]
+
 
 class StoreCache(list[Any]):
     """The model's own cache with every layer that holds K and V replaced by a store; linear-attention layers stay the engine's."""
@@ -68,6 +104,23 @@ class StoreCache(list[Any]):
             else:
                 self[index] = copy.deepcopy(layer)
         mx.eval([layer.state for layer in self])
+
+    def state(self) -> State:
+        """What the stores hold."""
+        _saved(self)
+        return State(tuple(entry for store in self.stores for entry in store.hand_out()))
+
+    def take_back(self, state: State) -> None:
+        """What was saved, into empty stores."""
+        _saved(self)
+        found = by_key(state, [f"{store.layer.index}.{side}" for store in self.stores for side in SIDES])
+        for store in self.stores:
+            store.take_back(found)
+        mx.eval([layer.state for layer in self])
+
+    def agreement(self, context: BaselineCache) -> list[Agreement]:
+        """With the exact keys and values of a context."""
+        return [side for store in self.stores for side in store.agreement(*context.piece(store.layer.index))]
 
     def evidence(self) -> list[SideEvidence]:
         """Per layer and side, what the stores did."""
@@ -101,6 +154,13 @@ def kv_layers(cache: Sequence[Any]) -> list[int]:
     if not held:
         raise Unsupported("no layer of this model keeps keys and values")
     return held
+
+
+def _saved(cache: Sequence[Any]) -> list[int]:
+    """The layers that hold keys and values, if they are all that a cache holds: the states of others are not saved yet."""
+    if other := sorted({type(layer).__name__ for layer in cache if type(layer) not in (KVCache, StoreLayer)}):
+        raise Unsupported(f"this model keeps {', '.join(other)}, which cannot be saved yet")
+    return list(range(len(cache)))
 
 
 class StoreLayer:

@@ -17,7 +17,7 @@ from mlx_lm.models.cache import KVCache, QuantizedKVCache
 from backends.mlx.arrays import MlxArrays
 from backends.mlx.cache import BaselineCache, kv_layers
 from tqbench.cache.build import Layer, Shape
-from tqbench.cache.peer import Held, Policy, Watch, admit
+from tqbench.cache.peer import Held, NotSaved, Policy, Watch, admit
 from tqbench.core.errors import Unsupported
 from tqbench.core.evidence import SideEvidence, kept
 from tqbench.core.scheme import Scheme
@@ -26,7 +26,7 @@ from tqbench.core.session import ModelInfo, Terms
 LIBRARY = "mlx-lm"
 
 
-class PeerCache(list[Any]):
+class PeerCache(NotSaved, list[Any]):
     """The model's own cache with mlx-lm's quantized one in every layer of full attention, each watched."""
 
     def __init__(self, own: list[Any], info: ModelInfo, scheme: Scheme, terms: Terms):

@@ -22,6 +22,7 @@ from backends.scoring import Scoring
 from tqbench.core.errors import Unsupported
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Floats, Ids, LocalModel, ModelInfo, Terms, TokenScores
+from tqbench.core.state import State
 from tqbench.measure import stages
 
 DEVICES = {"cpu": mx.cpu, "gpu": mx.gpu}
@@ -64,22 +65,42 @@ class MlxSession(Scoring):
             self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"], dtype=np.int64
         )
 
+    def weights_sha256(self) -> str:
+        """Of all parameters. Frequencies of the rotary embedding are no parameters here."""
+        with mx.stream(self.device):
+            return weights.fingerprint(
+                (f"{name} {x.shape} {x.dtype}", np.array(x.flatten()[:: weights.spread(x.size)].view(mx.uint8)).tobytes())
+                for name, x in tree_flatten(self.model.parameters())
+            )
+
     def new_cache(
-        self, scheme: Scheme | None, terms: Terms = Terms(), context: BaselineCache | None = None
+        self, scheme: Scheme | None, terms: Terms = Terms(), context: BaselineCache | State | None = None
     ) -> BaselineCache | StoreCache | PeerCache:
         """A cache that is empty or holds a context; None is the model's own."""
         own = make_prompt_cache(self.model)
         if scheme is None:
-            return BaselineCache(own) if context is None else copy.deepcopy(context)
+            return self._own(context)
         if not self.lookups:
             raise Unsupported(f"architecture {self.info.architecture!r} does not call mlx-lm's {attention.NAME}, where schemes come in")
         if self.shared:
             raise Unsupported(f"{self.shared} layers of this model read the keys and values of others, which schemes do not support yet")
         cache = (PeerCache if scheme.peer else StoreCache)(own, self.info, scheme, terms)
-        if context is not None:
-            with mx.stream(self.device):
+        with mx.stream(self.device):
+            if isinstance(context, State):
+                cache.take_back(context)
+            elif context is not None:
                 cache.take(context)
         return cache
+
+    def _own(self, context: BaselineCache | State | None) -> BaselineCache:
+        """The model's own cache, empty or with a context."""
+        if isinstance(context, BaselineCache):
+            return copy.deepcopy(context)
+        own = BaselineCache(make_prompt_cache(self.model))
+        if context is not None:
+            with mx.stream(self.device):
+                own.take_back(context, self.info)
+        return own
 
     def context(self, tokens: Ids) -> BaselineCache:
         """What the model's own cache holds after these tokens."""

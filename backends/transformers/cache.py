@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,14 +17,17 @@ from transformers.cache_utils import (
     get_layer_types_and_kwargs,
 )
 
+from tqbench.cache.agreement import between
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.build import Layer, Shape
 from tqbench.cache.shared import Shared
+from tqbench.cache.state import by_key, exact, exactly
 from tqbench.cache.store import Store
-from tqbench.core.errors import EvidenceError, Unsupported
+from tqbench.core.errors import EvidenceError, StorageError, Unsupported
 from tqbench.core.evidence import SideEvidence, kept
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Terms
+from tqbench.core.state import SIDES, Agreement, State
 from tqbench.measure.stages import stage
 
 HOLD = (DynamicLayer, DynamicSlidingWindowLayer)
@@ -56,6 +60,41 @@ class BaselineCache(DynamicCache):
         layer: Any = self.layers[index]
         return layer.keys, layer.values, layer.get_seq_length() - layer.keys.shape[2]
 
+    def state(self) -> State:
+        """Keys and values as they are."""
+        entries = []
+        for index in _saved(self.layers):
+            *pair, start = self.piece(index)
+            dtype, arrays = str(pair[0].dtype).removeprefix("torch."), TorchArrays(str(pair[0].device))
+            entries += [exact(f"{index}.{side}", x, start, arrays, dtype) for side, x in zip(SIDES, pair, strict=True)]
+        return State(tuple(entries))
+
+    def take_back(self, state: State, shape: Shape, device: str) -> None:
+        """What was saved, into an empty cache."""
+        held, arrays = _saved(self.layers), TorchArrays(device)
+        found = by_key(state, [f"{index}.{side}" for index in held for side in SIDES])
+        for index in held:
+            layer: Any = self.layers[index]
+            (keys, start), (values, first) = (
+                exactly(found[f"{index}.{side}"], shape.kv_heads, shape.head_dim, arrays, shape.dtype) for side in SIDES
+            )
+            kept = getattr(layer, "sliding_window", None)
+            if keys.shape != values.shape or start != first or start != (max(0, start + keys.shape[2] - kept + 1) if kept else 0):
+                raise StorageError(f"layer {index} holds other tokens than this model's own cache would")
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
+            if kept:
+                layer.cumulative_length = start + keys.shape[2]
+
+    def agreement(self, context: BaselineCache) -> list[Agreement]:
+        """With another of its kind."""
+        arrays = TorchArrays()
+        return [
+            between(index, side, x, y, arrays)
+            for index in _saved(self.layers)
+            for side, x, y in zip(SIDES, context.piece(index)[:2], self.piece(index)[:2], strict=True)
+        ]
+
 
 class StoreCache(DynamicCache):
     """The model's own cache with every layer that holds K and V replaced by a store; linear-attention layers stay the engine's."""
@@ -77,6 +116,22 @@ class StoreCache(DynamicCache):
                 self.layers[index].store.take(*context.piece(index))
             else:
                 self.layers[index] = copy.deepcopy(layer)
+
+    def state(self) -> State:
+        """What the stores hold."""
+        _saved(self.layers)
+        return State(tuple(entry for store in self.stores for entry in store.hand_out()))
+
+    def take_back(self, state: State) -> None:
+        """What was saved, into empty stores."""
+        _saved(self.layers)
+        found = by_key(state, [f"{store.layer.index}.{side}" for store in self.stores for side in SIDES])
+        for store in self.stores:
+            store.take_back(found)
+
+    def agreement(self, context: BaselineCache) -> list[Agreement]:
+        """With the exact keys and values of a context."""
+        return [side for store in self.stores for side in store.agreement(*context.piece(store.layer.index))]
 
     def evidence(self) -> list[SideEvidence]:
         """Per layer and side, what the stores did."""
@@ -114,6 +169,13 @@ def kv_layers(config: Any) -> list[int]:
     if not held:
         raise Unsupported("no layer of this model keeps keys and values")
     return held
+
+
+def _saved(layers: Sequence[Any]) -> list[int]:
+    """The layers that hold keys and values, if they are all that a cache holds: the states of others are not saved yet."""
+    if other := sorted({type(layer).__name__ for layer in layers if not isinstance(layer, (*HOLD, StoreLayer, DummyLayer))}):
+        raise Unsupported(f"this model keeps {', '.join(other)} beside keys and values, which cannot be saved yet")
+    return [i for i, layer in enumerate(layers) if isinstance(layer, (*HOLD, StoreLayer))]
 
 
 def count_kv_layers(config: Any) -> int:

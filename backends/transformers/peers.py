@@ -22,7 +22,7 @@ from transformers.cache_utils import CacheLayerMixin, QuantizedCache, QuantizedL
 from backends.transformers.cache import BaselineCache
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.build import Layer, Shape
-from tqbench.cache.peer import Held, Policy, Watch, admit
+from tqbench.cache.peer import Held, NotSaved, Policy, Watch, admit
 from tqbench.core.errors import Unsupported
 from tqbench.core.evidence import SideEvidence, kept
 from tqbench.core.scheme import Scheme
@@ -35,7 +35,7 @@ AXIS = {"quanto": 0, "hqq": 1}  # of consecutive channels
 NAMES = {"quanto": "quanto", "hqq": "hqq", "fp8": "transformers"}
 
 
-class PeerCache(QuantizedCache):
+class PeerCache(NotSaved, QuantizedCache):
     """transformers' quantized cache, each of its layers watched."""
 
     layers: list[Any]

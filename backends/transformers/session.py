@@ -26,6 +26,7 @@ from tqbench.codecs.blocks.wrap import LLAMACPP_ORDER
 from tqbench.core.files import cache_root
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Ids, LocalModel, ModelInfo, Terms, TokenScores
+from tqbench.core.state import State
 from tqbench.measure.stages import stage
 
 PREFILL = 512  # tokens of a context that are run at once
@@ -59,15 +60,34 @@ class TransformersSession(Scoring):
         )
 
     @torch.inference_mode()
+    def weights_sha256(self) -> str:
+        """Of parameters and buffers; the frequencies of the rotary embedding are among these."""
+        named = [*self.model.named_parameters(), *self.model.named_buffers()]
+        return weights.fingerprint(
+            (
+                f"{name} {tuple(x.shape)} {x.dtype}",
+                x.flatten()[:: weights.spread(x.numel())].contiguous().view(torch.uint8).cpu().numpy().tobytes(),
+            )
+            for name, x in named
+        )
+
+    @torch.inference_mode()
     def new_cache(
-        self, scheme: Scheme | None, terms: Terms = Terms(), context: BaselineCache | None = None
+        self, scheme: Scheme | None, terms: Terms = Terms(), context: BaselineCache | State | None = None
     ) -> BaselineCache | StoreCache | PeerCache:
         """A cache that is empty or holds a context; None is the model's own."""
         if scheme is None:
-            return BaselineCache(config=self.model.config) if context is None else copy.deepcopy(context)
+            if isinstance(context, BaselineCache):
+                return copy.deepcopy(context)
+            own = BaselineCache(config=self.model.config)
+            if context is not None:
+                own.take_back(context, self.shape, self.info.device)
+            return own
         kind = PeerCache if scheme.peer else StoreCache
         cache = kind(self.model.config, self.shape, self.info.device, scheme, terms)
-        if context is not None:
+        if isinstance(context, State):
+            cache.take_back(context)
+        elif context is not None:
             cache.take(context)
         return cache
 

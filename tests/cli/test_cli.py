@@ -251,6 +251,7 @@ def test_models_and_doctor_say_what_is_missing(tmp_path: Path) -> None:
         "tqbench models fetch smollm2-135m-instruct-q4_1",
         "TQBENCH_WIKITEXT names no file",
         "backend transformers",
+        "coder ans",
     ):
         assert words in shown
 

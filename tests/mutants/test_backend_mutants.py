@@ -1,6 +1,7 @@
 """A toy engine with an honest session on it, and for every backend check a session that is broken in exactly that way."""
 
 import copy
+import hashlib
 from dataclasses import replace
 from itertools import count
 from typing import ClassVar
@@ -10,12 +11,15 @@ import pytest
 import torch
 
 from tqbench.cache import build
+from tqbench.cache.agreement import between
 from tqbench.cache.arrays import TorchArrays
+from tqbench.cache.state import by_key, exact, exactly
 from tqbench.cache.store import Store
-from tqbench.core.errors import Unsupported
+from tqbench.core.errors import StorageError, Unsupported
 from tqbench.core.evidence import kept
 from tqbench.core.presets import preset
 from tqbench.core.session import ModelInfo, Terms, TokenScores
+from tqbench.core.state import SIDES, State
 from tqbench.testing import Backend
 from tqbench.testing import backend_checks as checks
 from tqbench.testing.samples import gaussian
@@ -44,6 +48,24 @@ class EngineCache(list):
     def kv_bytes(self):
         return sum(layer.k.nbytes + layer.v.nbytes for layer in self)
 
+    def state(self):
+        pairs = [(f"{i}.{side}", getattr(layer, side)) for i, layer in enumerate(self) for side in SIDES]
+        return State(tuple(exact(key, x, 0, TorchArrays(), INFO.dtype) for key, x in pairs))
+
+    def take_back(self, state):
+        found = by_key(state, [f"{i}.{side}" for i in range(len(self)) for side in SIDES])
+        for i, layer in enumerate(self):
+            layer.k, layer.v = (exactly(found[f"{i}.{side}"], KV_HEADS, HEAD_DIM, TorchArrays(), INFO.dtype)[0] for side in SIDES)
+        return self
+
+    def agreement(self, context):
+        pairs = [
+            (i, side, getattr(there, side), getattr(here, side))
+            for i, (here, there) in enumerate(zip(self, context, strict=True))
+            for side in SIDES
+        ]
+        return [between(*pair, TorchArrays()) for pair in pairs]
+
 
 class StoreCache(list):
     """A store per layer."""
@@ -58,13 +80,25 @@ class StoreCache(list):
     def kv_bytes(self):
         return kept(self.evidence())
 
+    def state(self):
+        return State(tuple(entry for store in self for entry in store.hand_out()))
+
+    def take_back(self, state):
+        found = by_key(state, [f"{i}.{side}" for i in range(len(self)) for side in SIDES])
+        for store in self:
+            store.take_back(found)
+        return self
+
+    def agreement(self, context):
+        return [one for store, layer in zip(self, context, strict=True) for one in store.agreement(layer.k, layer.v)]
+
 
 def attend(q, k, v, layer):
     """The engine's attention."""
-    return exact(q, *layer.update(k, v))
+    return causal(q, *layer.update(k, v))
 
 
-def exact(q, k, v):
+def causal(q, k, v):
     """Causal attention of the last queries."""
     k, v = (x.repeat_interleave(HEADS // KV_HEADS, 1) for x in (k, v))
     ahead = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).triu(k.shape[2] - q.shape[2] + 1)
@@ -99,12 +133,18 @@ class Toy:
 
     def new_cache(self, scheme, terms=Terms(), context=None):
         if scheme is None:
-            return EngineCache(Layer() for _ in range(LAYERS)) if context is None else copy.deepcopy(context)
+            own = EngineCache(Layer() for _ in range(LAYERS))
+            return own.take_back(context) if isinstance(context, State) else own if context is None else copy.deepcopy(context)
         shape = build.Shape("toy", HEAD_DIM, INFO.dtype, KV_HEADS, HEADS)
         cache = StoreCache(Store(scheme.for_layer(i, LAYERS), shape, TorchArrays(), terms, build.Layer(i, i)) for i in range(LAYERS))
+        if isinstance(context, State):
+            return cache.take_back(context)
         for store, layer in zip(cache, context or (), strict=False):
             store.take(layer.k, layer.v)
         return cache
+
+    def weights_sha256(self):
+        return hashlib.sha256(self.model.embedding.numpy().tobytes()).hexdigest()
 
     def context(self, tokens):
         cache = EngineCache(Layer() for _ in range(LAYERS))
@@ -115,7 +155,7 @@ class Toy:
         if isinstance(layer, Layer):
             return attend(q, k, v, layer)
         layer.append(k, v)
-        return exact(q, *layer.visible()) if layer.through_engine else self.through_store(q, k, v, layer)
+        return causal(q, *layer.visible()) if layer.through_engine else self.through_store(q, k, v, layer)
 
     def through_store(self, q, k, v, store):
         return store.attend(q, 1 / 8)
@@ -218,7 +258,7 @@ class AttendsRaw(Toy):
 
     def through_store(self, q, k, v, store):
         new = k.shape[2]
-        return exact(q, *(torch.cat([seen[:, :, :-new], raw], 2) for seen, raw in zip(store.visible(), (k, v), strict=True)))
+        return causal(q, *(torch.cat([seen[:, :, :-new], raw], 2) for seen, raw in zip(store.visible(), (k, v), strict=True)))
 
 
 class HidesLayers(Toy):
@@ -265,6 +305,26 @@ class AttendsContext(Toy):
             else:
                 store.update(layer.k, layer.v)
         return cache
+
+
+class TakesBackOneLayer(Toy):
+    """What goes on after it has been saved is half of it."""
+
+    def new_cache(self, scheme, terms=Terms(), context=None):
+        cache = super().new_cache(scheme, terms, context)
+        if isinstance(context, State):
+            cache[1] = copy.deepcopy(cache[0])
+        return cache
+
+
+class TakesAnything(Toy):
+    """Gives an empty cache instead of refusing."""
+
+    def new_cache(self, scheme, terms=Terms(), context=None):
+        try:
+            return super().new_cache(scheme, terms, context)
+        except StorageError:
+            return super().new_cache(scheme, terms)
 
 
 class NeverVerifies(Toy):
@@ -370,6 +430,8 @@ MUTANTS = [
     (checks.check_context, AttendsContext, "counts as attended"),
     (checks.check_context, NeverVerifies, "after verify"),
     (checks.check_context, ChoosesSecondBest, "is chosen"),
+    (checks.check_saved, TakesBackOneLayer, "agrees with the context by"),
+    (checks.check_saved, TakesAnything, "is taken for that of turbo3"),
     (checks.check_unknown_kernel, FallsBack, "is accepted"),
     (checks.check_unknown_kernel, Speechless, "without being named"),
     (checks.check_sessions_apart, SharesState, "a second open session"),

@@ -124,6 +124,50 @@ class Factory:
         )
 
     @staticmethod
+    def stored(cell: Cell, *, disturbed: bool = False, **metrics: Estimate) -> Record:
+        """A cell of storage."""
+        figures = {"stored_bytes": 5_000_000.0, "stored_bytes_per_token": 4882.8125, "stored_ratio": 4.72, "entropy_gain": 1.087}
+        figures |= {
+            "save_ms": 210.0,
+            "load_ms": 95.0,
+            "save_mbps": 112.0,
+            "load_mbps": 248.0,
+            "ttft_load_ms": 160.0,
+            "ttft_recompute_ms": 2480.0,
+        }
+        figures |= {"ttft_gain": 15.5, "cos_k_min": 0.97123, "cos_k_p01": 0.99312, "cos_v_min": 0.96321, "cos_v_p01": 0.98765}
+        save = {"whole": 0.2, "stages": {"encode": 0.05, "gather": 0.001, "entropy": 0.12, "write": 0.02}, "disturbed": disturbed}
+        load = {"whole": 0.15, "stages": {"read": 0.003, "entropy": 0.08, "restore": 0.01, "model": 0.05}}
+        parts = {"payload": 4_500_000, "metadata": 400_000, "sinks": 0, "window": 80_000, "exact": 0}
+        agreement = [
+            {"layer": i, "side": s, "cos_min": 0.9 + i / 100, "cos_p01": 0.99, "err_p99": 0.1, "err_max": 0.25}
+            for i in range(4)
+            for s in "kv"
+        ]
+        record = Factory.speed(dataclasses.replace(cell, task="memory"))
+        return dataclasses.replace(
+            record,
+            cell=cell,
+            metrics={**{name: Estimate(value) for name, value in figures.items()}, **metrics},
+            timing={"repetitions": 3, "rounds": 3, "foreign_cores": 0.01, "disturbed": disturbed, "threads": "2", "waiting": "passive"},
+            stages={"moves": 1, "save": save, "load": load},
+            storage={
+                "coder": {"name": "zstd", "level": 3, "package": "zstandard 0.25.0"},
+                "before": {name: size + 400_000 for name, size in parts.items()},
+                "after": parts,
+                "overhead": 20_000,
+                "file": 5_000_000,
+                "fp16": 23_600_000,
+                "tables": 65_536,
+                "tables_over": 1 << 20,
+                "tables_share": 64.0,
+                "tokens": 1024,
+                "equal_steps": 8,
+                "agreement": agreement,
+            },
+        )
+
+    @staticmethod
     def broken(cell: Cell, outcome: Outcome = "oom", reason: str = "it did not fit") -> Record:
         return Record(cell, outcome, reason, seconds=9.75)
 

@@ -97,10 +97,10 @@ def test_stages_are_reconciled_with_the_whole(full) -> None:
     spent = speed.per_move(record, "cell")
     assert sum(spent.values()) == pytest.approx(90)
     assert spent["unexplained"] == pytest.approx(5)
-    grid = details.stages(full, cells)
+    (grid,) = details.stages(full, cells)
     assert grid.head == ("model", "append", "encode", "decode", "attend", "unexplained", "whole")
     assert grid.rows[1][1][-1].text == "90.0"
-    assert details.stages(full, [cell for cell in full.cells if cell.task == "memory"]) is None
+    assert details.stages(full, [cell for cell in full.cells if cell.task == "memory"]) == []
 
 
 def test_the_csv_has_the_figures_and_the_kernels(full) -> None:

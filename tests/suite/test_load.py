@@ -370,6 +370,10 @@ SPEED_MISTAKES = {
     "prefill: {context: 512, chunk: 1k}": "chunk 1024 is longer than the window: context is 512",
     "prefill: {protocol: loose}": "unknown protocol 'loose'",
     "memory: {context: 8}": "context must be a whole number of tokens from 16",
+    "storage: {entropy: lzma}": "unknown entropy 'lzma'",
+    "storage: {entropy: zstd, level: 23}": "level of coder 'zstd' must be from 1 to 22, got 23",
+    "storage: {entropy: ans, level: 2}": "coder 'ans' has no levels",
+    "storage: {level: fast}": "level must be a whole number, or nothing for the coder's own",
     "decoed: {}": "unknown task 'decoed'",
 }
 

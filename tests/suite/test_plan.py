@@ -263,6 +263,20 @@ def test_the_long_suite_reaches_8k() -> None:
     assert reached == dict.fromkeys(("perplexity", "prefill", "decode", "memory"), 8192)
 
 
+def test_the_storage_suite_has_both_coders_at_both_depths() -> None:
+    (suite,) = load([SUITES / "storage.yaml"])
+    found = plan(suite)
+    assert [one.name for one in suite.schemes] == ["f16", "q8_0", "turbo4", "turbo3", "kivi2"]
+    assert {(cell.params["context"], cell.params["entropy"]) for cell in found.cells} == {
+        (c, e) for c in (1024, 4096) for e in ("zstd", "ans")
+    }
+    assert len({cell.setting for cell in found.cells}) == 4
+    assert all(
+        cost.tokens > cell.params["context"] * cell.params["repetitions"] for cell, cost in zip(found.cells, found.costs, strict=True)
+    )
+    assert all(cost.seconds for cost in found.costs)
+
+
 SPEED = """\
 model: tiny
 corpus: python-docs

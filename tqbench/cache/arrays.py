@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tqbench.core.codec import compute_dtype
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float64]
 
 
 class Arrays(Protocol):
@@ -33,6 +38,15 @@ class Arrays(Protocol):
 
     def squares(self, x: Any, y: Any) -> tuple[float, float]:
         """(Σ (x − y)², Σ x²), summed in float64."""
+
+    def wide(self, x: Any) -> Floats:
+        """The values in float64, on the host."""
+
+    def to_bytes(self, x: Any) -> Bytes:
+        """The bytes of an array, on the host."""
+
+    def from_bytes(self, data: Bytes, shape: tuple[int, ...], dtype: str) -> Any:
+        """Undo `to_bytes`, in memory of its own."""
 
 
 class TorchArrays:
@@ -63,3 +77,14 @@ class TorchArrays:
     def squares(self, x: Tensor, y: Tensor) -> tuple[float, float]:
         wide = x.double()
         return float((wide - y.double()).square().sum()), float(wide.square().sum())
+
+    def wide(self, x: Tensor) -> Floats:
+        return x.double().cpu().numpy()
+
+    def to_bytes(self, x: Tensor) -> Bytes:
+        return x.contiguous().view(torch.uint8).cpu().numpy().reshape(-1)
+
+    def from_bytes(self, data: Bytes, shape: tuple[int, ...], dtype: str) -> Tensor:
+        flat = torch.empty(len(data), dtype=torch.uint8, device=self.device)  # aligned as torch's own: sums may depend on it
+        flat.copy_(torch.from_numpy(data if data.flags.writeable else data.copy()))
+        return flat.view(getattr(torch, dtype)).reshape(shape)

@@ -51,7 +51,7 @@ class Calibration:
 
     def sha256(self) -> str:
         """The hash of everything that was learned so far."""
-        found = [(side, at, _digest(codec)) for (_, side, at, _, _), codec in self.fitted.items()]
+        found = [(side, at, learned_sha256(codec)) for (_, side, at, _, _), codec in self.fitted.items()]
         return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()
 
 
@@ -69,7 +69,7 @@ def _learn(codec: Codec, x: Tensor, folder: Path) -> Codec:
     if found is None:
         found = codec.calibrate(x)
         arrays = {f"{depth}.{name}": array for depth, learned in _learned(found) for name, array in learned.items()}
-        whole = save({name: array.cpu().contiguous() for name, array in arrays.items()}, {"sha256": _digest(found)})
+        whole = save({name: array.cpu().contiguous() for name, array in arrays.items()}, {"sha256": learned_sha256(found)})
         write_atomic(path, whole)
     return found
 
@@ -79,12 +79,13 @@ def _read(codec: Codec, path: Path) -> Codec | None:
     try:
         with safe_open(path, framework="pt") as file:
             found = _restored(codec, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no mapping
-            return found if file.metadata().get("sha256") == _digest(found) else None
+            return found if file.metadata().get("sha256") == learned_sha256(found) else None
     except (OSError, SafetensorError, AttributeError):
         return None
 
 
-def _digest(codec: Codec) -> str:
+def learned_sha256(codec: Codec) -> str:
+    """The hash of what a codec and those inside it have learned."""
     return hashlib.sha256(repr([(depth, learned.sha256) for depth, learned in _learned(codec)]).encode()).hexdigest()
 
 

@@ -7,7 +7,7 @@ exact vectors, so that what is packed can be compared with them; these belong to
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from tqbench.cache.arrays import Arrays
 from tqbench.cache.build import Layer, Shape
@@ -17,6 +17,7 @@ from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.core.evidence import SideEvidence
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Protocol, Terms
+from tqbench.core.state import State
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,22 @@ def admit(scheme: Scheme, shape: Shape, terms: Terms, backend: str) -> Peer:
     if terms.kernel != "auto":
         raise Unsupported(f"scheme {scheme.name!r} runs inside {codec.library}, which has no kernel {terms.kernel!r}; only `auto`")
     return codec
+
+
+class NotSaved:
+    """What a cache of another library answers when it is to be saved."""
+
+    def state(self) -> NoReturn:
+        """Not here: how a library keeps its tokens is its own affair."""
+        raise Unsupported("another library's cache cannot be saved here; schemes of tqbench's own and the model's own cache can")
+
+    def take_back(self, state: State) -> NoReturn:  # noqa: ARG002
+        """Not here."""
+        self.state()
+
+    def agreement(self, context: Any) -> NoReturn:  # noqa: ARG002
+        """Not here."""
+        self.state()
 
 
 @dataclass

@@ -7,20 +7,24 @@ are encoded once, when the policy says so, and never again.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import lcm
 from typing import Any, Literal
 
+from tqbench.cache import state
+from tqbench.cache.agreement import agreement
 from tqbench.cache.arrays import Arrays
 from tqbench.cache.build import Layer, Shape, build, rope_of
 from tqbench.cache.shared import Shared
 from tqbench.cache.side import Kernels, SideStore
 from tqbench.cache.wanted import Wanted
-from tqbench.core.errors import EvidenceError
+from tqbench.core.errors import EvidenceError, StorageError
 from tqbench.core.evidence import SideEvidence
 from tqbench.core.op import Choice, Place
 from tqbench.core.scheme import Scheme, Side
 from tqbench.core.session import Terms
+from tqbench.core.state import SIDES, Agreement, Entry
 from tqbench.kernels import attend, decode, encode
 from tqbench.kernels.attend import View
 from tqbench.measure.stages import stage
@@ -116,6 +120,26 @@ class Store:
         for side in (self.k, self.v):
             side.unattended()
         self._settle(keys.shape[2])
+
+    def hand_out(self) -> list[Entry]:
+        """What it holds, to be saved: settled, so every token has been attended or taken over."""
+        if self.queries != self.tokens:
+            raise EvidenceError(
+                f"layer {self.layer.index}: {self.tokens - self.queries} tokens wait to be attended before anything is saved"
+            )
+        return [state.hand_out(getattr(self, name), f"{self.layer.index}.{name}") for name in SIDES]
+
+    def take_back(self, entries: Mapping[str, Entry]) -> None:
+        """What was saved, into an empty store: attended by nobody here."""
+        for name in SIDES:
+            state.take_back(getattr(self, name), entries[f"{self.layer.index}.{name}"])
+        if self.k.tokens != self.v.tokens:
+            raise StorageError(f"layer {self.layer.index} has {self.k.tokens} keys and {self.v.tokens} values")
+        self.queries = self.k.tokens
+
+    def agreement(self, keys: Any, values: Any, start: int = 0) -> list[Agreement]:
+        """What it holds beside exact keys and values, of which the first are at position `start`."""
+        return [agreement(side, name, x, start) for side, name, x in zip((self.k, self.v), SIDES, (keys, values), strict=True)]
 
     def attend(self, q: Any, scale: float, softcap: float | None = None) -> Any:
         """Attention of the queries that belong to the tokens appended last."""

@@ -15,7 +15,7 @@ from tqbench.cli import table
 
 def doctor() -> None:
     """Show what is installed, what is missing, and the command that helps."""
-    table.show("", ("", "", ""), [*_python(), *_backends(), *_native(), *_machine(), *_files()])
+    table.show("", ("", "", ""), [*_python(), *_backends(), *_coders(), *_native(), *_machine(), *_files()])
 
 
 Line = tuple[str, str, str]  # what, how it is, what to do
@@ -54,6 +54,16 @@ def _installed(name: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def _coders() -> Iterator[Line]:
+    """Those of the task `storage`; `deflate` needs a CUDA device, and says so itself."""
+    from tqbench.kernels.entropy import CODERS
+
+    for coder in CODERS.values():
+        if coder.package:
+            missing = coder.missing()
+            yield f"coder {coder.name}", f"needs {coder.package}" if missing else "ready", coder.install if missing else ""
 
 
 def _native() -> Iterator[Line]:

@@ -4,6 +4,7 @@ TqbenchError
 ├── ConfigError        a suite, option or name is wrong: exit 2, all problems of a file at once
 ├── Unsupported        the thing asked for cannot run here: outcome `unsupported`, with the reason
 ├── EvidenceError      a cache or kernel contradicts itself while running: outcome `failed`
+├── StorageError       a saved cache or stream is damaged, or belongs to something else: outcome `failed`
 └── LockedError        another run works in this result folder: exit 2
 """
 
@@ -31,6 +32,10 @@ class Unsupported(TqbenchError):
 
 class EvidenceError(TqbenchError):
     """The run contradicts what it claims to do."""
+
+
+class StorageError(TqbenchError):
+    """What was saved is damaged, or was saved by something else than what asks for it."""
 
 
 class LockedError(TqbenchError):

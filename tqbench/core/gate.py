@@ -19,6 +19,10 @@ METRICS: dict[str, dict[str, Better]] = {
     },
     "prefill": {**dict.fromkeys(("prefill_tps", "prefill_ratio"), "high"), "ttft_ms": "low"},
     "memory": {"kv_bytes_per_token": "low", "tokens_per_gib": "high"},
+    "storage": {
+        **dict.fromkeys(("stored_ratio", "entropy_gain", "ttft_gain", "cos_k_min", "cos_v_min"), "high"),
+        **dict.fromkeys(("save_ms", "load_ms", "ttft_load_ms"), "low"),
+    },
 }
 TASK_OF = {metric: task for task, metrics in METRICS.items() for metric in metrics}
 

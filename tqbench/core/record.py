@@ -94,6 +94,9 @@ class Record:
     kernels: dict[str, Any] = field(default_factory=dict)  # which form of each operation ran, and why faster ones did not
     timing: dict[str, Any] = field(default_factory=dict)  # threads, repetitions, and whether others used the machine meanwhile
     stages: dict[str, Any] = field(default_factory=dict)  # seconds by stage of a step, of the model's own cache and of the scheme
+    storage: dict[str, Any] = field(
+        default_factory=dict
+    )  # bytes of a saved cache by part, and how well each layer agrees with the exact one
     evidence: list[dict[str, Any]] = field(default_factory=list)  # SideEvidence per layer and side
     audits: list[str] = field(default_factory=list)  # what the evidence contradicts
     fingerprint: str | None = None  # hash of the per-token scores

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tqbench.core.evidence import SideEvidence
 from tqbench.core.scheme import Scheme
+from tqbench.core.state import Agreement, State
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -88,6 +89,12 @@ class Cache(Interface):
     def kv_bytes(self) -> int:
         """Bytes of all keys and values that are kept, in whatever form."""
 
+    def state(self) -> State:
+        """Everything that it holds, to be saved; `Session.new_cache` takes it back. Unsupported where a part of it is not known here."""
+
+    def agreement(self, context: Any) -> list[Agreement]:
+        """What it holds of a context, before anything is added, beside the context itself: per layer and side."""
+
 
 class Session(Interface):
     """A backend with a model loaded."""
@@ -97,9 +104,12 @@ class Session(Interface):
     def tokenize(self, text: str) -> Ids:
         """Token ids without special tokens."""
 
+    def weights_sha256(self) -> str:
+        """A hash that tells these weights from others: of names, shapes, and values spread over all of them."""
+
     def new_cache(self, scheme: Scheme | None, terms: Terms = Terms(), context: Any = None) -> Cache:
         """A cache that is empty or holds a context; None is the model's own cache and attention. A scheme packs the context as its policy
-        says; nobody attends to it here, so none of it counts as attended."""
+        says; nobody attends to it here, so none of it counts as attended. A `State` is taken back as it was: it must be of such a cache."""
 
     def context(self, tokens: Ids) -> Any:
         """K and V of all layers after these tokens, and what else the model needs to go on: for `new_cache`, any number of times."""

@@ -14,15 +14,17 @@ SHOWN = {  # task: the columns that are worth a table of their own
     "prefill": ("tok/s",),
     "decode": ("tok/s", "× own"),
     "memory": ("B/token",),
+    "storage": ("× f16", "× anew"),
 }
 NAMES = {("prefill", "tok/s"): "Prefill, tok/s", ("decode", "tok/s"): "Decode, tok/s", ("decode", "× own"): "Decode, × own cache"}
+NAMES |= {("storage", "× f16"): "Stored, × f16", ("storage", "× anew"): "First token from a file, × anew"}
 
 
 def grids(run: Run) -> list[Grid]:
     """One table per model, text and metric, with a column per context."""
     families: dict[tuple[str, ...], list[Cell]] = {}
     for cell in run.cells:
-        families.setdefault((*cell.group, str(cell.corpus), cell.task, str(cell.params.get("recipe"))), []).append(cell)
+        families.setdefault((*cell.group, str(cell.corpus), cell.task, kind(cell)), []).append(cell)
     several = len({key[:5] for key in families}) > 1
     found = []
     for cells in families.values():
@@ -31,6 +33,11 @@ def grids(run: Run) -> list[Grid]:
         where = f"{cells[0].model} · {cells[0].backend} · {cells[0].device} · {cells[0].dtype}: " if several else ""
         found += [_grid(run, cells, contexts, column, where) for column in columns if len(contexts) > 1]
     return found
+
+
+def kind(cell: Cell) -> str:
+    """What else tells cells of a task apart that differ in more than the context."""
+    return str([cell.params.get(name) for name in ("recipe", "entropy", "level")])
 
 
 def _grid(run: Run, cells: list[Cell], contexts: list[int], column: Column, where: str) -> Grid:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from tqbench.core.record import Cell, Record
 from tqbench.report import speed
@@ -89,18 +90,63 @@ def _position(row: dict[str, float]) -> Figure:
     return Figure(number(row["kld"], 2), dnll if row["dnll"] <= 0 else f"+{dnll}", row["kld"])
 
 
-def stages(run: Run, cells: list[Cell]) -> Grid | None:
+def stored(run: Run, cells: list[Cell]) -> list[Grid]:
+    """Of saved caches: bytes by part before and after the entropy stage, and the worst vectors of each layer."""
+    found = [(label(run, cell), record) for cell in cells if (record := run.record(cell)) and record.outcome == "ok" and record.storage]
+    if not found:
+        return []
+    held = found[0][1].storage
+    caption = (
+        f"of the cache at {held['tokens']:,} tokens, after the entropy stage, below it before. Sinks, window and exact are in the model's "
+        "dtype. Overhead: the header and the heads of streams. Tables: what codecs learned, in no file because it is the model's; × f16 "
+        f"counts the share that these tokens have of it among {held['tables_over']:,}."
+    )
+    rows = tuple((title, _parts(record.storage)) for title, record in found)
+    return [Grid("In the file", caption, "scheme", (*held["after"], "overhead", "file", "tables"), rows), _agreement(found)]
+
+
+def _parts(held: dict[str, Any]) -> tuple[Figure, ...]:
+    parts = [Figure(size(held["after"][name]), size(held["before"][name]), held["after"][name]) for name in held["after"]]
+    whole = (Figure(size(held["overhead"]), order=held["overhead"]), Figure(size(held["file"]), order=held["file"]))
+    share = f"{size(held['tables_share'])} counted" if held["tables"] else ""
+    return (*parts, *whole, Figure(size(held["tables"]), share, held["tables"]))
+
+
+def _agreement(found: list[tuple[str, Record]]) -> Grid:
+    layers = [row["layer"] for row in found[0][1].storage["agreement"] if row["side"] == "k"]
+    head, ranges = _ranges(layers)
+    rows = []
+    for title, record in found:
+        for side, name in SIDES.items():
+            own = {row["layer"]: row for row in record.storage["agreement"] if row["side"] == side}
+            rows.append((f"{title} {name}", tuple(_lowest([own[layer] for layer in r if layer in own]) for r in ranges)))
+    caption = (
+        "what was taken back beside the exact keys and values: the lowest cosine of a vector (a token of a head) in these layers, below it "
+        "the longest difference, relative to the exact vector."
+    )
+    return Grid("Agreement", caption, "scheme", head, tuple(rows))
+
+
+def _lowest(rows: list[dict[str, float]]) -> Figure:
+    if not rows:
+        return Figure(NONE)
+    low, most = min(row["cos_min"] for row in rows), max(row["err_max"] for row in rows)
+    return Figure(f"{low:.4f}", number(most, 2), low)
+
+
+def stages(run: Run, cells: list[Cell]) -> list[Grid]:
     """Where the time of a step goes."""
     found = [(label(run, cell), record) for cell in cells if (record := run.record(cell)) and record.outcome == "ok" and record.stages]
-    if not found:
-        return None
-    spent = [(title, record, speed.per_move(record, "cell")) for title, record in found]
+    return [_stages(found, lane, what) for lane, what in (speed.lanes(found[0][1]) if found else {}).items()]
+
+
+def _stages(found: list[tuple[str, Record]], lane: str, what: str) -> Grid:
+    spent = [(title, record, speed.per_move(record, lane)) for title, record in found]
     names = [name for name in speed.STAGES if any(name in stages for _, _, stages in spent)]
-    what = "a token" if cells[0].task == "decode" else f"one more chunk of {cells[0].params['chunk']} tokens behind the text"
     caption = (
         f"milliseconds of {what}, from repetitions of their own; " + "; ".join(f"{name}: {speed.STAGES[name]}" for name in names) + "."
     )
-    rows = tuple((title, _spent(stages, names, disturbed=speed.disturbed_stages(record))) for title, record, stages in spent)
+    rows = tuple((title, _spent(stages, names, disturbed=speed.disturbed_stages(record, lane))) for title, record, stages in spent)
     return Grid("Stages", caption, "scheme", (*names, "whole"), rows)
 
 
@@ -181,12 +227,17 @@ def _errors(record: Record) -> Grid | None:
     layers = sorted({e["layer"] for e in record.evidence if e["error"] is not None})
     if not layers:
         return None
-    step = -(-len(layers) // RANGES)
-    ranges = [layers[i : i + step] for i in range(0, len(layers), step)]
-    head = tuple(f"layer {r[0]}" if len(r) == 1 else f"layers {r[0]}–{r[-1]}" for r in ranges)
+    head, ranges = _ranges(layers)
     error: dict[tuple[int, str], float | None] = {(e["layer"], e["side"]): e["error"] for e in record.evidence}
     rows = tuple((name, tuple(_mean(error.get((layer, side)) for layer in r) for r in ranges)) for side, name in SIDES.items())
     return Grid("Codec error", "on the keys and values of this run: squared, relative to their size.", "side", head, rows)
+
+
+def _ranges(layers: list[int]) -> tuple[tuple[str, ...], list[list[int]]]:
+    """The layers in a few ranges, with their titles."""
+    step = -(-len(layers) // RANGES)
+    ranges = [layers[i : i + step] for i in range(0, len(layers), step)]
+    return tuple(f"layer {r[0]}" if len(r) == 1 else f"layers {r[0]}–{r[-1]}" for r in ranges), ranges
 
 
 def _mean(errors: Iterable[float | None]) -> Figure:

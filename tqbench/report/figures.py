@@ -14,9 +14,10 @@ from tqbench.core.errors import ConfigError
 from tqbench.core.presets import read
 from tqbench.core.record import Cell
 from tqbench.report import draw, waterfall
+from tqbench.report.across import kind
 from tqbench.report.draw import Point
 from tqbench.report.run import Run, bits_of
-from tqbench.report.speed import STAGES, disturbed_stages, per_move
+from tqbench.report.speed import STAGES, disturbed_stages, lanes, per_move
 from tqbench.report.table import heading, label
 from tqbench.report.text import exact, plain
 
@@ -38,6 +39,7 @@ CONTEXTS = {
         "bytes per token",
         "lower is better; windows weigh less at depth.",
     ),
+    "storage": ("ttft_gain", "storage", "First token from a file", "times as fast as computing anew", "higher is better; 1 is no gain."),
 }
 
 
@@ -128,7 +130,7 @@ def _contexts(run: Run) -> Iterable[Chart]:
     families: dict[tuple[str, ...], list[Cell]] = {}
     for cell in run.cells:
         if "context" in cell.params:
-            families.setdefault((*cell.group, cell.task, str(cell.corpus), str(cell.params.get("recipe"))), []).append(cell)
+            families.setdefault((*cell.group, cell.task, str(cell.corpus), kind(cell)), []).append(cell)
     for index, cells in enumerate(families.values(), 1):
         metric, name, title, axis, caption = CONTEXTS[cells[0].task]
         lines = _lines(run, cells, metric)
@@ -151,8 +153,11 @@ def _lines(run: Run, cells: list[Cell], metric: str) -> dict[str, dict[int, Poin
 def _stages(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:
     """Where the time of a step goes in one setting."""
     found = [(label(run, cell), record) for cell in cells if (record := run.record(cell)) and record.outcome == "ok" and record.stages]
-    bars = [(f"{title} !" if disturbed_stages(record) else title, per_move(record, "cell")) for title, record in found][: draw.CROWD]
-    if bars:
+    for lane, what in (lanes(found[0][1]) if found else {}).items():
+        bars = [(f"{title} !" if disturbed_stages(record, lane) else title, per_move(record, lane)) for title, record in found][
+            : draw.CROWD
+        ]
         names = [name for name in STAGES if any(name in spent for _, spent in bars)]
-        caption = "Where the time of a step goes, in milliseconds; the table says what the stages are. ! marks disturbed repetitions."
-        yield Chart(f"stages-{index}", cells[0].setting, caption, waterfall.stages(bars, names, heading(cells[0])))
+        caption = f"Where the time goes, in milliseconds, of {what}; the table says what the stages are. ! marks disturbed repetitions."
+        name = f"stages-{index}" if lane == "cell" else f"stages-{lane}-{index}"
+        yield Chart(name, cells[0].setting, caption, waterfall.stages(bars, names, f"{heading(cells[0])} · {what}"))

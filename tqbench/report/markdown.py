@@ -15,7 +15,22 @@ from tqbench.report.run import Run
 from tqbench.report.table import Row, Table, short_headings, tables
 from tqbench.report.text import plain
 
-BRIEF = ("bits", "coverage %", "ppl", "Δppl", "KLD", "top-1 %", "tok/s", "× own", "p50 ms", "B/token", "tokens/GiB")
+BRIEF = (
+    "bits",
+    "coverage %",
+    "ppl",
+    "Δppl",
+    "KLD",
+    "top-1 %",
+    "tok/s",
+    "× own",
+    "p50 ms",
+    "B/token",
+    "tokens/GiB",
+    "file",
+    "× f16",
+    "× anew",
+)
 
 
 def render(run: Run, verdicts: list[Verdict], charts: Sequence[Chart] = ()) -> str:

@@ -76,7 +76,11 @@ def _sections(run: Run, charts: list[Chart]) -> list[Section]:
         Section(
             table,
             [chart for chart in charts if chart.setting == setting],
-            [grid for grid in (details.ledger(run, cells), details.positions(run, cells), details.stages(run, cells)) if grid],
+            [
+                *(grid for grid in (details.ledger(run, cells), details.positions(run, cells)) if grid),
+                *details.stored(run, cells),
+                *details.stages(run, cells),
+            ],
             details.evidence(run, cells),
         )
         for table, (setting, cells) in zip(tables(run), run.settings().items(), strict=True)

@@ -26,6 +26,9 @@ METRICS = (
     *("decode_tps", "decode_ratio", "decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "base_decode_tps"),
     *("prefill_tps", "prefill_ratio", "ttft_ms", "base_prefill_tps"),
     *("kv_bytes", "kv_bytes_per_token", "tokens_per_gib"),
+    *("stored_bytes", "stored_bytes_per_token", "stored_ratio", "entropy_gain"),
+    *("save_ms", "load_ms", "save_mbps", "load_mbps", "ttft_load_ms", "ttft_recompute_ms", "ttft_gain"),
+    *(f"{name}_{side}_{end}" for side in ("k", "v") for name, end in (("cos", "min"), ("cos", "p01"), ("err", "p99"), ("err", "max"))),
 )
 
 

@@ -1,4 +1,4 @@
-"""Speed and memory for people: the columns of `decode`, `prefill` and `memory`, and where the time of a step goes."""
+"""Speed and memory for people: the columns of `decode`, `prefill`, `memory` and `storage`, and where the time of a step goes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from typing import Any
 
 from tqbench.core.record import Cell, Record
 from tqbench.report.column import BITS, COVERAGE, Column, Figure, Line, metric
-from tqbench.report.text import NONE, plain, size
+from tqbench.report.text import NONE, plain, size, value
 
 STAGES = {  # in the order in which they are shown
     "model": "the model's own layers, sampling apart",
     "append": "taking new keys and values in; of the model's own cache, copying it",
     "encode": "packing",
+    "gather": "arrays to bytes on the host",
+    "entropy": "the entropy coder, checksums included",
+    "write": "the file written and synchronized",
+    "read": "the file read, from memory where the system still holds it",
+    "restore": "bytes to arrays",
     "decode": "unpacking",
     "attend": "attention",
     "settle": "counting, for the evidence",
@@ -23,6 +28,9 @@ STAGES = {  # in the order in which they are shown
 def heading(cell: Cell) -> str:
     """What was timed or counted, in llama-bench's words."""
     context = cell.params["context"]
+    if cell.task == "storage":
+        level = cell.params["level"]
+        return f"storage @ d{context} · {cell.params['entropy']}{'' if level is None else f' {level}'}"
     return {"decode": f"tg{cell.params.get('new')} @ d{context}", "prefill": f"pp{context}"}.get(cell.task, f"{cell.task} @ d{context}")
 
 
@@ -36,12 +44,21 @@ def facts(record: Record) -> list[str]:
         fact
         for fact in (
             "context prefilled by the model's own cache, then packed" if record.cell.task != "prefill" and params["context"] else "",
-            f"{timing['repetitions']} repetitions, {timing['rounds']} rounds in turn with the model's own cache" if timing else "",
+            _turns(record),
             f"{timing['threads']} threads, waiting: {timing['waiting']}" if timing else "",
             f"past the model's {model['max_positions']:,} positions: speed only" if past and record.cell.task == "decode" else "",
         )
         if fact
     ]
+
+
+def _turns(record: Record) -> str:
+    timing, stored = record.timing, record.storage
+    if not timing or not stored:
+        return f"{timing['repetitions']} repetitions, {timing['rounds']} rounds in turn with the model's own cache" if timing else ""
+    coder = f"coder {stored['coder']['name']} ({stored['coder']['package']}), in one thread"
+    again = f"{timing['repetitions']} repetitions in turn with prefilling the context anew"
+    return f"{coder} · {again} · {stored['equal_steps']} tokens after it equal to the last bit those of a cache never saved"
 
 
 def _timed(name: str) -> Any:
@@ -70,10 +87,34 @@ def _bytes(name: str) -> Any:
     return show
 
 
+def _beside(name: str, other: str, says: str) -> Any:
+    """A timed figure with another below it."""
+    shown = _timed(name)
+
+    def show(line: Line) -> Figure:
+        figure, below = shown(line), line.record.metrics.get(other)
+        return Figure(figure.text, says.format(value(below, other)) if below else "", figure.order)
+
+    return show
+
+
 def _whole(name: str) -> Any:
     def show(line: Line) -> Figure:
         estimate = line.record.metrics.get(name)
         return Figure(f"{estimate.value:,.0f}", order=estimate.value) if estimate else Figure(NONE)
+
+    return show
+
+
+def _file(line: Line) -> Figure:
+    estimate, per_token = (line.record.metrics.get(name) for name in ("stored_bytes", "stored_bytes_per_token"))
+    return Figure(size(estimate.value), f"{per_token.value:,.0f} B/token", estimate.value) if estimate and per_token else Figure(NONE)
+
+
+def _worst(side: str) -> Any:
+    def show(line: Line) -> Figure:
+        low, hundredth = (line.record.metrics.get(f"cos_{side}_{end}") for end in ("min", "p01"))
+        return Figure(f"{low.value:.4f}", f"{hundredth.value:.4f}", low.value) if low and hundredth else Figure(NONE)
 
     return show
 
@@ -117,7 +158,44 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ),
         FORMS,
     ),
+    "storage": (
+        BITS,
+        Column("file", "bytes of the file; below it per token of the context", _file),
+        Column(
+            "× f16",
+            "how many times smaller than the same tokens in 16 bits: the file with all that is in it, exact tokens as the model has them, "
+            "and a share of what codecs learned",
+            metric("stored_ratio"),
+        ),
+        Column("entropy", "how many times smaller the entropy stage made the arrays", metric("entropy_gain")),
+        Column(
+            "save ms",
+            "from the exact context to the file; below it megabytes of 16 bits per second",
+            _beside("save_ms", "save_mbps", "{} MB/s"),
+        ),
+        Column("load ms", "from the file to a cache; below it megabytes of 16 bits per second", _beside("load_ms", "load_mbps", "{} MB/s")),
+        Column(
+            "first token ms",
+            "from the file to the first new token; below it with the context computed anew by the model's own cache",
+            _beside("ttft_load_ms", "ttft_recompute_ms", "anew {}"),
+        ),
+        Column("× anew", "times as fast to the first token as computing the context anew, in turn: the median", _timed("ttft_gain")),
+        Column(
+            "worst cos K", "the lowest cosine of a vector with the exact one; below it what one in a hundred falls short of", _worst("k")
+        ),
+        Column("worst cos V", "the same of the values", _worst("v")),
+        FORMS,
+    ),
 }
+
+
+def lanes(record: Record) -> dict[str, str]:
+    """The lanes whose stages are shown, each with what was timed."""
+    if record.cell.task == "storage":
+        return {"save": "saving, from the exact context to the file", "load": "loading, from the file to the first token"}
+    if record.cell.task == "decode":
+        return {"cell": "a token"}
+    return {"cell": f"one more chunk of {record.cell.params.get('chunk')} tokens behind the text"}
 
 
 def per_move(record: Record, lane: str) -> dict[str, float]:
@@ -130,6 +208,6 @@ def per_move(record: Record, lane: str) -> dict[str, float]:
     return {name: 1e3 * seconds / moves for name, seconds in (*spent.items(), ("unexplained", rest))}
 
 
-def disturbed_stages(record: Record) -> bool:
+def disturbed_stages(record: Record, lane: str = "cell") -> bool:
     """Whether others used the machine in the repetition that the stages come from."""
-    return bool(record.stages.get("cell", {}).get("disturbed"))
+    return bool(record.stages.get(lane, {}).get("disturbed"))

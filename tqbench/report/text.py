@@ -46,6 +46,14 @@ STYLES = {
     "kv_bytes": Style("KV cache", unit=" B"),
     "kv_bytes_per_token": Style("bytes per token"),
     "tokens_per_gib": Style("tokens per GiB"),
+    "stored_ratio": Style("smaller than f16", unit="×"),
+    "entropy_gain": Style("entropy stage", unit="×"),
+    "save_ms": Style("save", unit=" ms"),
+    "load_ms": Style("load", unit=" ms"),
+    "ttft_load_ms": Style("first token from a file", unit=" ms"),
+    "ttft_gain": Style("first token against computing anew", unit="×"),
+    "cos_k_min": Style("worst cosine of K"),
+    "cos_v_min": Style("worst cosine of V"),
 }
 
 

@@ -17,7 +17,7 @@ def inactive(record: Record) -> Record:
     """A record whose audits found something is not a measurement."""
     if not record.audits:
         return record
-    none: dict[str, Any] = {"metrics": {}, "positions": [], "floors": {}, "stages": {}}
+    none: dict[str, Any] = {"metrics": {}, "positions": [], "floors": {}, "stages": {}, "storage": {}}
     return dataclasses.replace(record, outcome="inactive", reason=record.audits[0], **none)
 
 

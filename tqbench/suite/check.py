@@ -9,16 +9,16 @@ from typing import Any, get_args
 
 from tqbench import corpora
 from tqbench.core import registry
-from tqbench.core.errors import unknown
+from tqbench.core.errors import ConfigError, unknown
 from tqbench.core.gate import TASK_OF, Gate, matches
 from tqbench.core.presets import Problem, parse
 from tqbench.core.scheme import Bypass, Scheme
 from tqbench.corpora.recipes import RECIPES
-from tqbench.kernels import attend, decode, encode
+from tqbench.kernels import attend, decode, encode, entropy
 from tqbench.metrics.paired import ENOUGH
 from tqbench.models import resolve
 from tqbench.suite.document import At
-from tqbench.suite.schema import LENGTH, MOST, TASKS, Calibration, GateKeys, Perplexity, Prefill, Settings, Task, UntilDecided
+from tqbench.suite.schema import LENGTH, MOST, TASKS, Calibration, GateKeys, Perplexity, Prefill, Settings, Storage, Task, UntilDecided
 from tqbench.suite.validate import short, validate
 
 REQUIRED = ("model", "corpus", "schemes", "tasks")
@@ -158,6 +158,8 @@ def _task(kind: str, params: dict[str, Any], at: At, most: int, problem: Problem
             _consistent(task, at, most, problem)
         elif isinstance(task, Prefill):
             _chunk(task, min(task.context), at, problem)
+        elif isinstance(task, Storage):
+            _level(task, at, problem)
     return task
 
 
@@ -184,6 +186,13 @@ def _chunk(task: Perplexity | Prefill, shortest: int, at: At, problem: Problem) 
         problem((*at, "chunk"), f"chunk {task.chunk} is longer than the window: context is {shortest}")
     elif task.chunk == shortest and task.protocol == "deploy" and isinstance(task, Perplexity):
         problem((*at, "chunk"), f"chunk {task.chunk} is the exact prefill in protocol deploy and the whole window: context is {shortest}")
+
+
+def _level(task: Storage, at: At, problem: Problem) -> None:
+    try:
+        entropy.coder(task.entropy).check(task.level)
+    except ConfigError as error:
+        problem((*at, "level"), str(error))
 
 
 def _positions(task: Task, positions: dict[str, int], at: At, blame: At | None, problem: Problem) -> None:

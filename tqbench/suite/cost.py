@@ -17,7 +17,7 @@ from tqbench.core.presets import read
 from tqbench.core.record import Cell
 from tqbench.corpora import recipes
 from tqbench.measure import environment
-from tqbench.tasks import decode, memory, prefill
+from tqbench.tasks import decode, memory, prefill, storage
 from tqbench.tasks.perplexity import KEPT_BYTES, passes
 
 FLOPS_PER_CORE = 75e9
@@ -73,6 +73,8 @@ def tokens(cell: Cell) -> int:
         return _context(cell) + prefill.tokens(cell)
     if cell.task == "memory":
         return _context(cell) + memory.STEPS
+    if cell.task == "storage":
+        return _context(cell) + storage.tokens(cell)
     return round(passes(cell) * _covered(cell))
 
 
@@ -101,6 +103,8 @@ def _seconds(cell: Cell, size: Size) -> float | None:
     if cell.task in ("decode", "memory"):
         alone = tokens(cell) - _context(cell)
         return float(slower * (_context(cell) * _token(size, cell.params["context"] / 2) + alone * _step(cell, size)) / cores)
+    if cell.task == "storage":  # mostly prefill, over and over by the model's own cache
+        return float(slower * tokens(cell) * _token(size, cell.params["context"] / 2) / cores)
     if cell.task == "prefill":
         run = _context(cell) + prefill.tokens(cell) * (1 if cell.scheme is None else (1 + SCHEME_PASS) / 2)
         return float(slower * run * _token(size, cell.params["context"] / 2) / cores)

@@ -23,6 +23,7 @@ Metric = Literal[
     "ppl", "dppl", "ln_ratio", "kld", "kld_p99", "kld_worst_decile", "kld_max", "rms_dp", "top1", "top5",
     "decode_tps", "decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "decode_ratio",
     "prefill_tps", "prefill_ratio", "ttft_ms", "kv_bytes_per_token", "tokens_per_gib",
+    "stored_ratio", "entropy_gain", "save_ms", "load_ms", "ttft_load_ms", "ttft_gain", "cos_k_min", "cos_v_min",
 ]
 # fmt: on
 
@@ -182,8 +183,30 @@ class Memory:
         return {"context": context, "protocol": self.protocol}
 
 
-Task = Perplexity | Decode | Prefill | Memory
-TASKS: dict[str, type[Task]] = {"perplexity": Perplexity, "decode": Decode, "prefill": Prefill, "memory": Memory}
+@dataclass(frozen=True, config=STRICT)
+class Storage:
+    """The task `storage`: how much text, which entropy coder at which level, how often."""
+
+    context: Lengths = (512,)
+    entropy: Literal["none", "zlib", "zstd", "ans", "deflate"] = "zstd"
+    level: Annotated[int | None, Field(strict=True, description="a whole number, or nothing for the coder's own")] = None
+    repetitions: Repetitions = 3
+    protocol: Literal["strict", "deploy"] = "strict"
+
+    def params(self, context: int) -> dict[str, Any]:
+        """What a cell carries, fully resolved."""
+        coder = {"entropy": self.entropy, "level": self.level}
+        return {"context": context, **coder, "repetitions": self.repetitions, "protocol": self.protocol}
+
+
+Task = Perplexity | Decode | Prefill | Memory | Storage
+TASKS: dict[str, type[Task]] = {
+    "perplexity": Perplexity,
+    "decode": Decode,
+    "prefill": Prefill,
+    "memory": Memory,
+    "storage": Storage,
+}
 LENGTH = {"decode": "depth"}  # the key that says how long the text is, where it is not `context`
 
 

@@ -276,6 +276,34 @@ def check_context(backend: Backend) -> None:
         assert None not in compared, f"{backend.name}: verify compares the attention of no step"
 
 
+def check_saved(backend: Backend) -> None:
+    """A cache whose state was handed out and taken back goes on to the last bit as one that never was. What cannot be saved is refused with
+    the reason, and a state that is another scheme's, too. The hash of the weights stays."""
+    with opened(backend) as session:
+        tokens = text(session)
+        held = session.context(tokens[:CHUNK])
+        assert session.weights_sha256() == session.weights_sha256(), f"{backend.name}: the hash of its weights changes"
+        for scheme in (None, *probes()):
+            if reason := refusal(session.new_cache, scheme, context=held) or refusal(session.new_cache(scheme, context=held).state):
+                assert "context" in reason or "cannot be saved" in reason, f"{backend.name}: refused for another reason: {reason}"
+            else:
+                _goes_on(backend.name, session, scheme, held, tokens[CHUNK:])
+
+
+def _goes_on(name: str, session: Session, scheme: Scheme | None, held: Any, rest: Ids) -> None:
+    never_saved, what = session.new_cache(scheme, context=held), scheme.label if scheme else "the engine's own cache"
+    state = never_saved.state()
+    back = session.new_cache(scheme, context=state)
+    worst = min(float(one.cosine.min()) for one in back.agreement(held))
+    assert worst > (0.9 if scheme else 1 - 1e-6), f"{name}: what is taken back of {what} agrees with the context by {worst:.3f} only"
+    expected, got = (
+        np.concatenate([_array(session.forward(rest[i : i + 7], cache)) for i in range(0, len(rest), 7)]) for cache in (never_saved, back)
+    )
+    assert np.array_equal(got, expected), f"{name}: {what} goes on in another way once it has been saved"
+    strange = refusal(session.new_cache, preset("turbo3"), context=state)
+    assert strange, f"{name}: the state of {what} is taken for that of turbo3"
+
+
 ALWAYS: tuple[Check, ...] = (
     check_info,
     check_baseline,
@@ -286,6 +314,7 @@ ALWAYS: tuple[Check, ...] = (
     check_chunks,
     check_evidence,
     check_context,
+    check_saved,
     check_unknown_kernel,
     check_sessions_apart,
     check_close,
