@@ -71,6 +71,7 @@ extern "C" int tqbench_pack_mixed(const int32_t* codes, const uint8_t* widths, i
                                   int64_t components, int64_t count, int64_t size, uint8_t* packed) {
     const Mixed m = {widths, sections, heads, units, components, count, size};
     if (!m.sane(codes, packed)) return 1;
+    if (!size) return 0;
 #pragma omp parallel for schedule(static) if (sections * components * count > 8 * kPiece)
     for (int64_t s = 0; s < sections; ++s) {
         uint8_t* out = packed + s * size;
@@ -92,6 +93,7 @@ extern "C" int tqbench_unpack_mixed(const uint8_t* packed, const uint8_t* widths
                                     int64_t components, int64_t count, int64_t size, int32_t* codes) {
     const Mixed m = {widths, sections, heads, units, components, count, size};
     if (!m.sane(codes, packed)) return 1;
+    if (!count) return 0;
 #pragma omp parallel for schedule(static) if (sections * components * count > 8 * kPiece)
     for (int64_t s = 0; s < sections; ++s) {
         const uint8_t* in = packed + s * size;
