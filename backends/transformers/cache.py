@@ -120,14 +120,16 @@ class StoreCache(DynamicCache):
     def state(self) -> State:
         """What the stores hold."""
         _saved(self.layers)
-        return State(tuple(entry for store in self.stores for entry in store.hand_out()))
+        own = [entry for store in self.stores for entry in store.hand_out()]
+        return State((*own, *self.shared.hand_out()))
 
     def take_back(self, state: State) -> None:
         """What was saved, into empty stores."""
         _saved(self.layers)
-        found = by_key(state, [f"{store.layer.index}.{side}" for store in self.stores for side in SIDES])
-        for store in self.stores:
-            store.take_back(found)
+        own = [f"{store.layer.index}.{side}" for store in self.stores for side in SIDES]
+        found = by_key(state, [*own, *(f"all.{side}" for side in self.shared.sides)])
+        for part in (*self.stores, self.shared):
+            part.take_back(found)
 
     def agreement(self, context: BaselineCache) -> list[Agreement]:
         """With the exact keys and values of a context."""

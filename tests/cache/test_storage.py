@@ -27,9 +27,16 @@ CONTEXT, MORE = 300, 40
 IDS = np.random.default_rng(1).integers(0, 256, CONTEXT + MORE)
 LEARNS = {"name": "learns", "k": {"codec": "codebook", "bits": 3, "center": True}, "v": {"codec": "block", "window": 20}, "sinks": 4}
 WINDOW = {"name": "window", "k": {"codec": "affine", "bits": 4, "axis": "channel", "window": 5}, "v": {"codec": "block"}, "sinks": 3}
+TOGETHER = {  # keys of all layers in one array, values of each by itself
+    "name": "together",
+    "k": {"codec": "kvtc_paper", "ratio": 5.0, "window": 20, "flush": 4, "rope": "pre"},
+    "v": "turbo4",
+    "sinks": 3,
+}
 SCHEMES: dict[str, Any] = {name: name for name in ("turbo4", "turbo3", "q8_0", "kivi2", "f16", "mxfp4")} | {
     "learns": LEARNS,
     "window": WINDOW,
+    "together": TOGETHER,
 }
 
 
@@ -44,7 +51,7 @@ def session():
 
 
 def terms(session: Any, name: str, seed: int = 2) -> Terms:
-    if name != "learns":
+    if not read(SCHEMES.get(name, "f16")).calibrated:
         return Terms()
     text = np.random.default_rng(seed).integers(0, 256, (2, 64))
     return Terms(calibration=session.calibrate(list(text)))
@@ -102,7 +109,7 @@ for name in sys.argv[2:]:
 
 def test_another_process_goes_on_to_the_last_bit(session, tmp_path: Path) -> None:
     """With the calibration learned anew from the same text."""
-    names = ("turbo4", "q8_0", "kivi2", "f16", "learns", "own")
+    names = ("turbo4", "q8_0", "kivi2", "f16", "learns", "together", "own")
     here = {}
     for name in names:
         cache = saved(session, tmp_path / name, name)

@@ -12,11 +12,13 @@ of what was learned alike.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
+from tqbench.cache import state
 from tqbench.cache.arrays import Arrays
 from tqbench.cache.build import Layer, Shape, build, rope_of
 from tqbench.cache.side import Kernels, SideStore
@@ -26,6 +28,7 @@ from tqbench.core.evidence import SideEvidence
 from tqbench.core.op import Choice
 from tqbench.core.scheme import Scheme, Side
 from tqbench.core.session import Terms
+from tqbench.core.state import Entry
 from tqbench.kernels.attend import View
 
 
@@ -34,6 +37,15 @@ class Shared:
 
     def __init__(self, layers: int):
         self.layers, self.sides = layers, dict[str, Together]()
+
+    def hand_out(self) -> list[Entry]:
+        """What the layers hold together, to be saved beside what each holds."""
+        return [state.hand_out(side, f"all.{name}") for name, side in self.sides.items()]
+
+    def take_back(self, entries: Mapping[str, Entry]) -> None:
+        """Undo `hand_out`."""
+        for name, side in self.sides.items():
+            state.take_back(side, entries[f"all.{name}"])
 
     @property
     def most(self) -> int | None:
@@ -64,6 +76,7 @@ class Shared:
 class Together(SideStore):
     """The packed tokens of one side of all layers, whose heads follow one another. Nothing is appended here: it takes from its members."""
 
+    holds_exact = False
     layers: int = 1
     members: list[Member] = field(default_factory=list)
 
@@ -84,6 +97,7 @@ class Together(SideStore):
 class Member(SideStore):
     """One layer: exact sinks and recent tokens of its own, and its heads of what all pack together."""
 
+    holds_packed = False
     together: Together = field(kw_only=True)
     wanted: int = 0  # where the packed region is to end
 
@@ -93,7 +107,7 @@ class Member(SideStore):
         self.kernels = Kernels(self.together.kernels.encode, kernels.decode)
 
     def _pack(self, end: int) -> None:
-        self.wanted = end
+        self.wanted, self.together.tokens = end, self.tokens
         self.together.advance(self)
 
     def follow(self, end: int, *, attended: bool) -> None:

@@ -6,7 +6,7 @@ Positions count from the first token of the text. In a sliding window the oldest
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from tqbench.cache.arrays import Arrays
 from tqbench.cache.build import Layer, Shape
@@ -37,6 +37,8 @@ class Kernels:
 class SideStore:
     """K or V of one layer."""
 
+    holds_exact: ClassVar[bool] = True  # whether the exact tokens lie here
+    holds_packed: ClassVar[bool] = True  # and the packed ones
     side: Side
     codec: Codec
     sinks: int

@@ -13,7 +13,7 @@ from tqbench.cache.arrays import Arrays
 from tqbench.cache.calibration import learned_sha256
 from tqbench.cache.side import SideStore
 from tqbench.core.codec import Codec
-from tqbench.core.errors import StorageError, Unsupported
+from tqbench.core.errors import StorageError
 from tqbench.core.state import Entry, Form, State
 from tqbench.measure.stages import stage
 
@@ -23,8 +23,6 @@ MEASURED = {"sampled": int, "encoded": int, "wrong": float, "size": float}
 
 def hand_out(side: SideStore, key: str) -> Entry:
     """One side of a layer."""
-    if type(side) is not SideStore:
-        raise Unsupported(f"{key}: {type(side).__name__} cannot be saved yet")
     facts = {name: getattr(side, name) for name in COUNTS} | {
         "learned": learned_sha256(side.codec),
         "sampled": side.sampled,  # what is known of the codec's error, and that it ran
@@ -32,8 +30,7 @@ def hand_out(side: SideStore, key: str) -> Entry:
         "wrong": side.error[0],
         "size": side.error[1],
     }
-    packed = {name: buffer[:, :, : side.units] for name, buffer in side.buffers.items()}
-    held = {"sinks": side.exact_sinks, "window": side.tail, **packed}
+    held = {"sinks": side.exact_sinks, "window": side.tail, **{name: buffer[:, :, : side.units] for name, buffer in side.buffers.items()}}
     with stage("gather"):
         return Entry(key, facts, tuple((form, side.arrays.to_bytes(held[form.name])) for form in _forms(side, facts)))
 
@@ -49,7 +46,7 @@ def take_back(side: SideStore, entry: Entry) -> None:
     for name in COUNTS:
         setattr(side, name, facts[name])
     side.first_query, side.tail_start = side.tokens, side.packed_end
-    side.exact_sinks, side.tail = found.pop("sinks", None), found.pop("window")
+    side.exact_sinks, side.tail = found.pop("sinks", None), found.pop("window", None)
     side.buffers, side.capacity = found, side.units
     side.error, side.sampled = (facts["wrong"], facts["size"]), facts["sampled"]
     side.kernels.encode.calls = facts["encoded"]
@@ -93,8 +90,8 @@ def _facts(side: SideStore, entry: Entry) -> dict[str, Any]:
     if facts["learned"] != learned_sha256(side.codec):
         raise StorageError(f"{entry.key} was packed after another calibration: what its codec had learned differs from what it has here")
     tokens, base = facts["tokens"], facts["base"]
-    begin = max(base, min(side.sinks, tokens))
-    packed_end = side.side.packed(tokens - 1, side.sinks) if tokens else 0
+    begin = max(base, min(side.sinks, tokens)) if side.holds_exact else side.sinks
+    packed_end = max(side.side.packed(tokens - 1, side.sinks) if tokens else 0, begin)
     if (facts["packed_end"], facts["units"] * side.codec.unit) != (packed_end, packed_end - begin) or (base and side.layer.reach is None):
         raise StorageError(f"{entry.key}: {facts['units']} packed units up to {facts['packed_end']} of {tokens} tokens are not its policy")
     return facts
@@ -105,9 +102,11 @@ def _forms(side: SideStore, facts: Mapping[str, Any]) -> list[Form]:
     shape, codec, layout = side.shape, side.codec, side.codec.layout(side.shape.head_dim)
     sinks = min(side.sinks, facts["tokens"]) - facts["base"]
     dtype, (heads, size) = shape.dtype, (shape.kv_heads, shape.head_dim)
-    found = [Form("sinks", "sinks", dtype, (1, heads, sinks, size))] if sinks > 0 else []
-    found.append(Form("window", "window", dtype, (1, heads, facts["tokens"] - facts["packed_end"], size)))
-    if facts["units"]:
+    found = []
+    if side.holds_exact:
+        found += [Form("sinks", "sinks", dtype, (1, heads, sinks, size))] if sinks > 0 else []
+        found.append(Form("window", "window", dtype, (1, heads, facts["tokens"] - facts["packed_end"], size)))
+    if side.holds_packed and facts["units"]:
         rows = (1, heads // codec.heads, facts["units"])
         found += [Form(p.name, p.role, p.dtype, (*rows, *p.shape), _bits(codec, p.nbytes, p.dtype, size)) for p in layout.parts]
     return found
