@@ -29,6 +29,12 @@ OVERRIDES: dict[str, Any] = {
     "device": _instead("Instead of the suite's: cpu, cuda, cuda:1, mps."),
     "dtype": _instead("Instead of the suite's: float32, bfloat16, float16, float64."),
     "kernel": _instead("auto, a form's name, or op=name for encode, decode, attend."),
+    "sets": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Instead of the suite's, any key: tasks.0.perplexity.tokens=2k. Items of lists count from 0."
+        ),
+    ],
     "bypass": _instead("Skip the quantizer of every scheme: identity must cost exactly 0. Leaves the gates out.", "identity|bridge"),
 }
 
@@ -40,7 +46,8 @@ def overriding(command: Callable[..., None]) -> Callable[..., None]:
     def filled(**given: Any) -> None:
         from tqbench.suite.schema import Overrides
 
-        command(overrides=Overrides(**{name: given.pop(name) for name in OVERRIDES}), **given)
+        options = {name: given.pop(name) for name in OVERRIDES}
+        command(overrides=Overrides(**options | {"sets": tuple(options["sets"] or ())}), **given)
 
     own = inspect.signature(command, eval_str=True, locals={"Overrides": object})
     options = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in OVERRIDES.items()]

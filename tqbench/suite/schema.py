@@ -192,9 +192,12 @@ class GateKeys(Gate):
     required: Annotated[bool, Field(description="true or false")] = True
 
 
+KEYS = ("model", "corpus", "backend", "device", "dtype", "kernel")  # that have an option of their own: `--model X` is `--set model=X`
+
+
 @plain_dataclass(frozen=True)
 class Overrides:
-    """What the command line puts in the place of what files say."""
+    """What the command line puts in the place of what files say: KEYS and `--set` become assignments, one like the other."""
 
     model: str | None = None
     corpus: str | None = None
@@ -202,7 +205,8 @@ class Overrides:
     device: str | None = None
     dtype: str | None = None
     kernel: str | None = None
-    bypass: str | None = None  # applied to every scheme
+    sets: tuple[str, ...] = ()  # `a.b=c`
+    bypass: str | None = None  # no key of a suite: applied to every scheme
 
 
 @plain_dataclass(frozen=True)
