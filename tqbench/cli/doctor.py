@@ -64,8 +64,8 @@ def _native() -> Iterator[Line]:
 
 
 def _machine() -> Iterator[Line]:
+    from tqbench.core.quantity import size
     from tqbench.measure.environment import describe, vector_flags
-    from tqbench.report.text import size
 
     machine = describe()
     yield "system", str(machine["system"]), ""
@@ -75,8 +75,8 @@ def _machine() -> Iterator[Line]:
 
 def _files() -> Iterator[Line]:
     from tqbench.core.files import cache_root
+    from tqbench.core.quantity import size
     from tqbench.models.packaged import DEFAULT, PACKAGED
-    from tqbench.report.text import size
 
     root = cache_root()
     used = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) if root.is_dir() else 0

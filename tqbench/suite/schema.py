@@ -88,6 +88,7 @@ class Settings:
     tasks: list[Any] = _list("task, `- perplexity: {…}`")
     gates: list[Any] = Field(default_factory=list, description="a list")
     trust_remote_code: Annotated[bool, Field(description="true or false")] = False
+    priority: Annotated[Words, Field(description="a name or pattern as for -k, or a list of them, the most wanted first")] = ()
 
 
 @dataclass(frozen=True, config=STRICT)
