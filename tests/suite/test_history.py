@@ -48,7 +48,7 @@ def suite(tmp_path: Path) -> Callable[..., Plan]:
 
 
 def taken(cell: Cell, rng: random.Random) -> float:
-    """A machine that is not the one the first guess was made on: single tokens are dear, attention grows faster, schemes differ, and noise."""
+    """A machine that is not the first guess's: single tokens are dear, attention grows faster, schemes differ, and there is noise."""
     context = cell.params["context"]
     alone = decode.steps(cell) if cell.task == "decode" else memory.STEPS if cell.task == "memory" else 0
     together = tokens(cell) - alone
@@ -58,7 +58,7 @@ def taken(cell: Cell, rng: random.Random) -> float:
 
 def write(results: Path, cells: Iterable[Cell], *, name: str = "run", about: dict[str, object] | None = None, day: int = 1) -> None:
     """The records of a run as this machine would have left them."""
-    rng, folder = random.Random(name), results / "suite" / name
+    rng, folder = random.Random(name), results / "suite" / name  # noqa: S311
     for second, cell in enumerate(cells):
         started = f"2030-01-{day:02}T00:{second // 60:02}:{second % 60:02}+00:00"
         assert SIZE
@@ -72,7 +72,7 @@ def test_a_time_that_was_learned_is_right_within_a_factor_of_two(suite, tmp_path
     """From another run of the same schemes with other lengths: the grid that is planned was never measured."""
     write(tmp_path, suite(GRID.replace("[512, 2k]", "1k").replace("[512, 4k]", "2k").replace("8k", "4k")).cells)
     found = suite(GRID, History.read(tmp_path))
-    rng = random.Random(7)
+    rng = random.Random(7)  # noqa: S311
     truth = [taken(cell, rng) for cell in found.cells]
     ratios = [cost.seconds / true for cost, true in zip(found.costs, truth, strict=True)]
     assert all(0.5 < ratio < 2 for ratio in ratios), "\n".join(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,7 +43,8 @@ def run(  # noqa: PLR0913 - each is an option
         return
     for line in [line for planned in wanted.plans for line in dropped(planned)]:
         typer.echo(line, err=True)
-    codes = [_run(planned, output, fresh=fresh) for planned in wanted.plans]
+    with _interruptible():
+        codes = [_run(planned, output, fresh=fresh) for planned in wanted.plans]
     raise typer.Exit(worst(codes))
 
 
@@ -52,7 +57,7 @@ def _run(planned: Plan, output: Path, *, fresh: bool) -> int:
     try:
         done = run_plan(planned, output, fresh=fresh, command=f"tqbench {shlex.join(sys.argv[1:])}")
     except KeyboardInterrupt:
-        typer.echo(f"\ninterrupted; the same command again, without --fresh, continues {planned.suite}", err=True)
+        typer.echo(_how_to_go_on(planned, output), err=True)
         raise
     console = table.console()
     for part in terminal.render(done.run):
@@ -62,3 +67,33 @@ def _run(planned: Plan, output: Path, *, fresh: bool) -> int:
     typer.echo(f"\n{planned.suite}: {done.measured} of {len(planned.chosen)} cells measured now")
     typer.echo(f"results  {done.run.folder}\npage     {done.page}")
     return done.exit_code
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """The first interrupt ends the run cleanly, a second one at once: workers end with this process, whatever they do. Where interrupts
+    are ignored, as in the background of a shell, they stay ignored."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.default_int_handler(number, frame)
+
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        if before is signal.default_int_handler and sys.exc_info()[0] is None:
+            signal.signal(signal.SIGINT, before)
+
+
+def _how_to_go_on(planned: Plan, output: Path) -> str:
+    """What is kept of an interrupted run, and the command that continues it."""
+    from tqbench.runner.folder import Folder
+
+    folder = Folder.of(planned, output, fresh=False)
+    kept = sum(folder.finished(cell) is not None for cell in planned.chosen)
+    again = shlex.join(["tqbench", *(arg for arg in sys.argv[1:] if arg != "--fresh")])
+    where = f" in {folder.path}" if kept else ""
+    return f"\ninterrupted: {kept} of {len(planned.chosen)} cells of {planned.suite} are measured and kept{where}. To continue:\n  {again}"
