@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from tqbench.suite.plan import Plan
     from tqbench.suite.schema import Overrides
 
+EXAMPLES = """Examples:
+
+tqbench run suites/quickstart.yaml
+
+tqbench run suites/long_ctx.yaml -k 'q8_0,turbo*' --budget 20m
+
+tqbench run suites/quickstart.yaml --model org/name --set tasks.0.perplexity.tokens=8k --dry-run
+"""
+
 
 @options.overriding
 def run(  # noqa: PLR0913 - each is an option

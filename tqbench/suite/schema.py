@@ -52,22 +52,31 @@ def _list(what: str) -> Any:
     return Field(default_factory=list, min_length=1, description=f"a list of at least one {what}")
 
 
+Count = Annotated[int, Field(ge=0, le=MOST)] | Annotated[str, Field(pattern="^[0-9]{1,9}[kK]?$")]  # what an editor lets one write
 Word = Annotated[str, Field(min_length=1, max_length=1000, description="a name")]
-Words = Annotated[tuple[Word, ...], BeforeValidator(_one_or_many), Field(min_length=1, description="a name or a list of names")]
-Whole = Annotated[int, BeforeValidator(_count), Field(strict=True, ge=0, le=MOST)]
+Words = Annotated[
+    tuple[Word, ...],
+    BeforeValidator(_one_or_many, json_schema_input_type=Word | list[Word]),
+    Field(min_length=1, description="a name or a list of names"),
+]
+Whole = Annotated[int, BeforeValidator(_count, json_schema_input_type=Count), Field(strict=True, ge=0, le=MOST)]
 Lengths = Annotated[
     tuple[Annotated[Whole, Field(ge=16)], ...],
-    BeforeValidator(_one_or_many),
+    BeforeValidator(_one_or_many, json_schema_input_type=Count | list[Count]),
     Field(min_length=1, description=f"a whole number of tokens from 16 to {MOST}, or a list of them; 8k is {8 * K}"),
 ]
 Depths = Annotated[
     tuple[Whole, ...],
-    BeforeValidator(_one_or_many),
+    BeforeValidator(_one_or_many, json_schema_input_type=Count | list[Count]),
     Field(min_length=1, description=f"a whole number of tokens from 0 to {MOST}, or a list of them; 8k is {8 * K}"),
 ]
 Repetitions = Annotated[int, Field(strict=True, ge=1, le=1000, description="a whole number from 1 to 1000")]
 AtLeastOne = Annotated[Annotated[Whole, Field(ge=1)] | None, Field(description="a whole number of tokens, 1 or more")]
-Corpus = Annotated[dict[str, Any], BeforeValidator(_corpus), Field(description="a name or {name: …, path: …}")]
+Corpus = Annotated[
+    dict[str, Any],
+    BeforeValidator(_corpus, json_schema_input_type=str | dict[str, Any]),
+    Field(description="a name or {name: …, path: …}"),
+]
 STRICT: Any = {"extra": "forbid"}
 
 
