@@ -64,6 +64,7 @@ def write(results: Path, cells: Iterable[Cell], *, name: str = "run", about: dic
         assert SIZE
         record = Record(cell, "ok", seconds=taken(cell, rng), peak_bytes=int(1.5 * peak_bytes(cell, SIZE)), started=started)
         record.write(folder / "cells" / cell.key)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text("{}")
     (folder / "environment.json").write_text(json.dumps({**environment.describe(), **(about or {})}))
 
@@ -140,6 +141,22 @@ def test_damage_and_failures_teach_nothing(suite, tmp_path: Path) -> None:
     assert History.read(tmp_path).seen == ()
     (tmp_path / "suite" / "run" / "environment.json").write_text("[]")
     assert History.read(tmp_path / "nowhere").seen == History.read(tmp_path).seen == ()
+
+
+def test_a_cell_that_was_decided_early_teaches_as_far_as_it_went(suite, tmp_path: Path) -> None:
+    """It ran a quarter of the windows in the time of a quarter; the next may need all of them."""
+    text = f"model: {MODEL}\ncorpus: python-docs\nschemes: [q8_0]\ngates: [{{schemes: q8_0, metric: dppl, limit: 0.01}}]\n"
+    tasks = 'tasks: [perplexity: {{context: 256, tokens: "{tokens}"}}]\n'
+    early = suite(text + tasks.format(tokens="until decided, at most 64k")).cells[1]
+    ran = suite(text + tasks.format(tokens="16k"))
+    started = "2030-01-01T00:00:00+00:00"
+    write(tmp_path, [])
+    record = Record(early, "ok", seconds=3 * ran.costs[1].seconds, text={"windows": 64}, started=started)
+    record.write(tmp_path / "suite" / "run" / "cells" / early.key)
+    history = History.read(tmp_path)
+    assert suite(text + tasks.format(tokens="16k"), history).costs[1].seconds == pytest.approx(record.seconds)
+    again = suite(text + tasks.format(tokens="until decided, at most 64k"), history)
+    assert again.costs[1].seconds > 2.5 * record.seconds  # at most
 
 
 def test_the_latest_records_count(suite, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_every_scheme_is_valid_as_a_name_and_written_out(name: str, suites: json
         {"tasks": [{"perplexty": {}}]},
         {"tasks": [{"perplexity": {"tokens": "2M"}}]},
         {"tasks": [{"perplexity": {"tokens": -1}}]},
+        {"tasks": [{"perplexity": {"tokens": "until decided"}}]},
         {"tasks": [{"perplexity": {"contxt": 512}}]},
         {"tasks": [{"perplexity": {"recipe": "steam"}}]},
         {"tasks": [{"perplexity": {}, "decode": {}}]},

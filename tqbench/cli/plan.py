@@ -132,6 +132,7 @@ def _notes(cell: Cell, cost: Cost) -> list[str]:
     found = cell.params.get("calibration")
     return [
         *([f"unsupported: {cost.unsupported}"] if cost.unsupported else []),
+        *(["at most: until it is decided"] if "judging" in cell.params else []),
         *(["does not fit the memory here"] if _too_large(cell, cost) else []),
         *([f"downloads {_download(cost)} first"] if cost.download_bytes != 0 else []),
         *([f"calibrated on {found['tokens']:,} tokens of {' '.join(map(str, found['corpus'].values()))}"] if found else []),

@@ -11,7 +11,8 @@ from tqbench.core.errors import worst
 from tqbench.core.gate import Gate
 from tqbench.core.record import Cell, Estimate, Record
 from tqbench.metrics.paired import ENOUGH
-from tqbench.report.run import Run, ends
+from tqbench.metrics.verdict import decide, factor, widened
+from tqbench.report.run import Run
 from tqbench.report.text import bare, exact, interval, title
 
 Status = Literal["pass", "fail", "inconclusive", "skipped"]
@@ -45,8 +46,16 @@ class Verdict:
 
 
 def judge(run: Run) -> list[Verdict]:
-    """Every gate on every cell that it matches."""
-    return [verdict for gate in run.gates for verdict in _verdicts(run, gate)]
+    """Every gate on every cell that it matches. What rests on intervals is judged together, so that all of it holds at 95 %: each may err
+    with an equal share of the 5 % among those that are still open (Holm)."""
+    found = [verdict for gate in run.gates for verdict in _verdicts(run, gate)]
+    waiting = {i: judgement for i, judgement in enumerate(found) if isinstance(judgement, Open)}
+    settled = {i: verdict for i, verdict in enumerate(found) if isinstance(verdict, Verdict)}
+    while clear := {i: judgement.verdict(len(waiting)) for i, judgement in waiting.items() if judgement.decided(len(waiting))}:
+        settled |= clear
+        waiting = {i: judgement for i, judgement in waiting.items() if i not in clear}
+    settled |= {i: judgement.verdict(len(waiting)) for i, judgement in waiting.items()}
+    return [settled[i] for i in range(len(found))]
 
 
 def exit_code(run: Run, verdicts: list[Verdict]) -> int:
@@ -65,7 +74,7 @@ def _codes(run: Run, verdicts: list[Verdict]) -> Iterator[int]:
         yield 5
 
 
-def _verdicts(run: Run, gate: Gate) -> list[Verdict]:
+def _verdicts(run: Run, gate: Gate) -> list[Verdict | Open]:
     cells = [cell for cell in run.cells if cell.scheme is not None and gate.covers(cell.label) and gate.measured_by(cell.task)]
     if not cells:
         return [Verdict(gate, None, _absent(gate), f"no scheme of this run matches {' or '.join(gate.schemes)}")]
@@ -76,7 +85,7 @@ def _absent(gate: Gate) -> Status:
     return "fail" if gate.required else "skipped"
 
 
-def _verdict(run: Run, gate: Gate, cell: Cell) -> Verdict:
+def _verdict(run: Run, gate: Gate, cell: Cell) -> Verdict | Open:
     record = run.record(cell)
     if record is None or record.outcome != "ok":
         why = f": {record.reason}" if record and record.reason else ""
@@ -86,7 +95,23 @@ def _verdict(run: Run, gate: Gate, cell: Cell) -> Verdict:
         return Verdict(gate, cell, "fail", f"the record has no metric {gate.metric!r}")
     if problem := (_insane(run, record) if cell.task == "perplexity" else None) or _not_finite(estimate):
         return Verdict(gate, cell, "fail", problem, estimate)
-    return _expected(_measured(gate, record, estimate))
+    return _rough(gate, record, estimate) or _judged(Open(gate, record, estimate))
+
+
+def _rough(gate: Gate, record: Record, estimate: Estimate) -> Verdict | None:
+    """Too few windows make no interval."""
+    windows = record.text.get("windows", ENOUGH)
+    if windows >= ENOUGH or exact(estimate):
+        return None
+    tokens = _round_up(record.text.get("scored", 0) * ENOUGH / max(windows, 1))
+    says = f"rests on {windows} windows, an interval needs {ENOUGH}: score {tokens:,} tokens"
+    return Verdict(gate, record.cell, "inconclusive", f"{title(gate.metric)} {interval(estimate, gate.metric)} {says}", estimate, tokens)
+
+
+def _judged(judgement: Open) -> Verdict | Open:
+    """A figure without an interval is judged as it is, alone."""
+    low, high = judgement.estimate.ends
+    return judgement.verdict(1) if low == high else judgement
 
 
 def _insane(run: Run, record: Record) -> str | None:
@@ -106,50 +131,49 @@ def _insane(run: Run, record: Record) -> str | None:
 
 
 def _not_finite(estimate: Estimate) -> str | None:
-    return None if all(map(math.isfinite, (estimate.value, *ends(estimate)))) else "the measured value is not a finite number"
+    return None if all(map(math.isfinite, (estimate.value, *estimate.ends))) else "the measured value is not a finite number"
 
 
-def allowed(gate: Gate) -> tuple[float, float]:
-    """The values that a gate accepts."""
-    if gate.better == "high":
-        return gate.limit, math.inf
-    return (-gate.limit if gate.sided == "two" and gate.better is None else -math.inf), gate.limit
+@dataclass(frozen=True)
+class Open:
+    """A judgement that rests on an interval, before it is known how many others there are."""
 
+    gate: Gate
+    record: Record
+    estimate: Estimate
 
-def _measured(gate: Gate, record: Record, estimate: Estimate) -> Verdict:
-    (least, most), (low, high), (kept, broken) = allowed(gate), ends(estimate), _spell(gate)
-    windows, scored = record.text.get("windows", ENOUGH), record.text.get("scored", 0)
+    def interval(self, others: int) -> Estimate:
+        """The interval that so many open judgements leave it; of a cell that was looked at while it grew, what that look may spend."""
+        share = self.record.text.get("look", {}).get("share", 1.0) / others
+        return widened(self.estimate, share, self.record.text.get("windows", ENOUGH))
 
-    def verdict(status: Status, says: str, tokens: int | None = None) -> Verdict:
-        return Verdict(gate, record.cell, status, f"{title(gate.metric)} {interval(estimate, gate.metric)} {says}", estimate, tokens)
+    def decided(self, others: int) -> bool:
+        """Whether it is clear."""
+        return decide(self.gate, self.interval(others)) is not None
 
-    if windows < ENOUGH and not exact(estimate):
-        tokens = _round_up(scored * ENOUGH / max(windows, 1))
-        return verdict("inconclusive", f"rests on {windows} windows, an interval needs {ENOUGH}: score {tokens:,} tokens", tokens)
-    if least <= low and high <= most:
-        return verdict("pass", f"is {kept}")
-    if low > most or high < least:
-        return verdict("fail", f"is {broken}")
-    if record.cell.task != "perplexity":
-        return verdict("inconclusive", f"may or may not be {kept}; more repetitions on a quiet machine may decide")
-    factor = _factor(estimate, least, most)
-    if factor is None or not scored:
-        return verdict("inconclusive", "lies on the limit: no number of tokens would decide")
-    tokens = _round_up(scored * factor)
-    return verdict("inconclusive", f"may or may not be {kept}; about {tokens:,} scored tokens would decide", tokens)
+    def verdict(self, others: int) -> Verdict:
+        """What it comes to."""
+        estimate = self.interval(others)
+        kept, broken = _spell(self.gate)
+        found = decide(self.gate, estimate)
+        beside = f", judged beside {others - 1} other{'s' if others > 2 else ''}" if others > 1 else ""
+        if found is None:
+            return self._undecided(estimate, f"{kept}{beside}")
+        return _expected(self._say(found, estimate, f"is {kept if found == 'pass' else broken}{beside}"))
 
+    def _undecided(self, estimate: Estimate, kept: str) -> Verdict:
+        scored = self.record.text.get("scored", 0)
+        if self.record.cell.task != "perplexity":
+            return self._say("inconclusive", estimate, f"may or may not be {kept}; more repetitions on a quiet machine may decide")
+        more = factor(self.gate, estimate)
+        if more is None or not scored:
+            return self._say("inconclusive", estimate, "lies on the limit: no number of tokens would decide")
+        tokens = _round_up(scored * more)
+        return self._say("inconclusive", estimate, f"may or may not be {kept}; about {tokens:,} scored tokens would decide", tokens)
 
-def _factor(estimate: Estimate, least: float, most: float) -> float | None:
-    """How many times the tokens bring the interval to one side of the limits; its half-width shrinks as 1/√n. None: no number does."""
-    value, (low, high) = estimate.value, ends(estimate)
-    up, down = max(0.0, high - value), max(0.0, value - low)
-    if least <= value <= most:
-        needs = [(up, most - value), (down, value - least)]
-    else:
-        needs = [(down, value - most)] if value > most else [(up, least - value)]
-    if any(reach > 1e4 * room for reach, room in needs):  # 10⁸ times the tokens: on the limit for all that anyone will see
-        return None
-    return max((reach / room) ** 2 for reach, room in needs if room)
+    def _say(self, status: Status, estimate: Estimate, says: str, tokens: int | None = None) -> Verdict:
+        text = f"{title(self.gate.metric)} {interval(estimate, self.gate.metric)} {says}"
+        return Verdict(self.gate, self.record.cell, status, text, estimate, tokens)
 
 
 def _round_up(tokens: float) -> int:

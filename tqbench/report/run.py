@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqbench.core.codec import ITEMSIZE
 from tqbench.core.errors import ConfigError, TqbenchError
 from tqbench.core.gate import Gate
-from tqbench.core.record import Cell, Estimate, Record
+from tqbench.core.record import Cell, Record
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,7 +21,7 @@ NOT_RUN = "not run"  # a planned cell without a record
 BITS = ("bits", "bits_k", "bits_v", "bits_resident")
 METRICS = (
     *("ppl", "base_ppl", "dppl", "ln_ratio"),
-    *("kld", "kld_median", "kld_p90", "kld_p99", "kld_p999", "kld_max"),
+    *("kld", "kld_median", "kld_p90", "kld_p99", "kld_p999", "kld_worst_decile", "kld_max"),
     *("rms_dp", "top1", "top5", "recut"),
     *("decode_tps", "decode_ratio", "decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "base_decode_tps"),
     *("prefill_tps", "prefill_ratio", "ttft_ms", "base_prefill_tps"),
@@ -134,12 +134,6 @@ def bits_of(record: Record) -> dict[str, float]:
         return {name: bits for name in BITS if (bits := record.ledger.get(name)) is not None}
     size = ITEMSIZE.get(record.model.get("dtype", record.cell.dtype))
     return dict.fromkeys(BITS, 8.0 * size) if size else {}
-
-
-def ends(estimate: Estimate) -> tuple[float, float]:
-    """The interval; a figure without one is a point."""
-    low, high = estimate.low, estimate.high
-    return (estimate.value if low is None else low), (estimate.value if high is None else high)
 
 
 def load(folder: Path) -> Run:

@@ -9,7 +9,7 @@ from tqbench.core.record import Cell
 from tqbench.metrics.paired import ENOUGH
 from tqbench.report import speed
 from tqbench.report.column import BITS, COVERAGE, Column, Figure, Line, kernels, metric
-from tqbench.report.run import Run, ends
+from tqbench.report.run import Run
 from tqbench.report.text import NONE, bounds, exact, half, number, plain, title, value
 
 
@@ -91,7 +91,7 @@ def _facts(run: Run, cells: list[Cell]) -> tuple[str, ...]:
     return tuple(
         fact
         for fact in (
-            f"{text['scored']:,} tokens scored in {text['windows']:,} windows" if "scored" in text and "windows" in text else "",
+            _scored(run, cells),
             "too few windows for more than rough intervals" if text.get("windows", ENOUGH) < ENOUGH else "",
             f"{text['protocol']} protocol" if "protocol" in text else "",
             f"windows advance by {params['stride']}" if "stride" in params else "",
@@ -103,6 +103,17 @@ def _facts(run: Run, cells: list[Cell]) -> tuple[str, ...]:
         )
         if fact
     )
+
+
+def _scored(run: Run, cells: list[Cell]) -> str:
+    """How much was scored: as much of it as each scheme needs, where that is the question."""
+    texts = [r.text for cell in cells if (r := run.record(cell)) and r.outcome == "ok" and "windows" in r.text]
+    tokens, windows = (sorted({text[key] for text in texts}) for key in ("scored", "windows"))
+    if not texts:
+        return ""
+    if len(windows) == 1:
+        return f"{tokens[0]:,} tokens scored in {windows[0]:,} windows"
+    return f"{tokens[0]:,} to {tokens[-1]:,} tokens scored in {windows[0]:,} to {windows[-1]:,} windows, each scheme until it was decided"
 
 
 def _sample(text: dict[str, Any]) -> str:
@@ -142,7 +153,7 @@ def _dppl(line: Line) -> Figure:
         return Figure(NONE)
     if exact(estimate):
         return Figure("0 (exact)", order=0.0)
-    low, high = ends(estimate)
+    low, high = estimate.ends
     mark = " ≈" if low <= 0 <= high else ""
     if line.floor is not None and abs(estimate.value) < line.floor:
         return Figure(f"≤ floor{mark}", f"(floor {number(line.floor, 2)})", abs(estimate.value), f"({number(line.floor, 2)})")

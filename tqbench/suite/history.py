@@ -94,6 +94,14 @@ def _distance(a: Cell, b: Cell) -> float:
     return abs(log2((1 + a.params["context"]) / (1 + b.params["context"])))
 
 
+def _ran(record: Record) -> Cell:
+    """The cell as far as it went: one that is scored until it is decided may have stopped early."""
+    cell = record.cell
+    if cell.scheme is None or "until" not in cell.params:
+        return cell
+    return dataclasses.replace(cell, params={**cell.params, "tokens": record.text["windows"] * cell.params["context"]})
+
+
 def _environment(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / "environment.json").read_text())
@@ -116,8 +124,8 @@ def _seen(folder: Path) -> Iterator[Seen]:
         first = record.cell.scheme is not None and record.cell.setting not in settings
         settings |= {record.cell.setting} if first else set()
         try:
-            size = Size.of(resolve.config(record.cell.model))
-            known, guessed = work(record.cell, size, first=first), peak_bytes(record.cell, size) if size else None
+            size, ran = Size.of(resolve.config(record.cell.model)), _ran(record)
+            known, guessed = work(ran, size, first=first), peak_bytes(ran, size) if size else None
         except (KeyError, TypeError, ValueError):  # the parameters of an older version
             continue
         if known > 0:

@@ -90,6 +90,7 @@ class _Reading:
         gates = check.gates(settings.gates, labels, kinds, self.problem)
         if not self.found:
             check.repeated(tasks, self.problem)
+            check.decidable(tasks, gates, self.problem)
         if self.bypass is not None:  # the gates are about the schemes as they are
             schemes, gates = check.bypassed(schemes, self.bypass, self.problem), ()
         suite = Suite(root, settings, schemes, tasks, calibration, gates)

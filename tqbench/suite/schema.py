@@ -7,7 +7,7 @@ from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic.dataclasses import dataclass
 
 from tqbench.core.errors import unknown
@@ -20,7 +20,7 @@ MOST = 1 << 24  # tokens: more than any model has positions
 
 # fmt: off
 Metric = Literal[
-    "ppl", "dppl", "ln_ratio", "kld", "kld_p99", "kld_max", "rms_dp", "top1", "top5",
+    "ppl", "dppl", "ln_ratio", "kld", "kld_p99", "kld_worst_decile", "kld_max", "rms_dp", "top1", "top5",
     "decode_tps", "decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "decode_ratio",
     "prefill_tps", "prefill_ratio", "ttft_ms", "kv_bytes_per_token", "tokens_per_gib",
 ]
@@ -38,6 +38,17 @@ def _count(value: Any) -> Any:
     return value
 
 
+class UntilDecided(int):
+    """At most so many tokens: a scheme's windows are scored until its gates are decided."""
+
+
+def _tokens(value: Any, whole: ValidatorFunctionWrapHandler) -> int:
+    """A number of tokens, or `until decided, at most 128k`."""
+    if isinstance(value, str) and (found := re.fullmatch(r"until decided, at most (.+)", value.strip())):
+        return UntilDecided(whole(found[1]))
+    return int(whole(value))
+
+
 def _recipe(value: Any) -> Any:
     if not isinstance(value, str) or value not in RECIPES:
         raise ValueError(unknown("recipe", str(value), RECIPES))
@@ -53,6 +64,7 @@ def _list(what: str) -> Any:
 
 
 Count = Annotated[int, Field(ge=0, le=MOST)] | Annotated[str, Field(pattern="^[0-9]{1,9}[kK]?$")]  # what an editor lets one write
+Until = Annotated[str, Field(pattern="^until decided, at most [0-9]{1,9}[kK]?$")]
 Word = Annotated[str, Field(min_length=1, max_length=1000, description="a name")]
 Words = Annotated[
     tuple[Word, ...],
@@ -106,7 +118,11 @@ class Perplexity:
 
     recipe: Annotated[str, BeforeValidator(_recipe)] = "stream"
     context: Lengths = (512,)
-    tokens: Annotated[Whole, Field(ge=1, description=f"a whole number of tokens from 1 to {MOST}; 8k is {8 * K}")] = 4096
+    tokens: Annotated[
+        Annotated[Whole, Field(ge=1)],
+        WrapValidator(_tokens, json_schema_input_type=Count | Until),
+        Field(description=f"a whole number of tokens from 1 to {MOST} (8k is {8 * K}), or `until decided, at most 128k`"),
+    ] = 4096
     warmup: Annotated[Whole, Field(description="a whole number of tokens, 0 or more")] = 0
     stride: AtLeastOne = None  # half a window
     protocol: Literal["strict", "deploy"] = "strict"
@@ -118,7 +134,8 @@ class Perplexity:
         return {
             "recipe": self.recipe,
             "context": context,
-            "tokens": self.tokens,
+            "tokens": int(self.tokens),
+            **({"until": "decided"} if isinstance(self.tokens, UntilDecided) else {}),
             "warmup": self.warmup,
             **stride,
             "protocol": self.protocol,
