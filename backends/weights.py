@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from tqbench.core.files import cache_root
+from tqbench.core.files import converted
 from tqbench.core.session import LocalModel
 
 
@@ -18,7 +18,7 @@ def directory(model: LocalModel) -> Path:
     path = Path(model.path)
     if path.is_dir():
         return path
-    target = cache_root() / "converted" / f"{path.stem}-{str(model.sha256)[:16]}"
+    target = converted(path, model.sha256)
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))

@@ -71,6 +71,9 @@ def run(*args: str, code: str | None = None, cwd: Path = ROOT, **env: str) -> su
         ["check", "scheme", "--help"],
         ["models"],
         ["doctor"],
+        ["doctor", "--json"],
+        ["schema"],
+        ["schema", "record"],
         ["runs"],
     ],
     ids=lambda args: " ".join(args)[:30],
@@ -96,7 +99,7 @@ def test_version_and_help() -> None:
     options = run("run", "--help").stdout
     for option in (
         *("-k", "--model", "--corpus", "--backend", "--device", "--dtype", "--kernel"),
-        *("--bypass", "--fresh", "--dry-run", "-o, --output"),
+        *("--bypass", "--set", "--budget", "--memory", "--fresh", "--dry-run", "-o, --output"),
     ):
         assert f" {option} " in options
 
@@ -123,6 +126,14 @@ def test_run_dry_prints_the_plan() -> None:
         (["schemes", "--head-dim", "0"], "--head-dim"),
         (["schemes", "show", "tubro4"], "unknown scheme 'tubro4'; did you mean 'turbo4'?"),
         (["check", "scheme"], "Missing argument 'NAME'"),
+        (["check", "scheme", "tubro4"], "unknown scheme 'tubro4'; did you mean 'turbo4'?"),
+        (["schema", "recrod"], "unknown schema 'recrod'; did you mean 'record'? (known: bench, environment, plan, record, suite)"),
+        (["plan", "suites/quickstart.yaml", "--budget", "soon"], "--budget: 'soon' is no time; write a number with its unit, as 90s, 20m"),
+        (["plan", "suites/quickstart.yaml", "--memory", "16"], "--memory: '16' is no size; write a number with its unit, as 512m, 16g"),
+        (["plan", "suites/quickstart.yaml", "--set", "dtype"], "--set dtype: give a key and its value, as tasks.0.perplexity.tokens=2k"),
+        (["run", "suites/quickstart.yaml", "--set", "tasks.0.perplexity.tokns=2k"], "unknown key 'tokns'; did you mean 'tokens'? (known: "),
+        (["gate", "quikstart"], "no run is called 'quikstart'"),
+        (["report", "quikstart"], "no run is called 'quikstart'"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -245,15 +256,30 @@ def test_a_scheme_is_shown_down_to_its_bytes() -> None:
 
 def test_models_and_doctor_say_what_is_missing(tmp_path: Path) -> None:
     assert "not fetched" in run("models", TQBENCH_CACHE=str(tmp_path)).stdout
-    shown = run("doctor", TQBENCH_CACHE=str(tmp_path), TQBENCH_WIKITEXT="nowhere").stdout
+    shown = run("doctor", TQBENCH_CACHE=str(tmp_path), TQBENCH_WIKITEXT="nowhere", HF_HUB_OFFLINE="1").stdout
     for words in (
         str(tmp_path),
         "tqbench models fetch smollm2-135m-instruct-q4_1",
+        "88.6 MiB to download",
         "TQBENCH_WIKITEXT names no file",
-        "backend transformers",
-        "coder ans",
+        "HF_HUB_OFFLINE is set",
     ):
         assert words in shown
+    assert re.search(r"^transformers +✓ +ready$", shown, re.M)
+
+
+def test_doctor_is_json_with_the_same_facts(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "x").write_bytes(bytes(2048))
+    found = json.loads(run("doctor", "--json", TQBENCH_CACHE=str(tmp_path), HF_HUB_OFFLINE="1").stdout)
+    assert found["schema"] == "tqbench.doctor/1"
+    facts = {(fact["topic"], fact["name"]): fact for fact in found["facts"]}
+    assert {fact["state"] for fact in found["facts"]} <= {"ready", "missing", "wrong"}
+    assert facts["files", "cache"]["value"] == f"{tmp_path}, 2.0 KiB (models 2.0 KiB)"
+    assert facts["texts", "python-docs"]["state"] == "ready"
+    assert "attend" in {name for topic, name in facts if topic == "kernels"}
+    assert "native" in facts["kernels", "attend"]["value"]
+    assert all(fact["next"] for fact in found["facts"] if fact["topic"] == "extras" and fact["state"] == "missing")
 
 
 def test_runs_counts_outcomes_and_survives_damage(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,12 +17,14 @@ from typing import Any
 import psutil
 import pytest
 
+from tqbench.suite.cost import STARTUP
+
 SCHEMES = ("q8_0", "turbo4", "turbo3")
 
 
-def start(folder: Path, *args: str, **options: Any) -> subprocess.Popen[bytes]:
+def start(folder: Path, *args: str, code: str | None = None, **options: Any) -> subprocess.Popen[bytes]:
     """A run in a process group of its own. It hears interrupts even if these tests were started in the background of a shell."""
-    command = [sys.executable, "-m", "tqbench", *args]
+    command = [sys.executable, *(["-c", code] if code else ["-m", "tqbench"]), *args]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here would be ignored there
     try:
         return subprocess.Popen(command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
@@ -147,14 +150,89 @@ def test_a_cell_that_needs_too_much_memory_costs_no_other(tqbench: Callable[...,
     assert outcomes == {"q8_0-perplexity-c8192": "oom", "baseline-perplexity-c64": "ok", "q8_0-perplexity-c64": "ok"}
 
 
-def test_an_interrupt_says_how_to_go_on(small_suite: Callable[..., str], tmp_path: Path) -> None:
-    process = start(tmp_path, "run", small_suite(*SCHEMES))
-    follow(process, b"loading")
+def test_an_interrupt_keeps_what_is_measured_and_says_the_command_that_continues(
+    tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path
+) -> None:
+    process = start(tmp_path, "run", small_suite(*SCHEMES), "--fresh", "--set", "tasks.0.perplexity.warmup=4", "-k", "q8_0,turbo*")
+    follow(process, b"[2/4]")
+    children = workers(process)
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate()
     assert process.returncode == 130
-    assert b"again" in rest
+    assert psutil.wait_procs(children, timeout=30)[1] == [], "an orphan worker lives on"
+    before = measured(tmp_path)
+    assert len(before) >= 2
+    *_, said, command = rest.decode().strip().splitlines()
+    (folder,) = tmp_path.glob("results/small/*")
+    where = folder.relative_to(tmp_path)
+    assert said == f"interrupted: {len(before)} of 4 cells of small are measured and kept in {where}. To continue:"
+    assert command == "  tqbench run small.yaml --set tasks.0.perplexity.warmup=4 -k 'q8_0,turbo*'"
     assert b"Traceback" not in rest
+    assert b"Abort" not in rest
+    again = tqbench(*shlex.split(command)[1:])
+    assert again.returncode == 0, again.stderr
+    after = measured(tmp_path)
+    assert len(after) == 4
+    assert before.items() <= after.items(), "a finished cell was measured again"
+    assert json.loads((folder / "plan.json").read_text())["command"] == command.strip()
+
+
+# What a worker and the system do between two interrupts, without waiting for either: the end of a run that hangs.
+HANGING = """
+import sys
+from tqbench.__main__ import main
+from tqbench.runner import group
+def hang(self, *exception):
+    print("hanging", file=sys.stderr, flush=True)
+    import select
+    select.select([], [], [], 60)
+group._Process.__exit__ = hang
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_second_interrupt_ends_at_once(small_suite: Callable[..., str], tmp_path: Path) -> None:
+    process = start(tmp_path, "run", small_suite(*SCHEMES), code=HANGING)
+    follow(process, b"loading")
+    children = workers(process)
+    process.send_signal(signal.SIGINT)
+    follow(process, b"hanging")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT  # a shell reports 130
+    assert psutil.wait_procs(children, timeout=30)[1] == [], "an orphan worker lives on"
+
+
+def test_a_budget_is_kept_and_what_it_leaves_out_is_recorded_and_never_green(
+    tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path
+) -> None:
+    suite = small_suite(*SCHEMES)
+    text = (tmp_path / suite).read_text().partition("tasks:")[0]
+    gate = "gates: [{schemes: '*', metric: kv_bytes_per_token, limit: 1000000}]"
+    (tmp_path / suite).write_text(f"{text}tasks: [memory: {{context: 64}}]\npriority: turbo3\n{gate}\n")
+    done = tqbench("run", suite, "-k", "turbo4")  # so that times are known
+    assert done.returncode == 0, done.stderr
+    record = next(json.loads(value[0]) for key, value in records(tmp_path).items() if key.startswith("turbo4"))
+    assert record["outcome"] == "ok"
+    planned = tqbench("plan", suite).stdout
+    assert re.search(r"^turbo4 .* measured", planned, re.M)
+    assert re.search(r"^turbo3 .* 1 cell", planned, re.M)
+    assert "4 cells · 2 of them measured" in planned
+    budget = f"{STARTUP + 1.5 * record['seconds']:.3f}s"
+    trimmed = tqbench("run", suite, "--budget", budget)
+    assert trimmed.returncode == 5, trimmed.stdout + trimmed.stderr
+    assert f"small: --budget {budget} leaves out 1 of 4 cells:\n  memory · context 64 · q8_0: it takes about " in trimmed.stderr
+    (folder,) = tmp_path.glob("results/small/*")
+    found = json.loads((folder / "plan.json").read_text())
+    assert found["limits"] == {"budget": budget}
+    ((key, why),) = found["dropped"].items()
+    assert key.startswith("q8_0-memory-c64-")
+    assert why in tqbench("report", "small").stdout
+    assert sorted(key.split("-")[0] for key in measured(tmp_path)) == ["baseline", "turbo3", "turbo4"]
+    assert tqbench("run", suite, "--memory", "1m").returncode == 5  # what is measured fits any limit
+    whole = tqbench("run", suite)
+    assert json.loads((folder / "plan.json").read_text())["dropped"] == {}
+    assert (whole.returncode, len(measured(tmp_path))) == (0, 4), whole.stderr
 
 
 def test_unsupported_is_not_a_failure(tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path) -> None:

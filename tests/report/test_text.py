@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tqbench.core.quantity import size
 from tqbench.core.record import Estimate
-from tqbench.report.text import interval, number, plain, size
+from tqbench.report.text import interval, number, plain
 
 
 @pytest.mark.parametrize(

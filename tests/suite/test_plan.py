@@ -10,6 +10,7 @@ import pytest
 from tqbench.core.errors import ConfigError
 from tqbench.core.scheme import Scheme
 from tqbench.metrics.paired import ENOUGH
+from tqbench.suite.cost import SCHEME_PASS
 from tqbench.suite.load import load
 from tqbench.suite.plan import Plan, plan, select
 from tqbench.suite.schema import Overrides
@@ -85,7 +86,7 @@ def test_deploy_leaves_three_quarters_of_a_window_after_the_exact_prefill(planne
     assert params["chunk"] == 8
 
 
-CALIBRATED = "{name: mine, k: {codec: block, bits: 8, center: true}, v: f16}"
+CALIBRATED = "{name: mine, k: {codec: affine, bits: 8, group_size: 16, center: true}, v: f16}"
 
 
 def test_calibration_is_carried_by_the_cells_that_need_it(planned) -> None:
@@ -188,8 +189,15 @@ def test_costs_count_every_pass(planned) -> None:
     assert [found.tokens(cell) for cell in found.cells] == [2 * 192, 3 * 192]
     base, scheme = found.costs
     assert base.seconds
-    assert scheme.seconds == pytest.approx(base.seconds * 3.5 / 2)
+    assert scheme.seconds == pytest.approx(base.seconds * (1 + 2 * SCHEME_PASS) / 2)
     assert scheme.peak_bytes > base.peak_bytes
+
+
+def test_the_baseline_runs_beside_the_first_scheme_only_while_its_logits_are_kept(planned) -> None:
+    small = [cost.seconds for cost in planned("f16, bf16").costs]
+    assert small[2] == pytest.approx(small[1] * 2 * SCHEME_PASS / (1 + 2 * SCHEME_PASS))
+    large = [cost.seconds for cost in planned("f16, bf16", task="context: 64, tokens: 1024k").costs]  # 1000 logits each: more than 2 GB
+    assert large[2] == large[1]
 
 
 def test_costs_count_overlapping_windows(planned) -> None:
@@ -224,6 +232,7 @@ def test_what_cannot_be_known_is_not_guessed(planned) -> None:
     assert {cost.seconds for cost in planned("f16", device="cuda").costs} == {None}
     hub = planned("f16", model="some-org/some-model")
     assert {(cost.seconds, cost.peak_bytes) for cost in hub.costs} == {(None, None)}
+    assert [cost.download_bytes for cost in hub.costs] == [None, 0]  # HF_HUB_OFFLINE is set: nobody tells
 
 
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)

@@ -9,14 +9,13 @@ from typing import Annotated
 
 import typer
 
-from tqbench.cli import bench, check, doctor, gate, models, plan, report, run, runs, schemes
+from tqbench.cli import bench, check, doctor, gate, models, plan, report, run, runs, schema, schemes
 
 app = typer.Typer(
     help="Benchmark and quality validation for KV-cache quantization.",
     epilog="Exit codes: 0 passed · 1 a gate failed · 2 usage or suite · 3 a cell did not complete · 4 an audit failed · "
     "5 inconclusive or nothing measured · 70 internal error · 130 interrupted.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -38,13 +37,14 @@ def _top(
     pass
 
 
-app.command("run")(run.run)
-app.command("plan")(plan.plan)
-app.command("gate")(gate.gate)
-app.command("report")(report.report)
-app.command("runs")(runs.runs)
+app.command("run", epilog=run.EXAMPLES)(run.run)
+app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
+app.command("gate", epilog=gate.EXAMPLES)(gate.gate)
+app.command("report", epilog=report.EXAMPLES)(report.report)
+app.command("runs", epilog=runs.EXAMPLES)(runs.runs)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
 app.add_typer(schemes.app, name="schemes")
 app.add_typer(check.app, name="check")
 app.add_typer(models.app, name="models")
-app.command("doctor")(doctor.doctor)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("schema", epilog=schema.EXAMPLES)(schema.schema)

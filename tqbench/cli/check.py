@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tqbench.cli import complete
+
 if TYPE_CHECKING:
     from tqbench.testing import Case
 
 FAILED = 4  # as an audit that failed
 
-app = typer.Typer(help="Run the shipped conformance checks.", no_args_is_help=True)
+EXAMPLES = """Examples:
+
+tqbench check scheme turbo3
+
+tqbench check scheme q8_0/turbo3 kivi2
+"""
+
+app = typer.Typer(help="Run the shipped conformance checks.", epilog=EXAMPLES, no_args_is_help=True)
 
 
 @app.callback()
@@ -19,10 +28,13 @@ def check() -> None:
     """Run the shipped conformance checks."""
 
 
-@app.command()
+@app.command(epilog=EXAMPLES)
 def scheme(
     names: Annotated[
-        list[str], typer.Argument(help="Schemes, as `tqbench schemes` lists them, or K/V.", metavar="NAME", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Schemes, as `tqbench schemes` lists them, or K/V.", metavar="NAME", show_default=False, autocompletion=complete.schemes
+        ),
     ],
 ) -> None:
     """Check schemes, their codecs and the kernels that run them: what each owes the rest of tqbench. One line per check."""

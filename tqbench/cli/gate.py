@@ -7,13 +7,24 @@ from typing import Annotated
 
 import typer
 
-from tqbench.cli import table
+from tqbench.cli import complete, table
 
 NOTHING_JUDGED = 5  # a run without gates is not green
+EXAMPLES = """Examples:
+
+tqbench gate quickstart
+
+tqbench gate results/quickstart/915af63cc5
+"""
 
 
 def gate(
-    refs: Annotated[list[str], typer.Argument(help="Runs: folders, record.json files, or suites' names (the latest run).", metavar="RUN")],
+    refs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Runs: folders, record.json files, or suites' names (the latest run).", metavar="RUN", autocompletion=complete.runs
+        ),
+    ],
     results: Annotated[Path, typer.Option("--results", metavar="FOLDER", help="Where runs are.")] = Path("results"),
 ) -> None:
     """Judge runs by their suites' gates. Measures nothing."""

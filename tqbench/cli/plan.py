@@ -1,46 +1,104 @@
-"""`tqbench plan`: what a run would measure, and a first guess of what it costs."""
+"""`tqbench plan`: what a run would measure, and what it costs."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from tqbench.cli import options, table
+from tqbench.core.quantity import duration, size
 
 if TYPE_CHECKING:
     from tqbench.core.record import Cell
+    from tqbench.suite.budget import Limits
     from tqbench.suite.cost import Cost
     from tqbench.suite.plan import Plan
     from tqbench.suite.schema import Overrides
 
 UNKNOWN = "?"  # the model's configuration, or the device's speed, is not known before it is loaded
+GUESS = "first guess"
+EXAMPLES = """Examples:
+
+tqbench plan suites/long_ctx.yaml
+
+tqbench plan suites/long_ctx.yaml --budget 20m --memory 16g
+
+tqbench plan suites/quickstart.yaml --set tasks.0.perplexity.tokens=8k
+"""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a command line asks for: plans without what its limits leave out, and what of them is measured already, by key."""
+
+    plans: list[Plan]
+    done: frozenset[str] = field(default_factory=frozenset)
 
 
 @options.overriding
-def plan(suites: options.Suites, only: options.Only = None, *, overrides: Overrides) -> None:
-    """Show what a run would measure, and about what it costs."""
-    show(read(suites, only, overrides))
+def plan(
+    suites: options.Suites,
+    only: options.Only = None,
+    *,
+    overrides: Overrides,
+    budget: options.Budget = None,
+    memory: options.Memory = None,
+    output: options.Results = Path("results"),
+) -> None:
+    """Show what a run would measure, and what it takes: time, memory, disk and downloads. Measures nothing.
+
+    Times are learned from earlier records of this machine where there are any; otherwise they are first guesses.
+    """
+    from tqbench.suite.budget import Limits
+
+    show(read(suites, only, overrides, limits=Limits(budget, memory), output=output))
 
 
-def read(suites: Sequence[str], only: str | None, overrides: Overrides) -> list[Plan]:
+def read(suites: Sequence[str], only: str | None, overrides: Overrides, *, limits: Limits, output: Path, fresh: bool = False) -> Wanted:
     """The plans of some suite files under the options of the command line."""
+    from tqbench.runner.folder import Folder
+    from tqbench.suite.budget import trim
+    from tqbench.suite.history import History
     from tqbench.suite.load import load
     from tqbench.suite.plan import plan, select
 
-    return select([plan(suite) for suite in load(suites, overrides)], only)
+    limits.read()  # a budget that cannot be read is said before anything else is
+    loaded = load(suites, overrides)
+    history = History.read(output)
+    plans = select([plan(suite, history) for suite in loaded], only)
+    folders = [(found, Folder.of(found, output, fresh=fresh)) for found in plans]
+    done = frozenset(cell.key for found, folder in folders for cell in found.chosen if folder.finished(cell))
+    return Wanted(trim(plans, limits, done), done)
 
 
-def show(plans: Sequence[Plan]) -> None:
+def show(wanted: Wanted) -> None:
     """Print plans, one table for cells that differ in scheme and context only."""
-    for planned in plans:
+    for planned in wanted.plans:
         pairs = [(cell, planned.cost(cell)) for cell in planned.chosen]
         for heading, members in itertools.groupby(pairs, key=lambda pair: _heading(pair[0])):
-            table.show(f"{planned.suite} · {heading}", COLUMNS, [_row(cell, cost) for cell, cost in members])
+            table.show(f"{planned.suite} · {heading}", COLUMNS, [_row(cell, cost, wanted.done) for cell, cost in members])
             typer.echo()
-        typer.echo(_total(planned))
+        typer.echo("\n".join(_total(planned, wanted.done)))
+        for line in dropped(planned):
+            typer.echo(line)
+
+
+def dropped(planned: Plan) -> list[str]:
+    """What limits leave out of a plan, and why."""
+    if not planned.dropped:
+        return []
+    given = " ".join(f"--{name} {value}" for name, value in planned.limits.items())
+    alike: dict[tuple[str, int, str], list[str]] = {}
+    for cell in planned.asked:
+        if why := planned.dropped.get(cell.key):
+            alike.setdefault((cell.task, cell.params["context"], why), []).append(cell.label)
+    lines = [f"  {task} · context {context} · {', '.join(labels)}: {why}" for (task, context, why), labels in alike.items()]
+    return [f"{planned.suite}: {given} leaves out {len(planned.dropped)} of {len(planned.asked)} cells:", *lines]
 
 
 def _heading(cell: Cell) -> str:
@@ -49,50 +107,83 @@ def _heading(cell: Cell) -> str:
     return " · ".join((*cell.group, " ".join(map(str, cell.corpus.values())), f"{task}{protocol}"))
 
 
-COLUMNS = ("scheme", "kernel", "context>", "tokens run>", "about>", "memory>", "note")
+COLUMNS = ("scheme", "kernel", "context>", "tokens run>", "about>", "memory>", "disk>", "from", "note")
 
 
-def _row(cell: Cell, cost: Cost) -> tuple[str, ...]:
-    from tqbench.report.text import size
-
+def _row(cell: Cell, cost: Cost, done: Collection[str]) -> tuple[str, ...]:
     return (
         cell.label,
         cell.kernel,
         str(cell.params["context"]),
         f"{cost.tokens:,}",
         UNKNOWN if cost.seconds is None else duration(cost.seconds),
-        UNKNOWN if cost.peak_bytes is None else size(cost.peak_bytes),
-        f"unsupported: {cost.unsupported}" if cost.unsupported else _calibration(cell),
+        *(UNKNOWN if count is None else size(count) for count in (cost.peak_bytes, cost.disk_bytes)),
+        "measured" if cell.key in done else _cells(cost.learned) if cost.learned else GUESS,
+        "; ".join(_notes(cell, cost)),
     )
 
 
-def _calibration(cell: Cell) -> str:
-    """What the scheme learns from before it is measured."""
+def _cells(count: int) -> str:
+    return f"{count} cell{'s' * (count != 1)}"
+
+
+def _notes(cell: Cell, cost: Cost) -> list[str]:
+    """Why it cannot run or fit, what comes first, and what the scheme learns from."""
     found = cell.params.get("calibration")
-    return f"calibrated on {found['tokens']:,} tokens of {' '.join(map(str, found['corpus'].values()))}" if found else ""
+    return [
+        *([f"unsupported: {cost.unsupported}"] if cost.unsupported else []),
+        *(["at most: until it is decided"] if "judging" in cell.params else []),
+        *(["does not fit the memory here"] if _too_large(cell, cost) else []),
+        *([f"downloads {_download(cost)} first"] if cost.download_bytes != 0 else []),
+        *([f"calibrated on {found['tokens']:,} tokens of {' '.join(map(str, found['corpus'].values()))}"] if found else []),
+    ]
 
 
-def _total(planned: Plan) -> str:
+def _too_large(cell: Cell, cost: Cost) -> bool:
+    """Whether it needs more than this machine has; what a device holds is not known here."""
     from tqbench.measure.environment import describe
-    from tqbench.report.text import size
 
-    costs = [planned.cost(cell) for cell in planned.chosen]
-    seconds = [cost.seconds for cost in costs]
+    return cell.device == "cpu" and (cost.peak_bytes or 0) > describe()["memory_bytes"]
+
+
+def _download(cost: Cost) -> str:
+    return "the model, of unknown size," if cost.download_bytes is None else size(cost.download_bytes)
+
+
+def _total(planned: Plan, done: Collection[str]) -> list[str]:
+    """All together, without what is measured already."""
+    from tqbench.measure.environment import describe
+
+    cells = [cell for cell in planned.chosen if cell.key not in done]
+    costs = [planned.cost(cell) for cell in cells]
     needed = [cost.peak_bytes for cost in costs if cost.peak_bytes is not None]
-    here = describe()["memory_bytes"]
+    fetched = [_download(cost) for cost in costs if cost.download_bytes != 0]
     parts = [
         f"{len(planned.chosen)} cells",
+        *([f"{measured} of them measured"] if (measured := len(planned.chosen) - len(cells)) else []),
         f"{sum(cost.tokens for cost in costs):,} tokens",
-        *([f"about {duration(sum(s for s in seconds if s is not None))}"] if None not in seconds else ["time not known"]),
-        *([f"up to {size(max(needed))} of the {size(here)} of memory here"] if needed else []),
+        _time(planned, cells),
+        *([f"up to {size(max(needed))} of the {size(describe()['memory_bytes'])} of memory here"] if needed else []),
+        *([f"{size(sum(cost.disk_bytes or 0 for cost in costs))} on disk"] if costs else []),
+        *(f"downloads {what}" for what in fetched),
         f"run {planned.identity()}",
     ]
-    too_much = "\nThis needs more memory than this machine has." if needed and max(needed) > here else ""
-    return f"{planned.suite}: {' · '.join(parts)}{too_much}"
+    large = sum(_too_large(cell, cost) for cell, cost in zip(cells, costs, strict=True))
+    fits = [f"{_cells(large)} need more memory than this machine has; --memory leaves such cells out."] if large else []
+    return [f"{planned.suite}: {' · '.join(parts)}", *fits]
 
 
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _time(planned: Plan, cells: Sequence[Cell]) -> str:
+    costs = [planned.cost(cell) for cell in cells]
+    if any(cost.seconds is None for cost in costs):
+        return "time not known before something has been measured here"
+    learned = [cost for cost in costs if cost.learned]
+    basis = (
+        "learned from earlier cells"
+        if len(learned) == len(costs)
+        else f"{GUESS} for {len(costs) - len(learned)} cells"
+        if learned
+        else GUESS
+    )
+    total = sum(cost.seconds or 0.0 for cost in costs) + planned.startup(cells)
+    return f"about {duration(total)} ({basis})" if costs else "nothing left to measure"

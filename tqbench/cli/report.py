@@ -7,11 +7,23 @@ from typing import Annotated
 
 import typer
 
-from tqbench.cli import table
+from tqbench.cli import complete, table
+
+EXAMPLES = """Examples:
+
+tqbench report quickstart
+
+tqbench report results/reference/quickstart-cpu -o pages
+"""
 
 
 def report(
-    ref: Annotated[str, typer.Argument(help="A run's folder, a record.json, or a suite's name (its latest run).", metavar="RUN")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            help="A run's folder, a record.json, or a suite's name (its latest run).", metavar="RUN", autocompletion=complete.runs
+        ),
+    ],
     results: Annotated[Path, typer.Option("--results", metavar="FOLDER", help="Where runs are.")] = Path("results"),
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where pages go.")] = Path("reports"),
 ) -> None:

@@ -10,6 +10,13 @@ import typer
 
 from tqbench.cli import table
 
+EXAMPLES = """Examples:
+
+tqbench runs
+
+tqbench runs -o elsewhere/results
+"""
+
 
 def runs(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where results are.")] = Path("results"),

@@ -6,9 +6,16 @@ from typing import Annotated
 
 import typer
 
-from tqbench.cli import options, table
+from tqbench.cli import complete, options, table
 
-app = typer.Typer(help="List the schemes, or explain one.", invoke_without_command=True)
+EXAMPLES = """Examples:
+
+tqbench schemes --head-dim 128
+
+tqbench schemes show q8_0/turbo3
+"""
+
+app = typer.Typer(help="List the schemes, or explain one.", epilog=EXAMPLES, invoke_without_command=True)
 
 
 @app.callback()
@@ -28,9 +35,14 @@ def schemes(
         table.show("", catalog.COLUMNS, catalog.rows(head_dim))
 
 
-@app.command()
+@app.command(epilog=EXAMPLES)
 def show(
-    name: Annotated[str, typer.Argument(help="A scheme of the list, or K/V: keys as in the first, values as in the second.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A scheme of the list, or K/V: keys as in the first, values as in the second.", autocompletion=complete.schemes
+        ),
+    ],
     head_dim: options.HeadDim = 64,
 ) -> None:
     """What a scheme does, what it stores to the byte, and how a suite writes it."""

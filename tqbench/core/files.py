@@ -17,6 +17,11 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tqbench"
 
 
+def converted(gguf: Path, sha256: str | None) -> Path:
+    """Where the directory lies that a GGUF file is written to once; its hash is part of the name."""
+    return cache_root() / "converted" / f"{gguf.stem}-{str(sha256)[:16]}"
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """A temporary file beside it, fsync, rename: a reader or a killed writer never leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)

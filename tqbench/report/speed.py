@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tqbench.core.quantity import size
 from tqbench.core.record import Cell, Record
 from tqbench.report.column import BITS, COVERAGE, Column, Figure, Line, metric
-from tqbench.report.text import NONE, plain, size, value
+from tqbench.report.text import NONE, plain, value
 
 STAGES = {  # in the order in which they are shown
     "model": "the model's own layers, sampling apart",

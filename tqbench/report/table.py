@@ -131,7 +131,7 @@ def _layers(model: dict[str, Any]) -> str:
 def _row(run: Run, cell: Cell, columns: tuple[Column, ...]) -> Row:
     record = run.record(cell)
     if record is None or record.outcome != "ok":
-        return Row(cell, label(run, cell), run.outcome(cell), plain(record.reason or "") if record else "", ())
+        return Row(cell, label(run, cell), run.outcome(cell), plain((record.reason if record else run.dropped.get(cell.key)) or ""), ())
     line = Line(record, run.floor(record))
     return Row(cell, label(run, cell), "ok", "", tuple(column.show(line) for column in columns))
 

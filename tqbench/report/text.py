@@ -108,15 +108,6 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
-def size(count: float) -> str:
-    """Bytes."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
-
-
 def _written(estimate: Estimate, metric: str) -> list[str]:
     style = STYLES.get(metric, Style(metric))
     low, high = (style.scale * end for end in estimate.ends)

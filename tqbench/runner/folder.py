@@ -62,6 +62,8 @@ class Folder:
             "command": command,
             "cells": [dataclasses.asdict(cell) for cell in plan.cells],
             "gates": [dataclasses.asdict(gate) for gate in plan.gates],
+            "limits": dict(plan.limits),
+            "dropped": dict(plan.dropped),
         }
         write_json(self.path / "plan.json", data)
         write_json(self.path / "environment.json", {"schema": "tqbench.environment/1", **environment.describe()})

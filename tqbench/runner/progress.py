@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from math import exp, log
 from types import TracebackType
 
 from tqbench.core.record import Cell
 from tqbench.measure import clock
 from tqbench.suite.plan import Plan
 
+QUIET = 60.0  # seconds of a cell after which a log says that it goes on
+
 
 class Progress:
-    """The time left: what the plan guesses for the cells to come, corrected by how the guesses went so far."""
+    """The time left: what the plan says of the cells to come, corrected by how it was right so far."""
 
     def __init__(self, plan: Plan, cells: list[Cell]):
-        self.weights = {cell.key: _weight(plan, cell) for cell in cells}
+        self.pace = Pace(plan, cells)
         self.tokens = {cell.key: max(1, plan.tokens(cell)) for cell in cells}
         self.cells, self.done = len(cells), 0
-        self.spent, self.worth = 0.0, 0.0  # seconds that completed cells took, and what was guessed for them
         self.current: Cell | None = None
-        self.begin, self.ran = 0.0, 0
-        self.bar = _Bar() if sys.stderr.isatty() else None
+        self.begin, self.said, self.ran = 0.0, 0.0, 0
+        self.bar = _Bar() if _terminal() else None
         self.label = ""
 
     def __enter__(self) -> Progress:
@@ -43,18 +46,22 @@ class Progress:
     def start(self, cell: Cell) -> None:
         """A cell begins."""
         self.current, self.begin, self.ran, self.label = cell, clock.seconds(), 0, cell.label
+        self.said = self.begin
+        self.pace.start(cell)
         self._show()
 
     def advance(self, tokens: int) -> None:
         """Tokens of the current cell are done."""
         self.ran += tokens
-        self._show()
+        if self.bar or self.current is None:
+            self._show()
+        elif clock.seconds() - self.said >= QUIET:
+            self.said = clock.seconds()
+            self.note(f"[{self.done + 1}/{self.cells}] {self.current.label}: {self._share():.0%} · {self.left()}")
 
     def finish(self, cell: Cell, outcome: str) -> None:
         """A cell ended. One that broke off says nothing about how long the others take."""
-        weight = self.weights.pop(cell.key)
-        if outcome == "ok":
-            self.spent, self.worth = self.spent + clock.seconds() - self.begin, self.worth + weight
+        self.pace.finish(cell, clock.seconds() - self.begin if outcome == "ok" and self.current else None)
         self.done, self.current, self.label = self.done + 1, None, cell.label
         if self.bar:
             self._show()
@@ -62,28 +69,74 @@ class Progress:
             self.note(f"[{self.done}/{self.cells}] {cell.label}: {outcome} · {self.left()}")
 
     def left(self) -> str:
-        """The time left, once there is something to go by."""
-        share = min(1.0, self.ran / self.tokens[self.current.key]) if self.current else 0.0
-        current = self.weights[self.current.key] * share if self.current else 0.0
-        spent = self.spent + (clock.seconds() - self.begin if current else 0.0)
-        if not self.weights:
+        """The time left, in words."""
+        if self.done == self.cells:
             return "done"
-        if not self.worth + current:
+        elapsed = clock.seconds() - self.begin if self.current else 0.0
+        seconds = self.pace.left(self.current, self._share(), elapsed)
+        if seconds is None:
             return "time left unknown"
-        seconds = spent / (self.worth + current) * (sum(self.weights.values()) - current)
-        return f"about {seconds / 60:.1f} min left" if seconds >= 60 else f"about {seconds:.0f} s left"
+        text = f"about {seconds / 60:.1f} min left" if seconds >= 60 else f"about {seconds:.0f} s left"
+        return text if self.pace.sure or self.pace.seen or self._share() else f"{text} (first guess)"
+
+    def _share(self) -> float:
+        return min(1.0, self.ran / self.tokens[self.current.key]) if self.current else 0.0
 
     def _show(self) -> None:
         if self.bar:
-            share = min(1.0, self.ran / self.tokens[self.current.key]) if self.current else 0.0
-            self.bar.update(f"{self.done}/{self.cells} {self.label}", (self.done + share) / max(1, self.cells), self.left())
+            self.bar.update(f"{self.done}/{self.cells} {self.label}", (self.done + self._share()) / max(1, self.cells), self.left())
 
 
-def _weight(plan: Plan, cell: Cell) -> float:
-    """The guessed seconds, or tokens where the model's size is not known before it is loaded."""
-    known = all(cost.seconds for cost in plan.costs)
-    cost = plan.cost(cell)
-    return cost.seconds if known and cost.seconds else float(cost.tokens)
+class Pace:
+    """How long cells take against what the plan says. A task goes by its own cells once there are some: what is wrong about the speed of
+    single tokens is not what is wrong about the speed of many."""
+
+    def __init__(self, plan: Plan, cells: list[Cell]):
+        costs = {cell.key: plan.cost(cell) for cell in cells}
+        self.timed = all(cost.seconds is not None for cost in costs.values())
+        self.sure = self.timed and all(cost.learned or cost.unsupported for cost in costs.values())
+        self.pending = {cell.key: cell for cell in cells}
+        self.weights = {key: (cost.seconds or 0.0) if self.timed else float(cost.tokens) for key, cost in costs.items()}
+        self.startups = {cell.group: plan.startup([cell]) for cell in cells}
+        self.seen: dict[str, list[tuple[float, float]]] = {}  # by task: seconds, and what the plan said
+
+    def start(self, cell: Cell) -> None:
+        """Its worker has loaded the model."""
+        self.startups.pop(cell.group, None)
+
+    def finish(self, cell: Cell, seconds: float | None) -> None:
+        """A cell ended; None if it says nothing about the pace."""
+        del self.pending[cell.key]
+        if seconds is not None and self.weights[cell.key]:
+            self.seen.setdefault(cell.task, []).append((seconds, self.weights[cell.key]))
+
+    def left(self, current: Cell | None, share: float, elapsed: float) -> float | None:
+        """Seconds to the end, the current cell being done to that share after so many; None before there is anything to go by."""
+        now = (elapsed, self.weights[current.key] * share) if current and share and self.weights[current.key] else None
+        paces = {task: self._pace(task, current, now) for task in {cell.task for cell in self.pending.values()}}
+        total = sum(self.startups.values())
+        for key, cell in self.pending.items():
+            pace = paces[cell.task]
+            if pace is None:
+                return None
+            total += pace * self.weights[key] * (1 - share if current and key == current.key else 1)
+        return total
+
+    def _pace(self, task: str, current: Cell | None, now: tuple[float, float] | None) -> float | None:
+        running = [now] if now else []
+        own = [*self.seen.get(task, []), *(running if current and current.task == task else [])]
+        every = [*(pair for pairs in self.seen.values() for pair in pairs), *running]
+        found = own or every
+        if self.sure:  # what was learned counts like one more cell, so that a single odd one does not decide
+            return exp(sum(log(max(spent, 1e-9) / worth) for spent, worth in found) / (len(found) + 1))
+        if not found:
+            return 1.0 if self.timed else None
+        return sum(spent for spent, _ in found) / sum(worth for _, worth in found)
+
+
+def _terminal() -> bool:
+    """Whether someone watches: bars in the log of a build server are thousands of lines."""
+    return sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
 
 
 class _Bar:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tqbench import corpora
-from tqbench.core.errors import ConfigError
+from tqbench.core.errors import ConfigError, worst
 from tqbench.core.files import short_hash
 from tqbench.core.record import Cell
 from tqbench.report import gate
@@ -22,6 +22,7 @@ from tqbench.suite.plan import Plan
 
 RESULTS = Path("results")
 REPORTS = Path("reports")
+INCONCLUSIVE = 5
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def _read_texts(plan: Plan, cells: Sequence[Cell]) -> None:
 
 
 def _exit_code(run: Run, plan: Plan) -> int:
-    """What the cells that were asked for came to."""
+    """What the cells that were asked for came to. Where limits have left out a cell that a gate must judge, that is not known."""
     asked = run.only(plan.chosen)
-    return gate.exit_code(asked, gate.judge(asked))
+    missed = [cell for cell in plan.asked if cell.key in plan.dropped and cell.scheme and run.record(cell) is None]
+    judged = any(one.required and one.covers(cell.label) and one.measured_by(cell.task) for one in plan.gates for cell in missed)
+    return worst([gate.exit_code(asked, gate.judge(asked)), *([INCONCLUSIVE] if judged else [])])

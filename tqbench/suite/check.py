@@ -226,6 +226,14 @@ def gates(items: list[Any], labels: list[str] | None, kinds: set[str], problem: 
     return tuple(found)
 
 
+def priority(patterns: Sequence[str], names: Sequence[str], problem: Problem) -> None:
+    """Each pattern must match a cell, by its label or its folder's name, as for -k."""
+    for i, pattern in enumerate(patterns):
+        if not any(matches(pattern, name) for name in names):
+            known = ", ".join(dict.fromkeys(names[::2]))
+            problem(("priority", i), f"{short(pattern)} matches no cell; give a scheme ({known}) or a pattern such as '*-decode-c8192-*'")
+
+
 def decidable(found: Sequence[tuple[str, Task]], gates: Sequence[Gate], problem: Problem) -> None:
     """What is scored until gates are decided needs one."""
     for i, (kind, task) in enumerate(found):

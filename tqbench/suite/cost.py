@@ -1,9 +1,9 @@
-"""What a cell will cost: a first guess from the model's configuration, before anything has run.
+"""What a cell will cost: a first guess from the model's configuration. `history` corrects it by what earlier cells took on this machine.
 
-Measured with 135M parameters in float32 on 2 cores: about 500 tokens/s plain at 512 to 1024 tokens of context. That is 2 flops per
-parameter and token, and 4 per layer, channel and position that it attends to, at about 75 Gflop/s per core. A pass through a scheme
-takes 1.25 times as long as a plain one. A token alone costs what the weights and the cache are to be read: the plain forms unpack the
-whole cache for it, at 3 to 30 ns per value and core, and a cell that is timed runs the model's own cache as often as the scheme.
+Work is counted in the seconds of one core of a two-core server CPU that others use now and then: 2 flops per parameter and token, and 4 per
+layer, channel and position that it attends to, at 50 Gflop/s in float32 (75 were measured alone, 35 with others). A pass through a scheme
+takes 1.6 times as long as a plain one. A token alone costs what the weights and the cache are to be read, and a cell that is timed runs the
+model's own cache as often as the scheme. A machine of another kind is off by its own factor, which the first records tell.
 """
 
 from __future__ import annotations
@@ -20,21 +20,28 @@ from tqbench.measure import environment
 from tqbench.tasks import decode, memory, prefill, storage
 from tqbench.tasks.perplexity import KEPT_BYTES, passes
 
-FLOPS_PER_CORE = 75e9
-SCHEME_PASS = 1.25  # of a plain pass
+FLOPS_PER_CORE = 50e9
+SCHEME_PASS = 1.6  # of a plain pass
 BYTES_PER_CORE = 5e9  # per second, of weights and exact keys and values
-UNPACK = 1e-8  # seconds per value and core, in a scheme's plain forms
-PROCESS_BYTES = 500 << 20  # the interpreter with torch and transformers loaded
+UNPACK = 2e-9  # seconds per value and core, of what a scheme's step reads
+PROCESS_BYTES = 600 << 20  # the interpreter with torch and transformers loaded
+SPARE = 1.3  # of arrays: what the allocator holds besides
+STARTUP = 8.0  # seconds until a worker has imported its libraries
+READ_BYTES = 5e8  # per second, of weights from the disk
+RECORD_BYTES, EVIDENCE_BYTES = 2_000, 800  # of record.json: in all, and per layer and side of a scheme
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A first guess. None where the model's configuration or the device is not known before it is loaded."""
+    """What a cell will take. None where the model's configuration or the device is not known before it is loaded."""
 
     tokens: int
     seconds: float | None
     peak_bytes: int | None
+    disk_bytes: int | None = None  # its record and arrays; for the first cell of a model that must be converted, that too
+    download_bytes: int | None = 0  # for the first cell of a model that is not here; None if nobody knows how much
     unsupported: str | None = None  # why the scheme cannot store this model's vectors
+    learned: int = 0  # from how many earlier cells of this machine; 0 is a first guess
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,10 @@ class Size:
         tables = 1 if data.get("tie_word_embeddings", True) else 2
         return Size(layers, q, kv, head_dim, vocab, layers * layer + tables * hidden * vocab)
 
+    def weights(self, dtype: str) -> int:
+        """Bytes of the parameters."""
+        return self.parameters * ITEMSIZE[dtype]
+
 
 def tokens(cell: Cell) -> int:
     """How many tokens a cell runs through the model, all passes together; where windows overlap, some of the text more than once."""
@@ -88,30 +99,41 @@ def _covered(cell: Cell) -> int:
     return sum(span.end - span.start for span in recipes.spans(cell.params))
 
 
-def cost(cell: Cell, config: dict[str, Any] | None) -> Cost:
-    """The first guess for one cell."""
-    size = Size.of(config)
+def cost(cell: Cell, size: Size | None, *, first: bool = True) -> Cost:
+    """The first guess for one cell. `first`: no scheme of its setting was measured before it, so the baseline must run beside it."""
     if size is None:
         return Cost(tokens(cell), None, None)
-    return Cost(tokens(cell), _seconds(cell, size), _peak_bytes(cell, size), _unsupported(cell, size))
+    unsupported = _unsupported(cell, size)
+    seconds = work(cell, size, first=first) / int(environment.threads()) if cell.device == "cpu" else None
+    peak = peak_bytes(cell, size)
+    return Cost(tokens(cell), 0.0 if unsupported else seconds, peak, _disk_bytes(cell, size), unsupported=unsupported)
 
 
-def _seconds(cell: Cell, size: Size) -> float | None:
-    if cell.device != "cpu":
-        return None
-    cores, slower = int(environment.threads()), 2 if cell.dtype == "float64" else 1
+def startup(size: Size | None, dtype: str) -> float:
+    """Seconds until a worker has loaded the model and begins to measure."""
+    return STARTUP + (size.weights(dtype) / READ_BYTES if size else 0.0)
+
+
+def work(cell: Cell, size: Size | None, *, first: bool = True) -> float:
+    """What there is to compute, in seconds of a core; tokens where the model is not known. Only good for ratios on other devices."""
+    if size is None:
+        return float(tokens(cell))
+    slower, token = 2 if cell.dtype == "float64" else 1, _token(size, cell.params["context"] / 2)
     if cell.task in ("decode", "memory"):
-        alone = tokens(cell) - _context(cell)
-        return float(slower * (_context(cell) * _token(size, cell.params["context"] / 2) + alone * _step(cell, size)) / cores)
+        return slower * (_context(cell) * token + (tokens(cell) - _context(cell)) * _step(cell, size))
     if cell.task == "storage":  # mostly prefill, over and over by the model's own cache
-        return float(slower * tokens(cell) * _token(size, cell.params["context"] / 2) / cores)
+        return slower * tokens(cell) * token
     if cell.task == "prefill":
         run = _context(cell) + prefill.tokens(cell) * (1 if cell.scheme is None else (1 + SCHEME_PASS) / 2)
-        return float(slower * run * _token(size, cell.params["context"] / 2) / cores)
-    # All passes but the baseline's, which runs once beside a scheme, go through the scheme. What it learns from runs plain.
-    plain = passes(cell) if cell.scheme is None else 1 + SCHEME_PASS * (passes(cell) - 1)
-    run = plain * _covered(cell) + cell.params.get("calibration", {}).get("tokens", 0)
-    return float(run * slower * _token(size, cell.params["context"] / 2) / cores)
+        return slower * run * token
+    # All passes but the baseline's, which runs beside the first scheme only while its logits can be kept, go through the scheme.
+    own = passes(cell) if cell.scheme is None else SCHEME_PASS * (passes(cell) - 1) + (first or not _kept(cell, size))
+    return float(slower * token * (own * _covered(cell) + cell.params.get("calibration", {}).get("tokens", 0)))
+
+
+def _kept(cell: Cell, size: Size) -> bool:
+    """Whether the baseline's logits for all windows fit what is set aside for them."""
+    return _covered(cell) * size.vocab * ITEMSIZE[cell.dtype] <= KEPT_BYTES
 
 
 def _token(size: Size, attended: float) -> float:
@@ -122,22 +144,30 @@ def _token(size: Size, attended: float) -> float:
 def _step(cell: Cell, size: Size) -> float:
     """Seconds of a core for a token alone, in the mean of the two lanes."""
     values = 2 * size.layers * size.kv_channels * cell.params["context"]
-    own = (
-        float(ITEMSIZE[cell.dtype]) * (size.parameters + 3 * values) / BYTES_PER_CORE
-    )  # read, and written anew by a cache that is concatenated
-    return float(own + (0.0 if cell.scheme is None else values * UNPACK / 2))
+    read_and_written = size.weights(cell.dtype) + 3 * values * ITEMSIZE[cell.dtype]  # a cache that is concatenated is written anew
+    return float(read_and_written / BYTES_PER_CORE + (0.0 if cell.scheme is None else values * UNPACK / 2))
 
 
-def _peak_bytes(cell: Cell, size: Size) -> int:
+def peak_bytes(cell: Cell, size: Size) -> int:
+    """The memory that a worker takes for a cell, at most."""
+    weights, item = size.weights(cell.dtype), ITEMSIZE[cell.dtype]
     if cell.task != "perplexity":  # the context, the two lanes, and one layer unpacked
-        held = 2 * size.layers * size.kv_channels * (cell.params["context"] + cell.params.get("new", 0)) * ITEMSIZE[cell.dtype]
-        return int(PROCESS_BYTES + size.parameters * ITEMSIZE[cell.dtype] + 3.5 * held)
+        held = 2 * size.layers * size.kv_channels * (cell.params["context"] + cell.params.get("new", 0)) * item
+        return int(PROCESS_BYTES + weights + SPARE * 3.5 * held)
     caches = 1 if cell.scheme is None else 2  # a scheme's own and the baseline beside it
-    item = ITEMSIZE[cell.dtype]
     logits = 2 * caches * min(cell.params["chunk"], cell.params["context"]) * size.vocab * max(4, item)  # and their softmax
     cache = caches * 2 * size.layers * size.kv_channels * cell.params["context"] * item
     kept = min(KEPT_BYTES, cell.params["tokens"] * size.vocab * 4) if cell.scheme else 0  # the baseline's logits, for the next scheme
-    return int(PROCESS_BYTES + size.parameters * item + logits + cache + kept)
+    return int(PROCESS_BYTES + weights + SPARE * (logits + cache + kept))
+
+
+def _disk_bytes(cell: Cell, size: Size) -> int:
+    """The record, and the array of every score or of every timed move and round."""
+    record = RECORD_BYTES + (2 * size.layers * EVIDENCE_BYTES if cell.scheme else 0)
+    if cell.task == "perplexity":
+        return record + 4 * sum(span.last - span.first for span in recipes.spans(cell.params))
+    moves = {"decode": cell.params.get("new", 0), "prefill": len(prefill.pieces(cell.params)) if cell.task == "prefill" else 0}
+    return int(record + 8 * 2 * 2 * moves.get(cell.task, 0) * cell.params.get("repetitions", 0))
 
 
 def _unsupported(cell: Cell, size: Size) -> str | None:

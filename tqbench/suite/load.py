@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqbench import corpora
 from tqbench.core.errors import ConfigError
 from tqbench.models.packaged import PACKAGED
-from tqbench.suite import check, document
+from tqbench.suite import assign, check, document
 from tqbench.suite.document import At
+from tqbench.suite.plan import cells
 from tqbench.suite.schema import Overrides, Settings, Suite
 from tqbench.suite.validate import validate
 
@@ -22,7 +23,8 @@ NONE = Overrides()
 
 def load(paths: Sequence[str | Path], overrides: Overrides = NONE) -> list[Suite]:
     """The suites in these files, with the command line's values in place of theirs. ConfigError names every mistake in any of them."""
-    readings = [_Reading(str(path), overrides) for path in paths]
+    wanted = assign.assignments(overrides)
+    readings = [_Reading(str(path), wanted, overrides.bypass) for path in paths]
     problems = [line for reading in readings for line in reading.problems()]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
@@ -32,9 +34,8 @@ def load(paths: Sequence[str | Path], overrides: Overrides = NONE) -> list[Suite
 class _Reading:
     """One file: what is in it, and what is wrong with it."""
 
-    def __init__(self, path: str, overrides: Overrides):
-        self.path = path
-        self.options = {key: value for key, value in dataclasses.asdict(overrides).items() if value is not None}
+    def __init__(self, path: str, wanted: list[assign.Assignment], bypass: str | None):
+        self.path, self.wanted, self.bypass = path, wanted, bypass
         self.found: list[tuple[int, str]] = []  # (line, text with its place), 0 for what has no line
         self.document = document.read(path)
         for line, text in self.document.problems:
@@ -50,16 +51,23 @@ class _Reading:
 
     def problem(self, at: At, text: str) -> None:
         """Note a mistake at a key; if the command line gave its value, that is the place."""
-        if at and at[0] in self.options:
-            self.found.append((0, f"--{at[0]}: {text}"))
+        if flag := self._given(at):
+            self.found.append((0, f"{flag}: {text}"))
         else:
             line = self.document.line(at)
             self.found.append((line, f"{self.path}:{line}: {text}"))
 
+    def _given(self, at: At) -> str | None:
+        """The option that gave the value at a key; of several the last, which holds."""
+        if self.bypass is not None and at == ("bypass",):
+            return "--bypass"
+        return next((one.flag for one in reversed(self.wanted) if at[: len(one.at)] == one.at), None)
+
     def _suite(self, written: dict[str, Any]) -> Suite | None:
         here = {"model": _model, "corpus": _corpus}
-        replaced = {key: here.get(key, str)(value) for key, value in self.options.items() if key != "bypass"}
-        data: dict[str, Any] = {"name": Path(self.path).stem, **written, **replaced}
+        wanted = [replace(one, value=here[one.at[0]](one.value)) if one.at in (("model",), ("corpus",)) else one for one in self.wanted]
+        data, problems = assign.apply({"name": Path(self.path).stem, **written}, wanted)
+        self.found += [(0, text) for text in problems]
         data = {key: value for key, value in data.items() if value is not None}  # `gates:` with nothing under it is no gates
         for key in check.REQUIRED:
             if key not in data:
@@ -76,21 +84,26 @@ class _Reading:
         calibration = check.calibration(settings.calibration, root, self.problem)
         check.kernel(settings.kernel, self.problem)
         schemes = check.schemes(settings.schemes, self.problem)
-        tasks = check.tasks(settings.tasks, positions, ("model",) if "model" in self.options else None, self.problem)
+        tasks = check.tasks(settings.tasks, positions, ("model",) if self._given(("model",)) else None, self.problem)
         labels = [scheme.label for scheme in schemes] if 0 < len(schemes) == len(settings.schemes) else None
         kinds = {kind for kind, _ in tasks} if len(tasks) == len(settings.tasks) else set()
         gates = check.gates(settings.gates, labels, kinds, self.problem)
         if not self.found:
             check.repeated(tasks, self.problem)
             check.decidable(tasks, gates, self.problem)
-        if "bypass" in self.options:  # the gates are about the schemes as they are
-            schemes, gates = check.bypassed(schemes, self.options["bypass"], self.problem), ()
-        return Suite(root, settings, schemes, tasks, calibration, gates)
+        if self.bypass is not None:  # the gates are about the schemes as they are
+            schemes, gates = check.bypassed(schemes, self.bypass, self.problem), ()
+        suite = Suite(root, settings, schemes, tasks, calibration, gates)
+        if not self.found:
+            check.priority(settings.priority, [name for cell in cells(suite) for name in (cell.label, cell.key)], self.problem)
+        return suite
 
 
-def _model(model: str) -> str:
+def _model(model: Any) -> Any:
     """A model named on the command line is looked for from the working folder, not from the suite's."""
-    if model in PACKAGED:
+    if isinstance(model, list):
+        return [_model(one) for one in model]
+    if not isinstance(model, str) or model in PACKAGED:
         return model
     try:
         path = Path(model).expanduser()
@@ -99,8 +112,10 @@ def _model(model: str) -> str:
         return model
 
 
-def _corpus(name: str) -> dict[str, str]:
+def _corpus(name: Any) -> Any:
     """A corpus named on the command line: a known name, or a text file."""
+    if not isinstance(name, str):
+        return name
     if name in corpora.names() or not Path(name).is_file():
         return {"name": name}
     return {"name": "file", "path": str(Path(name).absolute())}

@@ -1,10 +1,10 @@
-"""A suite -> the cells that will be measured, and a first guess of what they cost."""
+"""A suite -> the cells that will be measured, and what they cost."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from tqbench.core.scheme import Scheme
 from tqbench.kernels import native
 from tqbench.measure import environment
 from tqbench.models import resolve
-from tqbench.suite.cost import Cost, cost, tokens
+from tqbench.suite.cost import Cost, Size, cost, startup, tokens
+from tqbench.suite.history import NOTHING, History
 from tqbench.suite.schema import Perplexity, Suite, Task, UntilDecided
 
 
@@ -33,7 +34,11 @@ class Plan:
     timeout: float
     trust_remote_code: bool
     only: frozenset[str] | None  # keys of the cells that `-k` leaves to be measured; None is all
-    content: str  # hash of all cells of the suite, also of those that `-k` leaves out, and of the files they read
+    content: str  # hash of all cells of the suite, also of those that are not to be measured, and of the files they read
+    priority: tuple[str, ...] = ()  # patterns, the most wanted first
+    startups: Mapping[tuple[str, ...], float] = field(default_factory=dict)  # seconds until a group's worker measures
+    limits: Mapping[str, str] = field(default_factory=dict)  # `budget` and `memory`, as the user wrote them
+    dropped: Mapping[str, str] = field(default_factory=dict)  # cells that do not fit these, by key, and why
 
     def identity(self) -> str:
         """The run's name: a hash of everything that decides its digits, so that the same command continues the same run."""
@@ -44,7 +49,16 @@ class Plan:
     @property
     def chosen(self) -> list[Cell]:
         """The cells to be measured."""
+        return [cell for cell in self.asked if cell.key not in self.dropped]
+
+    @property
+    def asked(self) -> list[Cell]:
+        """The cells that `-k` leaves."""
         return [cell for cell in self.cells if self.only is None or cell.key in self.only]
+
+    def startup(self, cells: Iterable[Cell]) -> float:
+        """Seconds until workers have loaded the models of these cells."""
+        return sum(self.startups.get(group, 0.0) for group in {cell.group for cell in cells})
 
     def cost(self, cell: Cell) -> Cost:
         """The guess for a cell."""
@@ -55,22 +69,46 @@ class Plan:
         return tokens(cell)
 
 
-def plan(suite: Suite) -> Plan:
+def plan(suite: Suite, history: History = NOTHING) -> Plan:
     """All cells of a suite: per model, backend, task and context first the baseline, then the schemes in their order."""
     settings, root = suite.settings, suite.root
-    cells = tuple(_cells(suite))
-    configs = {model: resolve.config(model, root) for model in settings.model}
+    every = tuple(cells(suite))
+    sizes = {model: Size.of(resolve.config(model, root)) for model in settings.model}
     return Plan(
         settings.name,
         root,
-        cells,
-        tuple(cost(cell, configs[cell.model]) for cell in cells),
+        every,
+        tuple(_costs(every, sizes, root, history)),
         suite.gates,
         settings.timeout,
         settings.trust_remote_code,
         None,
-        short_hash([[dataclasses.asdict(cell) for cell in cells], _files(suite)]),
+        short_hash([[dataclasses.asdict(cell) for cell in every], _files(suite)]),
+        priority=settings.priority,
+        startups={cell.group: startup(sizes[cell.model], cell.dtype) for cell in every},
     )
+
+
+def _costs(every: Sequence[Cell], sizes: dict[str, Size | None], root: Path, history: History) -> Iterator[Cost]:
+    """What each cell costs; what is done once per setting or model is the matter of the first that needs it."""
+    settings: set[str] = set()
+    models: set[str] = set()
+    for cell in every:
+        size, first = sizes[cell.model], cell.scheme is not None and cell.setting not in settings
+        found = history.cost(cell, size, cost(cell, size, first=first), first=first)
+        settings |= {cell.setting} if first else set()
+        if cell.model not in models:
+            models.add(cell.model)
+            found = _fetched(found, resolve.needs(cell.model, root), size)
+        yield found
+
+
+def _fetched(found: Cost, needs: resolve.Needs, size: Size | None) -> Cost:
+    """The cost with that of bringing the model here."""
+    disk = found.disk_bytes
+    if disk is not None and size:
+        disk += (needs.download_bytes or 0) + (size.weights("float32") if needs.conversion else 0)
+    return dataclasses.replace(found, download_bytes=needs.download_bytes, disk_bytes=disk)
 
 
 def select(plans: Sequence[Plan], only: str | None) -> list[Plan]:
@@ -89,7 +127,8 @@ def select(plans: Sequence[Plan], only: str | None) -> list[Plan]:
     return [left for plan in plans if (left := _left(plan, patterns)).chosen]
 
 
-def _cells(suite: Suite) -> Iterator[Cell]:
+def cells(suite: Suite) -> Iterator[Cell]:
+    """The grid, in the order in which it is measured."""
     settings = suite.settings
     for model in settings.model:
         for backend in settings.backend:
@@ -142,6 +181,7 @@ def _files(suite: Suite) -> list[Any]:
 
 
 def _wanted(cell: Cell, patterns: Sequence[str]) -> bool:
+    """As `-k` and `priority` mean it."""
     return any(matches(pattern, name) for pattern in patterns for name in (cell.label, cell.key))
 
 

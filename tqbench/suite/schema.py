@@ -64,22 +64,32 @@ def _list(what: str) -> Any:
     return Field(default_factory=list, min_length=1, description=f"a list of at least one {what}")
 
 
+Count = Annotated[int, Field(ge=0, le=MOST)] | Annotated[str, Field(pattern="^[0-9]{1,9}[kK]?$")]  # what an editor lets one write
+Until = Annotated[str, Field(pattern="^until decided, at most [0-9]{1,9}[kK]?$")]
 Word = Annotated[str, Field(min_length=1, max_length=1000, description="a name")]
-Words = Annotated[tuple[Word, ...], BeforeValidator(_one_or_many), Field(min_length=1, description="a name or a list of names")]
-Whole = Annotated[int, BeforeValidator(_count), Field(strict=True, ge=0, le=MOST)]
+Words = Annotated[
+    tuple[Word, ...],
+    BeforeValidator(_one_or_many, json_schema_input_type=Word | list[Word]),
+    Field(min_length=1, description="a name or a list of names"),
+]
+Whole = Annotated[int, BeforeValidator(_count, json_schema_input_type=Count), Field(strict=True, ge=0, le=MOST)]
 Lengths = Annotated[
     tuple[Annotated[Whole, Field(ge=16)], ...],
-    BeforeValidator(_one_or_many),
+    BeforeValidator(_one_or_many, json_schema_input_type=Count | list[Count]),
     Field(min_length=1, description=f"a whole number of tokens from 16 to {MOST}, or a list of them; 8k is {8 * K}"),
 ]
 Depths = Annotated[
     tuple[Whole, ...],
-    BeforeValidator(_one_or_many),
+    BeforeValidator(_one_or_many, json_schema_input_type=Count | list[Count]),
     Field(min_length=1, description=f"a whole number of tokens from 0 to {MOST}, or a list of them; 8k is {8 * K}"),
 ]
 Repetitions = Annotated[int, Field(strict=True, ge=1, le=1000, description="a whole number from 1 to 1000")]
 AtLeastOne = Annotated[Annotated[Whole, Field(ge=1)] | None, Field(description="a whole number of tokens, 1 or more")]
-Corpus = Annotated[dict[str, Any], BeforeValidator(_corpus), Field(description="a name or {name: …, path: …}")]
+Corpus = Annotated[
+    dict[str, Any],
+    BeforeValidator(_corpus, json_schema_input_type=str | dict[str, Any]),
+    Field(description="a name or {name: …, path: …}"),
+]
 STRICT: Any = {"extra": "forbid"}
 
 
@@ -100,6 +110,7 @@ class Settings:
     tasks: list[Any] = _list("task, `- perplexity: {…}`")
     gates: list[Any] = Field(default_factory=list, description="a list")
     trust_remote_code: Annotated[bool, Field(description="true or false")] = False
+    priority: Annotated[Words, Field(description="a name or pattern as for -k, or a list of them, the most wanted first")] = ()
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -110,7 +121,7 @@ class Perplexity:
     context: Lengths = (512,)
     tokens: Annotated[
         Annotated[Whole, Field(ge=1)],
-        WrapValidator(_tokens),
+        WrapValidator(_tokens, json_schema_input_type=Count | Until),
         Field(description=f"a whole number of tokens from 1 to {MOST} (8k is {8 * K}), or `until decided, at most 128k`"),
     ] = 4096
     warmup: Annotated[Whole, Field(description="a whole number of tokens, 0 or more")] = 0
@@ -231,9 +242,12 @@ class GateKeys(Gate):
     required: Annotated[bool, Field(description="true or false")] = True
 
 
+KEYS = ("model", "corpus", "backend", "device", "dtype", "kernel")  # that have an option of their own: `--model X` is `--set model=X`
+
+
 @plain_dataclass(frozen=True)
 class Overrides:
-    """What the command line puts in the place of what files say."""
+    """What the command line puts in the place of what files say: KEYS and `--set` become assignments, one like the other."""
 
     model: str | None = None
     corpus: str | None = None
@@ -241,7 +255,8 @@ class Overrides:
     device: str | None = None
     dtype: str | None = None
     kernel: str | None = None
-    bypass: str | None = None  # applied to every scheme
+    sets: tuple[str, ...] = ()  # `a.b=c`
+    bypass: str | None = None  # no key of a suite: applied to every scheme
 
 
 @plain_dataclass(frozen=True)
