@@ -37,7 +37,7 @@ def _bits(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:
     shown = [cell for cell in cells if cell.key not in out]
     found = points(run, shown, "kld", timed)
     zero = [point.label for point in found if exact(point.y)]
-    rest = _colours(timed.title) + _left_out(zero, out)
+    rest = timed.says + _left_out(zero, out)
     if drawn := [point for point in found if point.y.value > 0]:
         caption = "KLD against bits: lower and further left is better. The line joins the schemes that no other beats in both."
         drawing = scatter.kld_by_bits(drawn, heading(cells[0]), timed.title)
@@ -48,12 +48,6 @@ def _bits(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:
         caption += "" if len(drawn) > CROWD else " Inside a scheme's grey band, the cutting of the text alone changes as much."
         drawing = scatter.dppl_by_bits(drawn, heading(cells[0]), timed.title)
         yield Chart(f"dppl-bits-{index}", cells[0].setting, caption + _crowd(drawn) + rest, drawing, _data(drawn, "dppl", timed.title))
-
-
-def _colours(title: str) -> str:
-    return (
-        f" The colour is the speed of {title}; hollow: not timed.{' !: others used the machine.' if '!' in title else ''}" if title else ""
-    )
 
 
 def _crowd(drawn: list[Point]) -> str:

@@ -24,6 +24,13 @@ class Speeds:
     disturbed: bool = False
 
     @property
+    def says(self) -> str:
+        """The same in a caption."""
+        meanwhile = ", while others used the machine" if self.disturbed else ""
+        named = f" Colour: how fast it decodes against the model's own cache at depth {self.depth:,}{meanwhile}; hollow: not timed."
+        return named if self.ratios else ""
+
+    @property
     def title(self) -> str:
         """What the colours mean."""
         return f"decode, × own cache @ {self.depth:,}{' !' if self.disturbed else ''}" if self.ratios else ""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BIT_TICKS = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 BESIDE_TITLE = 6  # marks of the legend
 MARK: dict[str, Any] = {"marker": "o", "markeredgecolor": INK, "markeredgewidth": 0.5}
-SPEEDS = "viridis"  # even to the eye, and told apart by most
+SPEEDS, DARKEST = "viridis", 0.25  # even to the eye, told apart by most, and seen on dark pages
 
 
 def kld_by_bits(points: list[Point], subtitle: str, speed: str = "") -> Drawing:
@@ -149,7 +149,11 @@ def _colours(points: list[Point]) -> dict[str, str]:
     from matplotlib.colors import to_hex
 
     low, high = _range(points)
-    return {p.label: to_hex(colormaps[SPEEDS](math.log(p.speed / low) / math.log(high / low))) for p in points if p.speed}
+    return {
+        p.label: to_hex(colormaps[SPEEDS](DARKEST + (1 - DARKEST) * math.log(p.speed / low) / math.log(high / low)))
+        for p in points
+        if p.speed
+    }
 
 
 def _scale(axes: Axes, points: list[Point], speed: str) -> None:
@@ -159,7 +163,13 @@ def _scale(axes: Axes, points: list[Point], speed: str) -> None:
     (low, high), (width, height) = _range(points), _size(points)
     strip = axes.figure.add_axes((1 - 1.6 / width, 1 - 0.27 / height, 1.1 / width, 0.08 / height))
     steps = 24
-    strip.bar(range(steps), [1] * steps, 1.02, color=[colormaps[SPEEDS](i / (steps - 1)) for i in range(steps)], align="edge")
+    strip.bar(
+        range(steps),
+        [1] * steps,
+        1.02,
+        color=[colormaps[SPEEDS](DARKEST + (1 - DARKEST) * i / (steps - 1)) for i in range(steps)],
+        align="edge",
+    )
     strip.axvline(steps * math.log(1 / low) / math.log(high / low), color=INK, linewidth=1, ymin=-0.4, ymax=1.4, clip_on=False)
     strip.set(xlim=(0, steps), ylim=(0, 1))
     strip.set_axis_off()
