@@ -23,7 +23,7 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-def report(
+def report(  # noqa: PLR0913 - an option each
     refs: Annotated[
         list[str], typer.Argument(help="Runs: folders, record.json files, or suites' names (the latest run).", metavar="RUN...")
     ],
@@ -62,11 +62,9 @@ def report(
 def _printed(run: Run, form: Format) -> str:
     from tqbench.report import latex, markdown, summary
 
-    return {
-        Format.MD: lambda: markdown.brief(run) + "\n",
-        Format.LATEX: lambda: latex.render(run),
-        Format.CSV: lambda: summary.render(run),
-    }[form]()
+    if form is Format.MD:
+        return markdown.brief(run) + "\n"
+    return latex.render(run) if form is Format.LATEX else summary.render(run)
 
 
 def _pages(runs: list[Run], output: Path, page: Path | None, figures: Path | None, bundle: Path | None) -> None:

@@ -13,6 +13,7 @@ from tqbench.core.files import write_atomic
 from tqbench.report import about, latex, markdown, summary
 from tqbench.report.gate import EXIT, exit_code
 from tqbench.report.run import Run
+from tqbench.report.text import plain
 from tqbench.report.together import Judged, View
 from tqbench.report.write import write_figures, write_pages
 
@@ -63,16 +64,16 @@ def _zip(contents: dict[str, bytes]) -> bytes:
 def _readme(judged: Sequence[Judged]) -> str:
     parts = [
         "# " + markdown.escape(" + ".join(dict.fromkeys(run.suite for run, _ in judged))),
-        "`index.html` is the report and needs nothing else. `figures/` has each figure as SVG, PDF and PNG with its numbers as CSV; `tables/` the "
-        "tables as CSV, Markdown and LaTeX; `runs/` the records that all of it is made from. `sha256sum -c MANIFEST.sha256` checks the files, "
-        "`tqbench report runs/NAME` makes the report again and `tqbench gate runs/NAME` the verdicts, without measuring.",
+        "`index.html` is the report and needs nothing else. `figures/` has each figure as SVG, PDF and PNG with its numbers as CSV; "
+        "`tables/` the tables as CSV, Markdown and LaTeX; `runs/` the records that all of it is made from. `sha256sum -c MANIFEST.sha256` "
+        "checks the files; `tqbench report runs/NAME` makes the report again and `tqbench gate runs/NAME` the verdicts, without measuring.",
     ]
     for run, verdicts in judged:
         code = exit_code(run, verdicts)
         judgement = f"{EXIT[code]} (exit code {code})" if verdicts or code else "no gates: nothing was judged"
         parts += [
             f"## {markdown.escape(run.suite)} {markdown.escape(run.name)}: {markdown.escape(judgement)}",
-            f"To measure it again: {markdown.escape(run.command)}",
+            f"To measure it again:\n\n    {plain(run.command)}",
             "\n".join(f"- {markdown.escape(name)}: {markdown.escape(text)}" for name, text in about.texts(run)),
             f"Measured with {markdown.escape(json.dumps(run.environment.get('versions', {}), ensure_ascii=False))}.",
         ]

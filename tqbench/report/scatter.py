@@ -149,11 +149,12 @@ def _colours(points: list[Point]) -> dict[str, str]:
     from matplotlib.colors import to_hex
 
     low, high = _range(points)
-    return {
-        p.label: to_hex(colormaps[SPEEDS](DARKEST + (1 - DARKEST) * math.log(p.speed / low) / math.log(high / low)))
-        for p in points
-        if p.speed
-    }
+    parts = {p.label: math.log(p.speed / low) / math.log(high / low) for p in points if p.speed}
+    return {name: to_hex(colormaps[SPEEDS](_shade(part))) for name, part in parts.items()}
+
+
+def _shade(part: float) -> float:
+    return DARKEST + (1 - DARKEST) * part
 
 
 def _scale(axes: Axes, points: list[Point], speed: str) -> None:
@@ -163,13 +164,8 @@ def _scale(axes: Axes, points: list[Point], speed: str) -> None:
     (low, high), (width, height) = _range(points), _size(points)
     strip = axes.figure.add_axes((1 - 1.6 / width, 1 - 0.27 / height, 1.1 / width, 0.08 / height))
     steps = 24
-    strip.bar(
-        range(steps),
-        [1] * steps,
-        1.02,
-        color=[colormaps[SPEEDS](DARKEST + (1 - DARKEST) * i / (steps - 1)) for i in range(steps)],
-        align="edge",
-    )
+    shades = [colormaps[SPEEDS](_shade(i / (steps - 1))) for i in range(steps)]
+    strip.bar(range(steps), [1] * steps, 1.02, color=shades, align="edge")
     strip.axvline(steps * math.log(1 / low) / math.log(high / low), color=INK, linewidth=1, ymin=-0.4, ymax=1.4, clip_on=False)
     strip.set(xlim=(0, steps), ylim=(0, 1))
     strip.set_axis_off()
