@@ -195,7 +195,7 @@ def test_names_among_a_hundred_schemes_do_not_overlap(browser, tmp_path) -> None
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto((tmp_path / "chart.html").as_uri())
     boxes = page.evaluate(
-        "[...document.querySelectorAll('svg text')].filter(t => /font: 8px/.test(t.getAttribute('style')))"
+        "[...document.querySelectorAll('svg text')].filter(t => t.style.fontSize === '8px')"
         ".map(t => { const b = t.getBoundingClientRect(); return [t.textContent, b.left, b.top + 2, b.right, b.bottom - 2] })"
     )
     page.close()
