@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -82,11 +83,11 @@ def several(judged: Sequence[Judged], views: Sequence[View]) -> str:
 
 def _judged(run: Run, verdicts: list[Verdict]) -> Verdicts:
     code = exit_code(run, verdicts)
-    held = sum(verdict.status == "pass" for verdict in verdicts)
+    counts = Counter(verdict.status for verdict in verdicts)
     ok = sum(run.outcome(cell) == "ok" for cell in run.cells)
     says = f"{EXIT[code][0].upper()}{EXIT[code][1:]}"
     if verdicts:
-        says += f": {held} of {len(verdicts)} verdicts {'is' if len(verdicts) == 1 else 'are'} a pass"
+        says += f": {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}"
     elif code == 0:
         says = "No gates: nothing was judged"
     tone = "open" if code == 5 else "bad" if code else "good" if verdicts else "none"
