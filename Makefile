@@ -39,8 +39,11 @@ sanitize: setup
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	TQBENCH_NATIVE=build/sanitize/libtqbench_native.so $(BIN)/python -m pytest -q tests/kernels
 
+# What documents show is made from the code and from committed records; tests fail where it is stale.
 docs: setup
 	$(BIN)/tqbench schemes --markdown > docs/schemes.md
+	$(BIN)/tqbench report results/reference/quickstart-cpu --page reports/sample --into README.md
+	$(BIN)/tqbench report results/reference/long_ctx_small-cpu --page reports/sample/long_ctx_small
 
 check: setup
 	$(BIN)/python -m pytest tests/architecture

@@ -54,10 +54,30 @@ def test_the_suite_is_one(tmp_path: Path) -> None:
 
 
 def test_the_table_is_the_committed_run() -> None:
-    from tqbench.report.markdown import brief
+    from tqbench.report.embed import embed
     from tqbench.report.run import load
 
-    assert brief(load(ROOT / "results" / "reference" / "quickstart-cpu")) in README
+    assert embed(README, load(ROOT / "results" / "reference" / "quickstart-cpu")) == README, "stale: make docs"
+
+
+@pytest.mark.parametrize(("folder", "run"), [("", "quickstart-cpu"), ("long_ctx_small", "long_ctx_small-cpu")])
+def test_the_sample_page_and_its_plots_are_those_of_the_committed_run(folder: str, run: str, tmp_path: Path) -> None:
+    from tqbench.report import gate, together
+    from tqbench.report.run import load
+    from tqbench.report.write import write_pages
+
+    found, committed = load(ROOT / "results" / "reference" / run), ROOT / "reports" / "sample" / folder
+    write_pages([(found, gate.judge(found))], together.views([found]), tmp_path)
+    stale = [
+        path.name
+        for path in tmp_path.iterdir()
+        if not (committed / path.name).exists() or path.read_bytes() != (committed / path.name).read_bytes()
+    ]
+    assert stale == [], "stale: make docs"
+    assert {path.name for path in committed.iterdir() if path.is_file()} == {path.name for path in tmp_path.iterdir()}
+    shown = re.findall(r"\]\(reports/sample/([^)]+)\)", README)
+    assert shown
+    assert all((ROOT / "reports" / "sample" / name).exists() for name in shown)
 
 
 @pytest.mark.parametrize("table", sorted((ROOT / "results" / "reference").glob("*/table.md")), ids=lambda table: table.parent.name)

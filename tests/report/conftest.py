@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -175,41 +176,31 @@ class Factory:
     def gate(schemes: str, metric: str = "dppl", limit: float = 0.2, **other: Any) -> dict[str, Any]:
         return {"schemes": [schemes], "metric": metric, "limit": limit, **other}
 
+    @staticmethod
+    def folder(
+        root: Path, records: Sequence[Record], gates: Sequence[dict[str, Any]] = (), unrun: Sequence[Cell] = (), **named: str
+    ) -> Path:
+        """A run folder below `root`: the cells of the records, then `unrun` cells that have none; `named`: its suite and run."""
+        plan = {"schema": "tqbench.plan/1", "suite": "suite", "run": "run", "command": "tqbench run suite.yaml"} | named
+        folder = root / "results" / plan["suite"] / plan["run"]
+        for record in records:
+            record.write(folder / "cells" / record.cell.key)
+        cells = [dataclasses.asdict(cell) for cell in (*(record.cell for record in records), *unrun)]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "plan.json").write_text(json.dumps({**plan, "cells": cells, "gates": list(gates)}))
+        (folder / "environment.json").write_text(json.dumps({"schema": "tqbench.environment/1", "cpu": "a cpu", "memory_bytes": 2**30}))
+        return folder
 
-@pytest.fixture
+
+@pytest.fixture(scope="session")
 def make() -> Factory:
     return Factory()
 
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a run folder: the cells of the records, then `unrun` cells that have none."""
-
-    def write(
-        records: Sequence[Record],
-        gates: Sequence[dict[str, Any]] = (),
-        unrun: Sequence[Cell] = (),
-        suite: str = "suite",
-        run: str = "run",
-    ) -> Path:
-        folder = tmp_path / "results" / suite / run
-        for record in records:
-            record.write(folder / "cells" / record.cell.key)
-        cells = [dataclasses.asdict(cell) for cell in (*(record.cell for record in records), *unrun)]
-        plan = {
-            "schema": "tqbench.plan/1",
-            "suite": suite,
-            "run": run,
-            "command": "tqbench run suite.yaml",
-            "cells": cells,
-            "gates": list(gates),
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "plan.json").write_text(json.dumps(plan))
-        (folder / "environment.json").write_text(json.dumps({"schema": "tqbench.environment/1", "cpu": "a cpu", "memory_bytes": 2**30}))
-        return folder
-
-    return write
+    """Writes a run folder."""
+    return functools.partial(Factory.folder, tmp_path)
 
 
 @pytest.fixture

@@ -150,7 +150,8 @@ def hostile(make, run_of):
 def test_hostile_names_stay_text_on_the_page(hostile, full):
     seen, usual = Page(outputs(hostile)["page"]), Page(outputs(full)["page"])
     assert sum(tag == "script" for tag, _ in seen.found) == sum(tag == "script" for tag, _ in usual.found) == 1
-    assert {tag for tag, _ in seen.found} <= {tag for tag, _ in usual.found} | {"em", "strong"}  # an outcome is set apart
+    outcomes = {"em", "strong", "select", "option"}  # other than ok are set apart, and can be chosen
+    assert {tag for tag, _ in seen.found} <= {tag for tag, _ in usual.found} | outcomes
     assert HOSTILE in seen.text
     assert not any(name.startswith("on") for _, attributes in seen.found for name in attributes)
     assert "\x1b" not in "".join(seen.text)
@@ -234,15 +235,15 @@ def test_another_process_draws_the_same_bytes(full):
 
 
 def test_figures_that_are_not_numbers_are_written_and_not_drawn(make, run_of):
-    run = run_of([make.baseline(), make.record(make.cell("good"))], unrun=[make.cell("nan")])
+    run = run_of([make.baseline(), make.record(make.cell("good"))], unrun=[make.cell("odd")])
     nan = Estimate(math.nan, math.nan, math.inf)
-    run = dataclasses.replace(run, records=(*run.records, make.record(make.cell("nan"), (0, 0), dppl=nan, kld=nan, ppl=nan)))
+    run = dataclasses.replace(run, records=(*run.records, make.record(make.cell("odd"), (0, 0), dppl=nan, kld=nan, ppl=nan)))
     assert "nan" in outputs(run)["terminal"]
     assert all("nan" not in chart.svg for chart in figures.charts(run))
 
 
 def test_figures_name_what_they_leave_out(full, make, run_of):
-    (kld, dppl) = figures.charts(full)
+    kld, dppl, _ = figures.charts(full)
     assert "turbo4[identity]" in kld.caption
     assert "grey band" in dppl.caption
     lossless = make.record(make.cell("f32"), (32, 32), kld=Estimate(0.0, 0.0, 0.0), dppl=Estimate(0.0, 0.0, 0.0))
@@ -255,7 +256,11 @@ def test_figures_name_what_they_leave_out(full, make, run_of):
 def test_several_contexts_are_drawn_against_each_other(make, run_of):
     records = [r for context in (512, 1024) for r in (make.baseline(context), make.record(make.cell(context=context)))]
     run = run_of(records, [make.gate("q8_0")])
-    assert [chart.name for chart in figures.charts(run)] == ["kld-bits-1", "dppl-bits-1", "kld-bits-2", "dppl-bits-2", "kld-context-1"]
+    assert [chart.name for chart in figures.charts(run)] == [
+        *("kld-bits-1", "dppl-bits-1", "ledger-1"),
+        *("kld-bits-2", "dppl-bits-2", "ledger-2"),
+        "kld-context-1",
+    ]
     assert "context 1024" in markdown.render(run, judge(run)).split("##")[0]  # verdicts say which
 
 
@@ -268,7 +273,7 @@ def test_everything_is_written(full, tmp_path):
     write_results(full, judge(full))
     path = write(full, judge(full), tmp_path / "reports")
     assert path == tmp_path / "reports" / "suite" / "run" / "index.html"
-    assert sorted(p.name for p in path.parent.iterdir()) == ["dppl-bits-1.svg", "index.html", "kld-bits-1.svg", "report.md"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["dppl-bits-1.svg", "index.html", "kld-bits-1.svg", "ledger-1.svg", "report.md"]
     assert (full.folder / "summary.csv").read_text() == summary.render(full)
     xml((full.folder / "junit.xml").read_text())
 

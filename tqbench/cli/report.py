@@ -1,9 +1,10 @@
-"""`tqbench report`: the tables of a run, and its page."""
+"""`tqbench report`: the tables of runs, their page, and everything for publishing them."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,27 +15,85 @@ EXAMPLES = """Examples:
 tqbench report quickstart
 
 tqbench report results/reference/quickstart-cpu -o pages
+
+tqbench report quickstart --format latex
+
+tqbench report quickstart --bundle quickstart.zip
 """
 
+if TYPE_CHECKING:
+    from tqbench.report.run import Run
 
-def report(
-    ref: Annotated[
-        str,
+
+class Format(StrEnum):
+    """How tables are printed."""
+
+    TABLE = "table"
+    MD = "md"
+    LATEX = "latex"
+    CSV = "csv"
+
+
+def report(  # noqa: PLR0913 - an option each
+    refs: Annotated[
+        list[str],
         typer.Argument(
-            help="A run's folder, a record.json, or a suite's name (its latest run).", metavar="RUN", autocompletion=complete.runs
+            help="Runs: folders, record.json files, or suites' names (the latest run).", metavar="RUN...", autocompletion=complete.runs
         ),
     ],
     results: Annotated[Path, typer.Option("--results", metavar="FOLDER", help="Where runs are.")] = Path("results"),
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where pages go.")] = Path("reports"),
+    form: Annotated[Format, typer.Option("--format", help="Anything but table: print the tables so, and write no page.")] = Format.TABLE,
+    figures: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Each figure as SVG, PDF and PNG with its CSV.")] = None,
+    bundle: Annotated[Path | None, typer.Option(metavar="OUT.zip", help="Page, figures, tables and records in one archive.")] = None,
+    into: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Put the tables between this suite's markers in a document.")] = None,
+    page: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the page here, instead of a folder for each run.")] = None,
 ) -> None:
-    """Show a run's tables, and write its page."""
-    from tqbench.report import gate, terminal
-    from tqbench.report.run import find, load
-    from tqbench.report.write import write
+    """Show the tables of runs, and write their page.
 
-    run = load(find(ref, results))
-    verdicts = gate.judge(run)
-    out = table.console()
-    for part in (*terminal.render(run), terminal.verdicts(run, verdicts)):
-        out.print(part)
-    out.print(f"\n{write(run, verdicts, output)}", soft_wrap=True)
+    Several runs share tables and figures where they are comparable; where not, the page says why.
+
+    Examples: tqbench report quickstart · tqbench report A B --bundle out.zip · tqbench report A --format latex > table.tex
+    """
+    from tqbench.report.run import find, load
+
+    runs = [load(find(ref, results)) for ref in refs]
+    if form is not Format.TABLE:
+        typer.echo("\n".join(_printed(run, form) for run in runs), nl=False)
+        return
+    if into is not None:
+        from tqbench.core.files import write_atomic
+        from tqbench.report.embed import embed
+
+        text = into.read_text("utf-8")
+        for run in runs:
+            text = embed(text, run)
+        write_atomic(into, text.encode())
+        typer.echo(f"{into}")
+    _pages(runs, output, page, figures, bundle)
+
+
+def _printed(run: Run, form: Format) -> str:
+    from tqbench.report import latex, markdown, summary
+
+    if form is Format.MD:
+        return markdown.brief(run) + "\n"
+    return latex.render(run) if form is Format.LATEX else summary.render(run)
+
+
+def _pages(runs: list[Run], output: Path, page: Path | None, figures: Path | None, bundle: Path | None) -> None:
+    """Everything that has figures."""
+    from tqbench.report import gate, terminal, together, write
+    from tqbench.report.bundle import write_bundle
+
+    judged, views, out = [(run, gate.judge(run)) for run in runs], together.views(runs), table.console()
+    for view in views:
+        for part in (*terminal.render(view.run), *view.notes):
+            out.print(part)
+    for run, verdicts in judged:
+        out.print(terminal.verdicts(run, verdicts))
+    out.print(f"\n{write.write_pages(judged, views, page or output / write.folder(runs))}", soft_wrap=True)
+    if figures:
+        out.print(f"{len(write.write_figures(views, figures))} files in {figures}", soft_wrap=True)
+    if bundle:
+        out.print(f"{bundle}: {write_bundle(judged, views, bundle)} files", soft_wrap=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tqbench.core.record import Cell
-from tqbench.report.column import Column, Figure, Line
+from tqbench.report.column import BITS, Column, Figure, Line
 from tqbench.report.details import Grid
 from tqbench.report.run import Run
 from tqbench.report.table import BY_TASK, label
@@ -16,8 +16,48 @@ SHOWN = {  # task: the columns that are worth a table of their own
     "memory": ("B/token",),
     "storage": ("× f16", "× anew"),
 }
+OVERVIEW = {  # task: what one row of everything needs
+    "perplexity": ("bits", "Δppl", "KLD"),
+    "prefill": ("× own",),
+    "decode": ("tok/s", "× own"),
+    "memory": ("B/token", "tokens/GiB"),
+    "storage": ("× f16", "× anew"),
+}
+SHORT = {("decode", "tok/s"): "decode tok/s", ("decode", "× own"): "decode × own", ("prefill", "× own"): "prefill × own"}
 NAMES = {("prefill", "tok/s"): "Prefill, tok/s", ("decode", "tok/s"): "Decode, tok/s", ("decode", "× own"): "Decode, × own cache"}
 NAMES |= {("storage", "× f16"): "Stored, × f16", ("storage", "× anew"): "First token from a file, × anew"}
+
+
+def overview(run: Run) -> list[Grid]:
+    """A scheme's figures in one row, at the greatest context of each task; a table per model and text, none for a single setting."""
+    if len(run.settings()) < 2:
+        return []
+    families: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in run.cells:
+        families.setdefault((*cell.group, str(cell.corpus)), []).append(cell)
+    return [_overview(run, cells, len(families) > 1) for cells in families.values()]
+
+
+def _overview(run: Run, cells: list[Cell], several: bool) -> Grid:
+    deepest: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        same = deepest.setdefault((cell.task, kind(cell)), [])
+        if same and cell.params.get("context", 0) > same[0].params.get("context", 0):
+            same.clear()
+        if not same or cell.setting == same[0].setting:
+            same.append(cell)
+    head: list[str] = []
+    rows: dict[str, list[Figure]] = {label(run, cell): [] for cell in cells}
+    for (task, _), own in deepest.items():
+        for column in (column for column in BY_TASK[task] if column.title in OVERVIEW.get(task, ())):
+            title = SHORT.get((task, column.title), column.title)
+            head.append(title if column is BITS else f"{title} @ {own[0].params.get('context', 0):,}")
+            shown = {label(run, cell): _show(run, cell, column) for cell in own}
+            for name, figures in rows.items():
+                figures.append(shown.get(name, Figure(NONE)))
+    where = f"{' · '.join(cells[0].group)} · {cells[0].corpus.get('name')}: " if several else ""
+    caption = plain(f"{where}each task at its greatest context; bits are those of what is packed.")
+    return Grid("All schemes", caption, "scheme", tuple(head), tuple((name, tuple(figures)) for name, figures in rows.items()))
 
 
 def grids(run: Run) -> list[Grid]:
@@ -29,7 +69,7 @@ def grids(run: Run) -> list[Grid]:
     found = []
     for cells in families.values():
         contexts = sorted({cell.params["context"] for cell in cells if "context" in cell.params})
-        columns = [column for column in BY_TASK[cells[0].task] if column.title in SHOWN[cells[0].task]]
+        columns = [column for column in BY_TASK[cells[0].task] if column.title in SHOWN.get(cells[0].task, ())]
         where = f"{cells[0].model} · {cells[0].backend} · {cells[0].device} · {cells[0].dtype}: " if several else ""
         found += [_grid(run, cells, contexts, column, where) for column in columns if len(contexts) > 1]
     return found
@@ -40,12 +80,15 @@ def kind(cell: Cell) -> str:
     return str([cell.params.get(name) for name in ("recipe", "entropy", "level")])
 
 
+def _show(run: Run, cell: Cell, column: Column) -> Figure:
+    record = run.record(cell)
+    return column.show(Line(record, run.floor(record))) if record and record.outcome == "ok" else Figure(run.outcome(cell))
+
+
 def _grid(run: Run, cells: list[Cell], contexts: list[int], column: Column, where: str) -> Grid:
     rows: dict[str, dict[int, Figure]] = {}
     for cell in cells:
-        record = run.record(cell)
-        shown = column.show(Line(record, run.floor(record))) if record and record.outcome == "ok" else Figure(run.outcome(cell))
-        rows.setdefault(label(run, cell), {}).setdefault(cell.params["context"], shown)
+        rows.setdefault(label(run, cell), {}).setdefault(cell.params["context"], _show(run, cell, column))
     title = NAMES.get((cells[0].task, column.title), column.title)
     lines = tuple((name, tuple(figures.get(context, Figure(NONE)) for context in contexts)) for name, figures in rows.items())
     return Grid(title, plain(f"{where}{column.meaning}."), "scheme", tuple(f"{context:,}" for context in contexts), lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 
 
@@ -21,27 +23,52 @@ class Box:
         return max(0.0, across) * max(0.0, along)
 
 
-AROUND = tuple(
-    (gap * dx, gap * dy) for gap in (8, 16, 26, 38) for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-)
-RIGHT = tuple((8, sign * 3 * step) for step in range(12) for sign in (1, -1))
+SIXTEENTHS = (0, 8, 4, 12, 14, 10, 2, 6, 13, 11, 15, 9, 1, 7, 3, 5)  # of a turn, the most legible first
+TURNS = tuple((round(math.cos(math.pi * i / 8), 3), round(math.sin(math.pi * i / 8), 3)) for i in SIXTEENTHS)
+AROUND = tuple((gap * dx, gap * dy) for gap in (8, 13, 20, 30, 42, 56, 72, 90, 110, 132) for dx, dy in TURNS)
+WIDTH = 0.62  # of a letter, in sizes
+OVER = 20  # how much worse it is to cover another label than to cover a mark
 
 
-def place(
-    points: list[tuple[float, float]], texts: list[str], frame: Box, size: float, ways: tuple[tuple[int, int], ...], taken: list[Box]
-) -> list[Box]:
-    """A box for each text, chosen one after another from `ways` away from its point; `taken` is what must stay visible."""
+def width(text: str, size: float) -> float:
+    """About how wide a text is; fonts differ."""
+    return WIDTH * size * len(text)
+
+
+def place(points: list[tuple[float, float]], texts: list[str], frame: Box, size: float, taken: list[Box]) -> list[Box]:
+    """A box for each text, chosen one after another around its point; `taken` is what had better stay visible."""
     placed: list[Box] = []
-    dots = [Box(x - 4, y - 4, 8, 8) for x, y in points]
+    hidden = [Box(x - 4, y - 4, 8, 8) for x, y in points] + taken
     for (x, y), text in zip(points, texts, strict=True):
-        width, height = 0.6 * size * len(text), 1.25 * size
-        free = [Box(x + dx - width * _behind(dx), y + dy - height / 2, width, height) for dx, dy in ways]
-        outside = [4 * (width * height - box.overlap(frame)) for box in free]
+        wide, high = width(text, size), 1.25 * size
+        free = [Box(x + dx - wide * _behind(dx), y + dy - high / 2, wide, high) for dx, dy in AROUND]
+        near = [box for box in hidden if abs(box.x - x) < wide + 150 and abs(box.y - y) < 160]
         costs = [
-            sum(map(box.overlap, placed + dots + taken)) + out + 0.1 * i for i, (box, out) in enumerate(zip(free, outside, strict=True))
+            OVER * (sum(map(box.overlap, placed)) + wide * high - box.overlap(frame)) + sum(map(box.overlap, near)) + 0.1 * i
+            for i, box in enumerate(free)
         ]
         placed.append(free[costs.index(min(costs))])
     return placed
+
+
+def spread(heights: list[float], gap: float, low: float, high: float) -> list[float]:
+    """The same heights, moved apart to at least `gap`, in their order and between `low` and `high` while there is room."""
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    up, down = list(heights), list(heights)
+    for below, above in itertools.pairwise(order):
+        up[above] = max(up[above], up[below] + gap)
+    for above, below in itertools.pairwise(reversed(order)):
+        down[below] = min(down[below], down[above] - gap)
+    moved = [(a + b) / 2 for a, b in zip(up, down, strict=True)]  # both keep the gap, so their mean does
+    if not order or len(order) * gap > high - low:
+        return moved
+    for i, j in itertools.pairwise(order):
+        moved[i] = max(moved[i], low)
+        moved[j] = max(moved[j], moved[i] + gap)
+    for j, i in itertools.pairwise(reversed(order)):
+        moved[j] = min(moved[j], high)
+        moved[i] = min(moved[i], moved[j] - gap)
+    return moved
 
 
 def _behind(dx: float) -> float:

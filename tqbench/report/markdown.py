@@ -7,13 +7,14 @@ import re
 from collections.abc import Sequence
 
 from tqbench.report.across import grids
+from tqbench.report.chart import Chart
 from tqbench.report.column import Figure
 from tqbench.report.details import Grid
-from tqbench.report.figures import Chart
 from tqbench.report.gate import EXIT, Verdict, exit_code
 from tqbench.report.run import Run
 from tqbench.report.table import Row, Table, short_headings, tables
 from tqbench.report.text import plain
+from tqbench.report.together import Judged, View
 
 BRIEF = (
     "bits",
@@ -35,17 +36,32 @@ BRIEF = (
 
 def render(run: Run, verdicts: list[Verdict], charts: Sequence[Chart] = ()) -> str:
     """Verdicts, then one table per setting with its figures, which lie beside it as SVG files."""
+    return several([(run, verdicts)], [View(run, list(charts))])
+
+
+def several(judged: Sequence[Judged], views: Sequence[View]) -> str:
+    """The same of several runs: all verdicts, then what may stand together."""
+    parts = [*(part for run, verdicts in judged for part in _judged(run, verdicts)), *(part for view in views for part in _view(view))]
+    return "\n\n".join((*parts, *(f"Command: {escape(run.command)}" for run, _ in judged))) + "\n"
+
+
+def _judged(run: Run, verdicts: list[Verdict]) -> list[str]:
     code = exit_code(run, verdicts)
-    parts = [
+    return [
         f"# {escape(run.suite)}",
         f"Run {escape(run.name)}: {EXIT[code]} (exit code {code}).",
-        *([_verdicts(run, verdicts)] if verdicts else ["No gates."]),
-        *(_across(grid) for grid in grids(run)),
+        _verdicts(run, verdicts) if verdicts else "No gates: nothing was judged.",
+    ]
+
+
+def _view(view: View) -> list[str]:
+    run, charts = view.run, view.charts
+    return [
+        *map(escape, view.notes),
+        *map(_across, grids(run)),
         *_figures(charts, None),
         *(part for table in tables(run) for part in (*_table(table), *_figures(charts, table.rows[0].cell.setting))),
-        f"Command: {escape(run.command)}",
     ]
-    return "\n\n".join(parts) + "\n"
 
 
 def brief(run: Run) -> str:

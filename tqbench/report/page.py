@@ -3,33 +3,54 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from urllib.parse import quote
 
-from tqbench.core.quantity import size
-from tqbench.core.record import Cell
-from tqbench.report import across, details, draw
-from tqbench.report.figures import Chart
+from tqbench.report import about, across, details, draw
+from tqbench.report.chart import Chart
 from tqbench.report.gate import EXIT, Verdict, exit_code
 from tqbench.report.run import Run
 from tqbench.report.table import MARKS, Table, short_headings, tables
 from tqbench.report.text import plain
+from tqbench.report.together import Judged, View
 
 
 @dataclass(frozen=True)
 class Section:
     """One setting: its result table, its figures, and what lies behind them."""
 
+    title: str
+    model: str
     table: Table
-    figures: list[Chart]
+    first: list[Chart]
+    rest: list[Chart]
     grids: list[details.Grid]
     evidence: list[details.Evidence]
 
 
+@dataclass(frozen=True)
+class Verdicts:
+    """What the gates of a run came to, in words."""
+
+    run: Run
+    code: int
+    tone: str
+    says: str
+    cells: str
+    found: list[Verdict]
+    where: dict[str, str]
+
+
 def render(run: Run, verdicts: list[Verdict], charts: list[Chart]) -> str:
-    """The page."""
+    """The page of a run."""
+    return several([(run, verdicts)], [View(run, charts)])
+
+
+def several(judged: Sequence[Judged], views: Sequence[View]) -> str:
+    """The page of several runs: all verdicts, then what may stand together."""
     import jinja2
     from markupsafe import Markup
 
@@ -42,22 +63,35 @@ def render(run: Run, verdicts: list[Verdict], charts: list[Chart]) -> str:
         finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else plain(value),
     )
     environment.filters["inline"] = lambda chart: Markup(inline(chart))  # noqa: S704 - matplotlib escapes the names in it
-    code = exit_code(run, verdicts)
+    environment.filters["link"] = lambda chart: f"data:text/csv;charset=utf-8,{quote(chart.csv())}"
+    runs = [run for run, _ in judged]
+    shown = [table for view in views for table in tables(view.run)]
     return environment.get_template("page.html.j2").render(
-        run=run,
-        code=code,
-        says=f"{EXIT[code][0].upper()}{EXIT[code][1:]}",
-        tone={0: "good", 5: "open"}.get(code, "bad"),
-        verdicts=verdicts,
-        short=short_headings(run),
-        columns=list({(column.title, column.meaning): column for table in tables(run) for column in table.columns}.values()),
+        title=" + ".join(dict.fromkeys(run.suite for run in runs)),
+        runs=runs,
+        verdicts=[_judged(run, found) for run, found in judged],
+        judged=any(found for _, found in judged),
+        known=about.facts(runs),
+        columns=list({(column.title, column.meaning): column for table in shown for column in table.columns}.values()),
         marks=MARKS,
-        sections=_sections(run, charts),
-        grids=across.grids(run),
-        across=[chart for chart in charts if chart.setting is None],
-        machine=_machine(run),
-        texts=_texts(run),
+        views=[(view, across.overview(view.run), across.grids(view.run), _sections(view)) for view in views],
+        outcomes=sorted({row.outcome for table in shown for row in table.rows}),
+        machines=about.machines(runs),
+        texts=[(run, about.texts(run)) for run in runs],
     )
+
+
+def _judged(run: Run, verdicts: list[Verdict]) -> Verdicts:
+    code = exit_code(run, verdicts)
+    counts = Counter(verdict.status for verdict in verdicts)
+    ok = sum(run.outcome(cell) == "ok" for cell in run.cells)
+    says = f"{EXIT[code][0].upper()}{EXIT[code][1:]}"
+    if verdicts:
+        says += f": {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}"
+    elif code == 0:
+        says = "No gates: nothing was judged"
+    tone = "open" if code == 5 else "bad" if code else "good" if verdicts else "none"
+    return Verdicts(run, code, tone, says, f"{ok} of {len(run.cells)} cells measured", verdicts, short_headings(run))
 
 
 def inline(chart: Chart) -> str:
@@ -72,55 +106,14 @@ def _as_own(tag: str, name: str) -> str:
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag)
 
 
-def _sections(run: Run, charts: list[Chart]) -> list[Section]:
-    return [
-        Section(
-            table,
-            [chart for chart in charts if chart.setting == setting],
-            [
-                *(grid for grid in (details.ledger(run, cells), details.positions(run, cells)) if grid),
-                *details.stored(run, cells),
-                *details.stages(run, cells),
-            ],
-            details.evidence(run, cells),
-        )
-        for table, (setting, cells) in zip(tables(run), run.settings().items(), strict=True)
-    ]
-
-
-def _machine(run: Run) -> list[tuple[str, str]]:
-    """The environment as name and text."""
-    return [
-        (name.removesuffix("_bytes").replace("_", " "), _spell(name, value)) for name, value in run.environment.items() if name != "schema"
-    ]
-
-
-def _spell(name: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {'not installed' if item is None else item}" for key, item in value.items()) or "none"
-    return size(value) if name.endswith("_bytes") else str(value)
-
-
-def _texts(run: Run) -> list[tuple[str, str]]:
-    """What was scored, by hash: the same hashes are the same tokens."""
-    return list(dict.fromkeys(_text(run)))
-
-
-def _text(run: Run) -> Iterator[tuple[str, str]]:
-    short = short_headings(run)
-    for setting, cells in run.settings().items():
-        for cell in cells:
-            yield from _hashes(run, cell, short[setting])
-
-
-def _hashes(run: Run, cell: Cell, where: str) -> Iterator[tuple[str, str]]:
-    record = run.record(cell)
-    if record is None or record.outcome != "ok":
-        return
-    text = record.text
-    yield "tqbench", record.tqbench or "unknown version"
-    yield "model", f"{record.model.get('name', cell.model)}: {record.model.get('weights', 'weights not described')}"
-    if "sha256" in text:
-        yield f"corpus {text.get('corpus', '')}", f"{text.get('origin', '')}, SHA-256 {text['sha256']}"
-    if "ids_sha256" in text:
-        yield f"token ids {where}".strip(), f"SHA-256 {text['ids_sha256']}"
+def _sections(view: View) -> list[Section]:
+    run, titles = view.run, about.titles(view.run)
+    found = []
+    for table, (setting, cells) in zip(tables(run), run.settings().items(), strict=True):
+        own = [chart for chart in view.charts if chart.setting == setting]
+        first = [chart for chart in own if "-bits-" in chart.name]
+        grids = [grid for grid in (details.ledger(run, cells), details.positions(run, cells)) if grid]
+        grids += [*details.stored(run, cells), *details.stages(run, cells)]
+        rest = [chart for chart in own if chart not in first]
+        found.append(Section(titles[setting], " ".join(cells[0].group), table, first, rest, grids, details.evidence(run, cells)))
+    return found

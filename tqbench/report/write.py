@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqbench.core.files import write_atomic
-from tqbench.report import figures, junit, markdown, page, summary
+from tqbench.report import junit, markdown, page, summary, together
+from tqbench.report.draw import Form
 from tqbench.report.gate import Verdict
 from tqbench.report.run import Run
+from tqbench.report.together import Judged, View
+
+FORMS: tuple[Form, ...] = ("svg", "pdf", "png")
 
 
 def write(run: Run, verdicts: list[Verdict], reports: Path) -> Path:
-    """Write the page, the Markdown and the figures; the path of the page."""
-    folder = reports / _safe(run.suite) / _safe(run.name)
-    charts = figures.charts(run)
-    for chart in charts:
-        write_atomic(folder / f"{chart.name}.svg", chart.svg.encode())
-    write_atomic(folder / "report.md", markdown.render(run, verdicts, charts).encode())
-    write_atomic(folder / "index.html", page.render(run, verdicts, charts).encode())
-    return folder / "index.html"
+    """Write the page, the Markdown and the figures of a run; the path of the page."""
+    return write_pages([(run, verdicts)], together.views([run]), reports / _safe(run.suite) / _safe(run.name))
+
+
+def folder(runs: Sequence[Run]) -> Path:
+    """Where a page of these runs lies in `reports/`."""
+    suites, names = (dict.fromkeys(names) for names in ((_safe(run.suite) for run in runs), (_safe(run.name) for run in runs)))
+    return Path("+".join(suites), "+".join(names))
+
+
+def write_pages(judged: Sequence[Judged], views: Sequence[View], to: Path) -> Path:
+    """Write `index.html`, `report.md` and the figures that it shows; the path of the page."""
+    for view in views:
+        for chart in view.charts:
+            write_atomic(to / f"{chart.name}.svg", chart.svg.encode())
+    write_atomic(to / "report.md", markdown.several(judged, views).encode())
+    write_atomic(to / "index.html", page.several(judged, views).encode())
+    return to / "index.html"
+
+
+def write_figures(views: Sequence[View], to: Path) -> list[Path]:
+    """Write every figure as SVG, PDF and PNG with its numbers as CSV; their paths."""
+    written: list[Path] = []
+    for chart in (chart for view in views for chart in view.charts):
+        files = {form: chart.drawing.write(form) for form in FORMS[1:]} | {"svg": chart.svg.encode(), "csv": chart.csv().encode()}
+        for form, content in files.items():
+            write_atomic(to / f"{chart.name}.{form}", content)
+            written.append(to / f"{chart.name}.{form}")
+    return written
 
 
 def write_results(run: Run, verdicts: list[Verdict]) -> None:
