@@ -238,6 +238,7 @@ class SideStore:
             layer=layer,
             side=side,
             codec=self.codec.plain.name,
+            runs={"codec": self.codec.plain.name, **self.codec.data()},
             order=resolve_order(self.side.order, self.shape.architecture),
             tokens=self.tokens - self.base,
             tokens_forgotten=self.base,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tqbench.cli import bench, check, doctor, gate, models, plan, report, run, runs, schemes
+from tqbench.cli import bench, check, compare, doctor, gate, models, plan, report, run, runs, schemes
 
 app = typer.Typer(
     help="Benchmark and quality validation for KV-cache quantization.",
@@ -40,7 +40,8 @@ def _top(
 
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
-app.command("gate")(gate.gate)
+app.command("gate", epilog=gate.EXAMPLES)(gate.gate)
+app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -35,6 +35,7 @@ class Verdict:
     reason: str
     estimate: Estimate | None = None
     tokens: int | None = None
+    against: str | None = None  # the run that it is compared with, if not with its own baseline
 
     @property
     def who(self) -> str:
@@ -44,9 +45,9 @@ class Verdict:
         return self.cell.label if self.cell.kernel == "auto" else f"{self.cell.label} ({self.cell.kernel})"
 
 
-def judge(run: Run) -> list[Verdict]:
-    """Every gate on every cell that it matches."""
-    return [verdict for gate in run.gates for verdict in _verdicts(run, gate)]
+def judge(run: Run, more: Sequence[Gate] = ()) -> list[Verdict]:
+    """Every gate of the suite, and some more, on every cell that it matches."""
+    return [verdict for gate in (*run.gates, *more) for verdict in _verdicts(run, gate)]
 
 
 def exit_code(run: Run, verdicts: list[Verdict]) -> int:
@@ -66,13 +67,21 @@ def _codes(run: Run, verdicts: list[Verdict]) -> Iterator[int]:
 
 
 def _verdicts(run: Run, gate: Gate) -> list[Verdict]:
-    cells = [cell for cell in run.cells if cell.scheme is not None and gate.covers(cell.label) and gate.measured_by(cell.task)]
+    cells = judged(run, gate)
     if not cells:
-        return [Verdict(gate, None, _absent(gate), f"no scheme of this run matches {' or '.join(gate.schemes)}")]
+        known = any(cell.scheme is not None and gate.covers(cell.label) for cell in run.cells)
+        why = f"no cell of this run measures {gate.metric}" if known else f"no scheme of this run matches {' or '.join(gate.schemes)}"
+        return [Verdict(gate, None, absent(gate), why)]
     return [_verdict(run, gate, cell) for cell in cells]
 
 
-def _absent(gate: Gate) -> Status:
+def judged(run: Run, gate: Gate) -> list[Cell]:
+    """The cells that a gate is about."""
+    return [cell for cell in run.cells if cell.scheme is not None and gate.covers(cell.label) and gate.measured_by(cell.task)]
+
+
+def absent(gate: Gate) -> Status:
+    """What a gate says where there is nothing to judge."""
     return "fail" if gate.required else "skipped"
 
 
@@ -80,13 +89,13 @@ def _verdict(run: Run, gate: Gate, cell: Cell) -> Verdict:
     record = run.record(cell)
     if record is None or record.outcome != "ok":
         why = f": {record.reason}" if record and record.reason else ""
-        return Verdict(gate, cell, _absent(gate), f"there is no result ({run.outcome(cell)}){why}")
+        return Verdict(gate, cell, absent(gate), f"there is no result ({run.outcome(cell)}){why}")
     estimate = record.metrics.get(gate.metric)
     if estimate is None:
         return Verdict(gate, cell, "fail", f"the record has no metric {gate.metric!r}")
     if problem := (_insane(run, record) if cell.task == "perplexity" else None) or _not_finite(estimate):
         return Verdict(gate, cell, "fail", problem, estimate)
-    return _expected(_measured(gate, record, estimate))
+    return _expected(measured(gate, record, estimate))
 
 
 def _insane(run: Run, record: Record) -> str | None:
@@ -116,12 +125,15 @@ def allowed(gate: Gate) -> tuple[float, float]:
     return (-gate.limit if gate.sided == "two" and gate.better is None else -math.inf), gate.limit
 
 
-def _measured(gate: Gate, record: Record, estimate: Estimate) -> Verdict:
+def measured(gate: Gate, record: Record, estimate: Estimate, what: str = "") -> Verdict:
+    """What the interval says about the limit. `what` is estimated, if not the metric itself."""
     (least, most), (low, high), (kept, broken) = allowed(gate), ends(estimate), _spell(gate)
     windows, scored = record.text.get("windows", ENOUGH), record.text.get("scored", 0)
 
     def verdict(status: Status, says: str, tokens: int | None = None) -> Verdict:
-        return Verdict(gate, record.cell, status, f"{title(gate.metric)} {interval(estimate, gate.metric)} {says}", estimate, tokens)
+        return Verdict(
+            gate, record.cell, status, f"{what or title(gate.metric)} {interval(estimate, gate.metric)} {says}", estimate, tokens
+        )
 
     if windows < ENOUGH and not exact(estimate):
         tokens = _round_up(scored * ENOUGH / max(windows, 1))

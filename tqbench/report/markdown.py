@@ -18,13 +18,12 @@ from tqbench.report.text import plain
 BRIEF = ("bits", "coverage %", "ppl", "Δppl", "KLD", "top-1 %", "tok/s", "× own", "p50 ms", "B/token", "tokens/GiB")
 
 
-def render(run: Run, verdicts: list[Verdict], charts: Sequence[Chart] = ()) -> str:
+def render(run: Run, found: list[Verdict], charts: Sequence[Chart] = ()) -> str:
     """Verdicts, then one table per setting with its figures, which lie beside it as SVG files."""
-    code = exit_code(run, verdicts)
     parts = [
         f"# {escape(run.suite)}",
-        f"Run {escape(run.name)}: {EXIT[code]} (exit code {code}).",
-        *([_verdicts(run, verdicts)] if verdicts else ["No gates."]),
+        f"Run {escape(run.name)}: {outcome(run, found)}.",
+        verdicts(run, found),
         *(_across(grid) for grid in grids(run)),
         *_figures(charts, None),
         *(part for table in tables(run) for part in (*_table(table), *_figures(charts, table.rows[0].cell.setting))),
@@ -61,9 +60,18 @@ def grid(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
 
 
-def _verdicts(run: Run, verdicts: list[Verdict]) -> str:
+def outcome(run: Run, found: list[Verdict]) -> str:
+    """What the verdicts amount to."""
+    code = exit_code(run, found)
+    return f"{EXIT[code]} (exit code {code})"
+
+
+def verdicts(run: Run, found: list[Verdict]) -> str:
+    """A row per verdict."""
+    if not found:
+        return "No gates."
     short = short_headings(run)
-    rows = [(f"**{v.status}**", escape(v.who), escape(short[v.cell.setting] if v.cell else ""), escape(v.reason)) for v in verdicts]
+    rows = [(f"**{v.status}**", escape(v.who), escape(short[v.cell.setting] if v.cell else ""), escape(v.reason)) for v in found]
     if not any(short.values()):
         return grid(("verdict", "scheme", "reason"), [(status, who, reason) for status, who, _, reason in rows])
     return grid(("verdict", "scheme", "setting", "reason"), rows)

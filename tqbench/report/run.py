@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,14 @@ from tqbench.core.codec import ITEMSIZE
 from tqbench.core.errors import ConfigError, TqbenchError
 from tqbench.core.gate import Gate
 from tqbench.core.record import Cell, Estimate, Record
+from tqbench.report.audit import settle
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 SCHEMA = "tqbench.plan/1"
 NOT_RUN = "not run"  # a planned cell without a record
+UNSEALED = "the record has lost its seal, which every record of this run was written with: it was changed after it was measured"
 BITS = ("bits", "bits_k", "bits_v", "bits_resident")
 METRICS = (
     *("ppl", "base_ppl", "dppl", "ln_ratio"),
@@ -41,6 +43,13 @@ class Run:
     records: tuple[Record, ...]
     gates: tuple[Gate, ...]
     environment: dict[str, Any]
+    source: str = ""  # the suite's file; empty in runs that are older than this
+    lines: dict[Gate, int] = field(default_factory=dict)  # where its gates stand
+
+    @property
+    def title(self) -> str:
+        """Its last two folders: the suite and the run, or where a committed run lies."""
+        return f"{self.folder.absolute().parent.name}/{self.folder.absolute().name}"
 
     def record(self, cell: Cell) -> Record | None:
         """What came of a cell."""
@@ -142,7 +151,7 @@ def ends(estimate: Estimate) -> tuple[float, float]:
 
 
 def load(folder: Path) -> Run:
-    """Read a run folder."""
+    """Read a run folder. What the records contradict, each for itself or together, has no numbers."""
     plan = _read(folder / "plan.json")
     if plan.get("schema") != SCHEMA:
         raise TqbenchError(f"{folder / 'plan.json'}: this is not a {SCHEMA} file")
@@ -150,12 +159,15 @@ def load(folder: Path) -> Run:
         cells = tuple(Cell(**data) for data in plan["cells"])
         gates = tuple(Gate.of(data) for data in plan["gates"])
         suite, name, command = (str(plan[key]) for key in ("suite", "run", "command"))
-    except (KeyError, TypeError) as error:
+        lines = dict(zip(gates, map(int, plan.get("lines") or ()), strict=False))
+    except (KeyError, TypeError, ValueError) as error:
         raise TqbenchError(f"{folder / 'plan.json'}: {error}") from error
     machine = folder / "environment.json"
     environment = _read(machine) if machine.exists() else {}
-    records = tuple(record for cell in cells if (record := _record(folder, cell)))
-    return Run(folder, suite, name, command, cells, records, gates, environment)
+    found = [record for cell in cells if (record := _record(folder, cell))]
+    if plan.get("sealed"):
+        found = [record if record.seal else record.audited(UNSEALED) for record in found]
+    return Run(folder, suite, name, command, cells, tuple(settle(found)), gates, environment, str(plan.get("source") or ""), lines)
 
 
 def _record(folder: Path, cell: Cell) -> Record | None:

@@ -1,4 +1,4 @@
-"""Everything a run leaves behind for people: the page and its figures in `reports/`, `summary.csv` and `junit.xml` beside its records."""
+"""All that a run leaves behind: the page and its figures in `reports/`; `summary.csv`, `junit.xml`, `benchmark.json` beside its records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from tqbench.core.files import write_atomic
-from tqbench.report import figures, junit, markdown, page, summary
+from tqbench.report import figures, github, markdown, page, summary
 from tqbench.report.gate import Verdict
 from tqbench.report.run import Run
 
@@ -23,9 +23,9 @@ def write(run: Run, verdicts: list[Verdict], reports: Path) -> Path:
 
 
 def write_results(run: Run, verdicts: list[Verdict]) -> None:
-    """Write `summary.csv` and `junit.xml` into the run's folder."""
+    """Write `summary.csv`, `junit.xml` and `benchmark.json` into the run's folder."""
     write_atomic(run.folder / "summary.csv", summary.render(run).encode())
-    write_atomic(run.folder / "junit.xml", junit.render(run, verdicts).encode())
+    github.write(run, verdicts, run.folder)
 
 
 def _safe(name: str) -> str:

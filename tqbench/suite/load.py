@@ -84,7 +84,16 @@ class _Reading:
             check.repeated(tasks, self.problem)
         if "bypass" in self.options:  # the gates are about the schemes as they are
             schemes, gates = check.bypassed(schemes, self.options["bypass"], self.problem), ()
-        return Suite(root, settings, schemes, tasks, calibration, gates)
+        lines = tuple(self.document.line(("gates", i)) for i in range(len(gates)))  # without mistakes, all that are written are there
+        return Suite(root, settings, schemes, tasks, calibration, gates, _relative(self.path), lines)
+
+
+def _relative(path: str) -> str:
+    """As people and machines elsewhere know it: from the working folder, or the name alone. Other paths stay private."""
+    try:
+        return Path(path).absolute().relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return Path(path).name
 
 
 def _model(model: str) -> str:

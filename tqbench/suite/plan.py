@@ -33,12 +33,18 @@ class Plan:
     trust_remote_code: bool
     only: frozenset[str] | None  # keys of the cells that `-k` leaves to be measured; None is all
     content: str  # hash of all cells of the suite, also of those that `-k` leaves out, and of the files they read
+    source: str = ""  # the suite's file as it was named, and in it
+    lines: tuple[int, ...] = ()  # the line of each gate
 
     def identity(self) -> str:
         """The run's name: a hash of everything that decides its digits, so that the same command continues the same run."""
+        return short_hash({"content": self.content, "numerics": environment.numerics(), "sources": self.code()})
+
+    @staticmethod
+    def code() -> str:
+        """The hash of the code that computes digits here, outside packages and the native library included."""
         library = native.path()
-        sources = environment.sources([*registry.outside(), *([library] if library else [])])
-        return short_hash({"content": self.content, "numerics": environment.numerics(), "sources": sources})
+        return environment.sources([*registry.outside(), *([library] if library else [])])
 
     @property
     def chosen(self) -> list[Cell]:
@@ -69,6 +75,8 @@ def plan(suite: Suite) -> Plan:
         settings.trust_remote_code,
         None,
         short_hash([[dataclasses.asdict(cell) for cell in cells], _files(suite)]),
+        suite.source,
+        suite.lines,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tqbench.core.record import Cell, Estimate, Record
-from tqbench.runner.audit import settle
+from tqbench.report.audit import settle
 
 
 def cell(name: str | None) -> Cell:
