@@ -20,7 +20,7 @@ def tell(run: Run, verdicts: Sequence[Verdict], *, wanted: bool = False) -> None
         return
     from tqbench.report import github
 
-    for line in github.annotations(run, verdicts):
+    for line in github.notices(run, verdicts):
         typer.echo(line)
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(path).open("a", encoding="utf-8") as file:

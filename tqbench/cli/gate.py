@@ -50,7 +50,8 @@ def gate(
     runs = [load(find(ref, results)) for ref in refs]  # all are found before any is judged
     old = load(find(against, results)) if against else None
     more = limits.gates(fail_on or [], runs)
-    judged = [[*gate.judge(run, extra), *(reference.judge(run, old, extra) if old else [])] for run, extra in zip(runs, more, strict=True)]
+    beside = [reference.judgements(run, old, extra) if old else [] for run, extra in zip(runs, more, strict=True)]
+    judged = [gate.judge(run, extra, rest) for run, extra, rest in zip(runs, more, beside, strict=True)]
     for run, verdicts in zip(runs, judged, strict=True):
         codes += [gate.exit_code(run, verdicts), *([] if verdicts else [NOTHING_JUDGED])]
         out.print(terminal.verdicts(run, verdicts))

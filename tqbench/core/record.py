@@ -48,10 +48,11 @@ class Cell:
 
     @property
     def setting(self) -> str:
-        """Everything but the scheme, its calibration and the kernel: cells of one setting are compared with each other."""
+        """Everything but the scheme, what belongs to it, and the kernel: cells of one setting are compared with each other."""
         data = dataclasses.asdict(self)
         del data["scheme"], data["kernel"]
-        data["params"].pop("calibration", None)
+        for own in ("calibration", "judging"):
+            data["params"].pop(own, None)
         return short_hash(data)
 
     @property
@@ -69,6 +70,11 @@ class Estimate:
     value: float
     low: float | None = None
     high: float | None = None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The interval; a figure without one is a point."""
+        return (self.value if self.low is None else self.low), (self.value if self.high is None else self.high)
 
 
 @dataclass(frozen=True)

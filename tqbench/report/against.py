@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from tqbench.core.errors import ConfigError
 from tqbench.core.gate import Gate
 from tqbench.core.record import Cell
-from tqbench.report.gate import Verdict, absent, judged, measured
+from tqbench.report.gate import Open, Verdict, absent, judged, judgement
 from tqbench.report.pairing import Pair, pairs
 from tqbench.report.run import Run
 from tqbench.report.text import title
@@ -16,7 +15,7 @@ from tqbench.report.text import title
 METRICS = ("dppl", "ln_ratio")  # what is subtracted token by token; other metrics keep no value per token
 
 
-def judge(run: Run, reference: Run, more: Sequence[Gate] = ()) -> list[Verdict]:
+def judgements(run: Run, reference: Run, more: Sequence[Gate] = ()) -> list[Verdict | Open]:
     """Every limit on a change of perplexity, on the change since the reference. A control that must fail is judged in its own run alone."""
     gates = [gate for gate in (*run.gates, *more) if gate.metric in METRICS and gate.expect == "pass"]
     if not gates:
@@ -25,30 +24,14 @@ def judge(run: Run, reference: Run, more: Sequence[Gate] = ()) -> list[Verdict]:
             "add one with --fail-on 'dppl>0.01'"
         )
     alike = {pair.cell.key: pair for pair in pairs(reference, run) if pair.other}
-    return [verdict for gate in gates for verdict in _verdicts(run, reference, gate, alike)]
+    return [found for gate in gates for cell in judged(run, gate) for found in [_judge(run, reference, gate, cell, alike.get(cell.key))]]
 
 
-def _verdicts(run: Run, reference: Run, gate: Gate, alike: dict[str, Pair]) -> Iterator[Verdict]:
-    for cell in judged(run, gate):
-        pair = alike.get(cell.key)
-        if pair is None:  # its own gate says why it has no record
-            yield _refused(gate, cell, reference, f"there is no result ({run.outcome(cell)})")
-        elif pair.how == "refused":
-            yield _refused(gate, cell, reference, pair.why)
-        else:
-            yield _measured(gate, pair, reference)
-
-
-def _refused(gate: Gate, cell: Cell, reference: Run, why: str) -> Verdict:
-    return Verdict(gate, cell, absent(gate), f"not comparable with {reference.title} because {why}", against=reference.title)
-
-
-def _measured(gate: Gate, pair: Pair, reference: Run) -> Verdict:
-    assert pair.other  # noqa: S101 - for the type checker: what is refused never comes here
-    assert pair.metrics  # noqa: S101
+def _judge(run: Run, reference: Run, gate: Gate, cell: Cell, pair: Pair | None) -> Verdict | Open:
+    if pair is None or pair.other is None or pair.metrics is None:  # without a record, its own gate says why it has none
+        why = pair.why if pair else f"there is no result ({run.outcome(cell)})"
+        return Verdict(gate, cell, absent(gate), f"not comparable with {reference.title} because {why}", against=reference.title)
     how = {"equal": f"all {pair.tokens:,} scores equal", "paired": f"{pair.tokens:,} tokens paired"}.get(pair.how, "not paired")
-    found = measured(gate, pair.other, pair.metrics[gate.metric], f"{title(gate.metric)} against {reference.title} ({how})")
-    advice = ""
-    if pair.how == "unpaired":
-        advice = "; with nll.npy beside the records of both runs it would be paired token by token" if found.status != "pass" else ""
-    return dataclasses.replace(found, against=reference.title, reason=found.reason + advice)
+    what = f"{title(gate.metric)} against {reference.title} ({how})"
+    advice = "; with nll.npy beside the records of both runs it would be paired token by token" if pair.how == "unpaired" else ""
+    return judgement(Open(gate, pair.other, pair.metrics[gate.metric], what, reference.title, advice))

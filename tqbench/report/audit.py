@@ -32,17 +32,22 @@ def _settled(record: Record, setting: list[Record]) -> Record:
 
 
 def _against(record: Record, base: Record) -> list[str]:
-    if base.text.get("ids_sha256") != record.text.get("ids_sha256"):
+    common = record.text.get("first") or {"ids_sha256": record.text.get("ids_sha256"), "base_ppl": _value(record, "base_ppl")}
+    if base.text.get("ids_sha256") != common["ids_sha256"]:
         return ["the tokens differ from the baseline's: another tokenizer or another text"]
     if other := [key for key in IDENTITY if base.model.get(key) != record.model.get(key)]:
         was = ", ".join(f"{key} {base.model.get(key)!r} and not {record.model.get(key)!r}" for key in other)
         return [f"the baseline was measured on another model: {was}"]
-    if "base_ppl" not in record.metrics or "ppl" not in base.metrics:
+    if common["base_ppl"] is None or "ppl" not in base.metrics:
         return []
-    drift = abs(record.metrics["base_ppl"].value - base.metrics["ppl"].value)
+    drift = abs(common["base_ppl"] - base.metrics["ppl"].value)
     if drift > max(base.floors.get("instrument") or 0.0, 1e-6 * base.metrics["ppl"].value):
         return [f"the baseline beside this cell is {drift:.3g} ppl away from the baseline cell: another model or build"]
     return []
+
+
+def _value(record: Record, name: str) -> float | None:
+    return record.metrics[name].value if name in record.metrics else None
 
 
 def _kernels(record: Record) -> list[str]:

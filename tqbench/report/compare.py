@@ -9,7 +9,7 @@ from tqbench.core.record import Cell, Estimate, Record
 from tqbench.report import markdown
 from tqbench.report.knobs import KINDS, Knob
 from tqbench.report.pairing import HOWS, Pair, pairs
-from tqbench.report.run import Run, ends
+from tqbench.report.run import Run
 from tqbench.report.table import heading as heading_of
 from tqbench.report.table import short_headings
 from tqbench.report.text import NONE, bounds, exact, interval, number, plain, title, value
@@ -19,6 +19,7 @@ SPEED = {  # of each task, what stands side by side
     "prefill": ("prefill_ratio", "prefill_tps", "ttft_ms"),
     "memory": ("kv_bytes_per_token",),
 }
+QUALITY = ("cell", "ppl first>", "ppl other>", "Δppl>", "95 %>", "ln ratio>", "tokens>", "says")
 RATIOS = ("decode_ratio", "prefill_ratio")  # paired inside each run with the model's own cache
 UNPAIRED_SPEED = (
     "speeds of different runs are never paired: another time, other neighbours. × own cache is paired inside each run, so it survives that "
@@ -61,14 +62,17 @@ class Comparison:
         if quality:
             notes = [HOWS["unpaired"]] if any(pair.how == "unpaired" for pair in quality) else []
             notes += ["rough: too few windows for a trustworthy interval"] if any(p.rough and p.metrics for p in quality) else []
-            columns = ("cell", "ppl first>", "ppl other>", "Δppl>", "95 %>", "ln ratio>", "tokens>", "says")
             rows = tuple((names[id(pair)], *_quality(pair)) for pair in quality)
-            yield Section("Perplexity: other − first", columns, rows, tuple(notes))
+            yield Section("Perplexity: other − first", QUALITY, rows, tuple(notes))
         speed = [row for pair in self.pairs if pair.cell.task in SPEED for row in self._speed(pair, names[id(pair)])]
         if speed:
             timed = any(pair.cell.task != "memory" for pair in self.pairs if pair.cell.task in SPEED)
-            columns = ("cell", "metric", "first>", "other>", "says")
-            yield Section("Speed and memory: side by side", columns, tuple(speed), (UNPAIRED_SPEED,) if timed else ())
+            yield Section(
+                "Speed and memory: side by side",
+                ("cell", "metric", "first>", "other>", "says"),
+                tuple(speed),
+                (UNPAIRED_SPEED,) if timed else (),
+            )
         refused = {pair.why: [names[id(one)] for one in self.pairs if one.why == pair.why] for pair in self.pairs if pair.why}
         if refused:
             yield Section("Not comparable", ("because", "cells"), tuple((why, ", ".join(cells)) for why, cells in refused.items()))
@@ -101,7 +105,7 @@ class Comparison:
             for knob in pair.knobs:
                 cells.setdefault(knob, []).append(names[id(pair)])
         rows = [(knob.kind, knob.key, knob.first, knob.other, _cells(own, len(both))) for knob, own in cells.items()]
-        rows.sort(key=lambda row: KINDS.index(row[0]))  # type: ignore[arg-type]
+        rows.sort(key=lambda row: KINDS.index(row[0]))
         notes = tuple(f"{kind}: {meaning}" for kind, meaning in MEANINGS.items() if any(row[0] == kind for row in rows))
         if rows:
             yield Section("What differs", ("class", "key", "first", "other", "cells"), tuple(rows), notes)
@@ -165,7 +169,7 @@ def _ppl(record: Record | None) -> str:
 def _says(pair: Pair, dppl: Estimate) -> str:
     if exact(dppl):
         return "equal bit for bit"
-    low, high = ends(dppl)
+    low, high = dppl.ends
     if low == high:
         return "two points without an interval: nothing can be said"
     if low <= 0 <= high:
@@ -182,7 +186,7 @@ def _side_by_side(metric: str, a: Estimate, b: Estimate, *, moved: bool, disturb
         return "equal" if a.value == b.value else f"{b.value / a.value - 1:+.2%}".replace("-", "−")
     if moved and metric not in RATIOS:
         return "not compared: another machine"
-    (low, high), (low2, high2) = ends(a), ends(b)
+    (low, high), (low2, high2) = a.ends, b.ends
     if low == high or low2 == high2:
         return "no interval: nothing can be said"
     says = "intervals overlap" if low <= high2 and low2 <= high else f"intervals lie apart: {'higher' if b.value > a.value else 'lower'}"

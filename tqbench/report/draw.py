@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tqbench.core.record import Estimate
 from tqbench.report.labels import AROUND, RIGHT, Box, place
-from tqbench.report.run import ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +68,7 @@ def kld_by_bits(points: list[Point], subtitle: str) -> str:
     def draw(axes: Axes) -> None:
         low = min(_above_zero(point.y) for point in points)
         axes.set_yscale("log")
-        axes.set_ylim(low / 1.7, max(ends(point.y)[1] for point in points) * 1.7)
+        axes.set_ylim(low / 1.7, max(point.y.ends[1] for point in points) * 1.7)
         _y_ticks(axes, "{:g}")
         best = frontier([(point.bits, point.y.value) for point in points])
         axes.plot(*zip(*best, strict=True), color=INK, alpha=0.35, linewidth=1, linestyle="--", zorder=1)
@@ -84,8 +83,8 @@ def dppl_by_bits(points: list[Point], subtitle: str) -> str:
 
     def draw(axes: Axes) -> None:
         floors = [point.floor for point in points if point.floor]
-        most = max(*(ends(point.y)[1] for point in points), *floors, 0.0)
-        least = min(*(ends(point.y)[0] for point in points), *(-floor for floor in floors), 0.0)
+        most = max(*(point.y.ends[1] for point in points), *floors, 0.0)
+        least = min(*(point.y.ends[0] for point in points), *(-floor for floor in floors), 0.0)
         smallest = min((abs(point.y.value) for point in points if point.y.value), default=1.0)
         linear = max(min(floors, default=smallest), 1e-4 * max(most, -least))
         axes.set_yscale("symlog", linthresh=linear)
@@ -110,7 +109,7 @@ def by_context(lines: dict[str, dict[int, Point]], title: str, axis: str, subtit
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xlim(contexts[0] / 1.15, contexts[-1] * (contexts[-1] / contexts[0]) ** 0.3)  # room for labels
-        axes.set_ylim(min(_above_zero(point.y) for point in points) / 1.7, max(ends(point.y)[1] for point in points) * 1.7)
+        axes.set_ylim(min(_above_zero(point.y) for point in points) / 1.7, max(point.y.ends[1] for point in points) * 1.7)
         axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
         axes.minorticks_off()
         _y_ticks(axes, "{:g}")
@@ -156,7 +155,7 @@ def _scatter(axes: Axes, points: list[Point]) -> None:
 
 
 def _mark(axes: Axes, x: float, point: Point) -> None:
-    low, high = ends(point.y)
+    low, high = point.y.ends
     k, v = map(_colour, point.codecs)
     reach = [[max(0.0, point.y.value - low)], [max(0.0, high - point.y.value)]]
     axes.errorbar([x], [point.y.value], reach, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2, alpha=0.7, zorder=3)
@@ -165,7 +164,7 @@ def _mark(axes: Axes, x: float, point: Point) -> None:
 
 def _bar(axes: Axes, point: Point) -> Box:
     """Where its error bar is on the page."""
-    (x, bottom), (_, top) = (axes.transData.transform((point.bits, max(end, axes.get_ylim()[0]))) for end in ends(point.y))
+    (x, bottom), (_, top) = (axes.transData.transform((point.bits, max(end, axes.get_ylim()[0]))) for end in point.y.ends)
     return Box(x - 2, bottom, 4, top - bottom)
 
 
@@ -214,7 +213,7 @@ def _colour(codec: str) -> str:
 
 def _above_zero(estimate: Estimate) -> float:
     """The lower end, where a logarithm can show it."""
-    low = ends(estimate)[0]
+    low = estimate.ends[0]
     return low if low > 0 else estimate.value
 
 

@@ -15,7 +15,7 @@ from tqbench.core.presets import read
 from tqbench.core.record import Cell
 from tqbench.report import draw, waterfall
 from tqbench.report.draw import Point
-from tqbench.report.run import Run, bits_of, ends
+from tqbench.report.run import Run, bits_of
 from tqbench.report.speed import STAGES, disturbed_stages, per_move
 from tqbench.report.table import heading, label
 from tqbench.report.text import exact, plain
@@ -110,7 +110,7 @@ def _points(run: Run, cells: list[Cell], metric: str) -> list[Point]:
         if record is None or record.outcome != "ok" or metric not in record.metrics:
             continue
         bits, estimate = bits_of(record).get("bits_resident") or 0.0, record.metrics[metric]
-        if bits > 0 and all(map(math.isfinite, (estimate.value, *ends(estimate)))):
+        if bits > 0 and all(map(math.isfinite, (estimate.value, *estimate.ends))):
             found.append(Point(label(run, cell), _codecs(cell.scheme), bits, estimate, run.floor(record)))
     return found
 

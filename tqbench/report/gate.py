@@ -11,7 +11,8 @@ from tqbench.core.errors import worst
 from tqbench.core.gate import Gate
 from tqbench.core.record import Cell, Estimate, Record
 from tqbench.metrics.paired import ENOUGH
-from tqbench.report.run import Run, ends
+from tqbench.metrics.verdict import decide, factor, widened
+from tqbench.report.run import Run
 from tqbench.report.text import bare, exact, interval, title
 
 Status = Literal["pass", "fail", "inconclusive", "skipped"]
@@ -45,9 +46,17 @@ class Verdict:
         return self.cell.label if self.cell.kernel == "auto" else f"{self.cell.label} ({self.cell.kernel})"
 
 
-def judge(run: Run, more: Sequence[Gate] = ()) -> list[Verdict]:
-    """Every gate of the suite, and some more, on every cell that it matches."""
-    return [verdict for gate in (*run.gates, *more) for verdict in _verdicts(run, gate)]
+def judge(run: Run, more: Sequence[Gate] = (), beside: Sequence[Verdict | Open] = ()) -> list[Verdict]:
+    """Every gate of the suite, and some more, on every cell that it matches. What rests on intervals is judged together, also with what
+    is judged beside: all of it holds at 95 %, as each may err with an equal share of the 5 % among those that are still open (Holm)."""
+    found = [*(verdict for gate in (*run.gates, *more) for verdict in _verdicts(run, gate)), *beside]
+    waiting = {i: judgement for i, judgement in enumerate(found) if isinstance(judgement, Open)}
+    settled = {i: verdict for i, verdict in enumerate(found) if isinstance(verdict, Verdict)}
+    while clear := {i: judgement.verdict(len(waiting)) for i, judgement in waiting.items() if judgement.decided(len(waiting))}:
+        settled |= clear
+        waiting = {i: judgement for i, judgement in waiting.items() if i not in clear}
+    settled |= {i: judgement.verdict(len(waiting)) for i, judgement in waiting.items()}
+    return [settled[i] for i in range(len(found))]
 
 
 def exit_code(run: Run, verdicts: list[Verdict]) -> int:
@@ -66,7 +75,7 @@ def _codes(run: Run, verdicts: list[Verdict]) -> Iterator[int]:
         yield 5
 
 
-def _verdicts(run: Run, gate: Gate) -> list[Verdict]:
+def _verdicts(run: Run, gate: Gate) -> list[Verdict | Open]:
     cells = judged(run, gate)
     if not cells:
         known = any(cell.scheme is not None and gate.covers(cell.label) for cell in run.cells)
@@ -85,7 +94,7 @@ def absent(gate: Gate) -> Status:
     return "fail" if gate.required else "skipped"
 
 
-def _verdict(run: Run, gate: Gate, cell: Cell) -> Verdict:
+def _verdict(run: Run, gate: Gate, cell: Cell) -> Verdict | Open:
     record = run.record(cell)
     if record is None or record.outcome != "ok":
         why = f": {record.reason}" if record and record.reason else ""
@@ -95,7 +104,18 @@ def _verdict(run: Run, gate: Gate, cell: Cell) -> Verdict:
         return Verdict(gate, cell, "fail", f"the record has no metric {gate.metric!r}")
     if problem := (_insane(run, record) if cell.task == "perplexity" else None) or _not_finite(estimate):
         return Verdict(gate, cell, "fail", problem, estimate)
-    return _expected(measured(gate, record, estimate))
+    return judgement(Open(gate, record, estimate))
+
+
+def judgement(one: Open) -> Verdict | Open:
+    """Too few windows make no interval; a figure without one is judged as it is, alone; the rest stays open."""
+    windows, (low, high) = one.record.text.get("windows", ENOUGH), one.estimate.ends
+    if windows < ENOUGH and not exact(one.estimate):
+        tokens = _round_up(one.record.text.get("scored", 0) * ENOUGH / max(windows, 1))
+        return one.say(
+            "inconclusive", one.estimate, f"rests on {windows} windows, an interval needs {ENOUGH}: score {tokens:,} tokens", tokens
+        )
+    return one.verdict(1) if low == high else one
 
 
 def _insane(run: Run, record: Record) -> str | None:
@@ -115,53 +135,55 @@ def _insane(run: Run, record: Record) -> str | None:
 
 
 def _not_finite(estimate: Estimate) -> str | None:
-    return None if all(map(math.isfinite, (estimate.value, *ends(estimate)))) else "the measured value is not a finite number"
+    return None if all(map(math.isfinite, (estimate.value, *estimate.ends))) else "the measured value is not a finite number"
 
 
-def allowed(gate: Gate) -> tuple[float, float]:
-    """The values that a gate accepts."""
-    if gate.better == "high":
-        return gate.limit, math.inf
-    return (-gate.limit if gate.sided == "two" and gate.better is None else -math.inf), gate.limit
+@dataclass(frozen=True)
+class Open:
+    """A judgement that rests on an interval, before it is known how many others there are. `what` is estimated, if not the metric itself;
+    `advice` is for who gets no decision."""
 
+    gate: Gate
+    record: Record
+    estimate: Estimate
+    what: str = ""
+    against: str | None = None
+    advice: str = ""
 
-def measured(gate: Gate, record: Record, estimate: Estimate, what: str = "") -> Verdict:
-    """What the interval says about the limit. `what` is estimated, if not the metric itself."""
-    (least, most), (low, high), (kept, broken) = allowed(gate), ends(estimate), _spell(gate)
-    windows, scored = record.text.get("windows", ENOUGH), record.text.get("scored", 0)
+    def interval(self, others: int) -> Estimate:
+        """The interval that so many open judgements leave it; of a cell that was looked at while it grew, what that look may spend."""
+        share = self.record.text.get("look", {}).get("share", 1.0) / others
+        return widened(self.estimate, share, self.record.text.get("windows", ENOUGH))
 
-    def verdict(status: Status, says: str, tokens: int | None = None) -> Verdict:
-        return Verdict(
-            gate, record.cell, status, f"{what or title(gate.metric)} {interval(estimate, gate.metric)} {says}", estimate, tokens
-        )
+    def decided(self, others: int) -> bool:
+        """Whether it is clear."""
+        return decide(self.gate, self.interval(others)) is not None
 
-    if windows < ENOUGH and not exact(estimate):
-        tokens = _round_up(scored * ENOUGH / max(windows, 1))
-        return verdict("inconclusive", f"rests on {windows} windows, an interval needs {ENOUGH}: score {tokens:,} tokens", tokens)
-    if least <= low and high <= most:
-        return verdict("pass", f"is {kept}")
-    if low > most or high < least:
-        return verdict("fail", f"is {broken}")
-    if record.cell.task != "perplexity":
-        return verdict("inconclusive", f"may or may not be {kept}; more repetitions on a quiet machine may decide")
-    factor = _factor(estimate, least, most)
-    if factor is None or not scored:
-        return verdict("inconclusive", "lies on the limit: no number of tokens would decide")
-    tokens = _round_up(scored * factor)
-    return verdict("inconclusive", f"may or may not be {kept}; about {tokens:,} scored tokens would decide", tokens)
+    def verdict(self, others: int) -> Verdict:
+        """What it comes to."""
+        estimate = self.interval(others)
+        kept, broken = _spell(self.gate)
+        found = decide(self.gate, estimate)
+        beside = f", judged beside {others - 1} other{'s' if others > 2 else ''}" if others > 1 else ""
+        if found is None:
+            return self._undecided(estimate, f"{kept}{beside}")
+        return _expected(self.say(found, estimate, f"is {kept if found == 'pass' else broken}{beside}"))
 
+    def _undecided(self, estimate: Estimate, kept: str) -> Verdict:
+        scored = self.record.text.get("scored", 0)
+        if self.record.cell.task != "perplexity":
+            return self.say("inconclusive", estimate, f"may or may not be {kept}; more repetitions on a quiet machine may decide")
+        more = factor(self.gate, estimate)
+        if more is None or not scored:
+            return self.say("inconclusive", estimate, "lies on the limit: no number of tokens would decide")
+        tokens = _round_up(scored * more)
+        return self.say("inconclusive", estimate, f"may or may not be {kept}; about {tokens:,} scored tokens would decide", tokens)
 
-def _factor(estimate: Estimate, least: float, most: float) -> float | None:
-    """How many times the tokens bring the interval to one side of the limits; its half-width shrinks as 1/√n. None: no number does."""
-    value, (low, high) = estimate.value, ends(estimate)
-    up, down = max(0.0, high - value), max(0.0, value - low)
-    if least <= value <= most:
-        needs = [(up, most - value), (down, value - least)]
-    else:
-        needs = [(down, value - most)] if value > most else [(up, least - value)]
-    if any(reach > 1e4 * room for reach, room in needs):  # 10⁸ times the tokens: on the limit for all that anyone will see
-        return None
-    return max((reach / room) ** 2 for reach, room in needs if room)
+    def say(self, status: Status, estimate: Estimate, says: str, tokens: int | None = None) -> Verdict:
+        """The verdict in words."""
+        advice = self.advice if status == "inconclusive" else ""
+        text = f"{self.what or title(self.gate.metric)} {interval(estimate, self.gate.metric)} {says}{advice}"
+        return Verdict(self.gate, self.record.cell, status, text, estimate, tokens, self.against)
 
 
 def _round_up(tokens: float) -> int:

@@ -12,7 +12,7 @@ from tqbench.core.files import write_atomic
 from tqbench.core.record import Cell, Estimate
 from tqbench.report import junit, markdown
 from tqbench.report.gate import Verdict
-from tqbench.report.run import Run, ends
+from tqbench.report.run import Run
 from tqbench.report.table import heading
 from tqbench.report.text import number, plain, title
 
@@ -27,7 +27,7 @@ SMALLER_IS_BETTER = {
 UNITS = {"ppl": "ppl", "kld": "nats", "kld_p99": "nats", "rms_dp": "probability"}
 
 
-def annotations(run: Run, verdicts: Sequence[Verdict]) -> list[str]:
+def notices(run: Run, verdicts: Sequence[Verdict]) -> list[str]:
     """Workflow commands, errors first because GitHub shows ten of a kind: each gate that does not pass, at its line of the suite, and each
     cell without a result that no gate speaks of."""
     told = {verdict.cell.key for verdict in verdicts if verdict.cell and verdict.status != "pass"}
@@ -84,7 +84,7 @@ def _name(cell: Cell) -> str:
 
 
 def _range(estimate: Estimate) -> dict[str, str]:
-    low, high = ends(estimate)
+    low, high = estimate.ends
     return {"range": f"± {number((high - low) / 2, 2)}".replace("−", "-")} if low < high else {}
 
 

@@ -14,7 +14,7 @@ from tqbench.core.record import Cell, Estimate, Record
 from tqbench.corpora import recipes
 from tqbench.metrics.paired import ENOUGH, Bootstrap, blocks
 from tqbench.report.knobs import Knob, differences, distance, stops
-from tqbench.report.run import Run, ends
+from tqbench.report.run import Run
 
 How = Literal["equal", "paired", "unpaired", "refused"]
 ROUNDED = 1e-5  # nats: far more than float32 scores can move their mean, far less than anyone would bother to cheat by
@@ -106,7 +106,7 @@ def _subtract(first: Run, other: Run, a: Record, b: Record) -> tuple[How, str, d
 def _apart(a: Record, b: Record, name: str) -> Estimate:
     """The difference of two costs that were each paired with the same baseline; without one, the bare difference of two perplexities."""
     if name in a.metrics and name in b.metrics:
-        (low, high), (low2, high2) = ends(a.metrics[name]), ends(b.metrics[name])
+        (low, high), (low2, high2) = a.metrics[name].ends, b.metrics[name].ends
         return Estimate(b.metrics[name].value - a.metrics[name].value, low2 - high, high2 - low)
     x, y = a.metrics["ppl"].value, b.metrics["ppl"].value
     return Estimate(y - x if name == "dppl" else math.log(y / x))

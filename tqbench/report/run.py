@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqbench.core.codec import ITEMSIZE
 from tqbench.core.errors import ConfigError, TqbenchError
 from tqbench.core.gate import Gate
-from tqbench.core.record import Cell, Estimate, Record
+from tqbench.core.record import Cell, Record
 from tqbench.report.audit import settle
 
 if TYPE_CHECKING:
@@ -142,12 +142,6 @@ def bits_of(record: Record) -> dict[str, float]:
         return {name: bits for name in BITS if (bits := record.ledger.get(name)) is not None}
     size = ITEMSIZE.get(record.model.get("dtype", record.cell.dtype))
     return dict.fromkeys(BITS, 8.0 * size) if size else {}
-
-
-def ends(estimate: Estimate) -> tuple[float, float]:
-    """The interval; a figure without one is a point."""
-    low, high = estimate.low, estimate.high
-    return (estimate.value if low is None else low), (estimate.value if high is None else high)
 
 
 def load(folder: Path) -> Run:

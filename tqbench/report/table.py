@@ -9,7 +9,7 @@ from tqbench.core.record import Cell
 from tqbench.metrics.paired import ENOUGH
 from tqbench.report import speed
 from tqbench.report.column import BITS, COVERAGE, Column, Figure, Line, kernels, metric
-from tqbench.report.run import Run, ends
+from tqbench.report.run import Run
 from tqbench.report.text import NONE, bounds, exact, half, number, plain, title, value
 
 
@@ -142,7 +142,7 @@ def _dppl(line: Line) -> Figure:
         return Figure(NONE)
     if exact(estimate):
         return Figure("0 (exact)", order=0.0)
-    low, high = ends(estimate)
+    low, high = estimate.ends
     mark = " ≈" if low <= 0 <= high else ""
     if line.floor is not None and abs(estimate.value) < line.floor:
         return Figure(f"≤ floor{mark}", f"(floor {number(line.floor, 2)})", abs(estimate.value), f"({number(line.floor, 2)})")

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 from tqbench.core.record import Estimate
-from tqbench.report.run import ends
 
 NONE = "–"
 
@@ -74,7 +73,7 @@ def bounds(estimate: Estimate, metric: str) -> str:
 
 def half(estimate: Estimate, metric: str) -> str:
     """Half the width of the interval; empty if there is none."""
-    scale, (low, high) = STYLES.get(metric, Style(metric)).scale, ends(estimate)
+    scale, (low, high) = STYLES.get(metric, Style(metric)).scale, estimate.ends
     width = scale * (high - low) / 2
     return f"±{_fixed(width, _decimals(width, 2))}" if width else ""
 
@@ -87,7 +86,7 @@ def bare(x: float, metric: str) -> str:
 
 def exact(estimate: Estimate) -> bool:
     """Whether every token agreed, so that nothing is estimated."""
-    return ends(estimate) == (0, 0) and estimate.value == 0
+    return estimate.value == 0 and estimate.ends == (0, 0)
 
 
 def number(x: float, digits: int = 3) -> str:
@@ -111,7 +110,7 @@ def size(count: float) -> str:
 
 def _written(estimate: Estimate, metric: str) -> list[str]:
     style = STYLES.get(metric, Style(metric))
-    low, high = (style.scale * end for end in ends(estimate))
+    low, high = (style.scale * end for end in estimate.ends)
     middle = style.scale * estimate.value
     if low == high:
         return [_fixed(middle, _decimals(abs(middle), 3), style.signed and middle != 0)]

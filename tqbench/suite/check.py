@@ -15,9 +15,10 @@ from tqbench.core.presets import Problem, parse
 from tqbench.core.scheme import Bypass, Scheme
 from tqbench.corpora.recipes import RECIPES
 from tqbench.kernels import attend, decode, encode
+from tqbench.metrics.paired import ENOUGH
 from tqbench.models import resolve
 from tqbench.suite.document import At
-from tqbench.suite.schema import LENGTH, MOST, TASKS, Calibration, GateKeys, Perplexity, Prefill, Settings, Task
+from tqbench.suite.schema import LENGTH, MOST, TASKS, Calibration, GateKeys, Perplexity, Prefill, Settings, Task, UntilDecided
 from tqbench.suite.validate import short, validate
 
 REQUIRED = ("model", "corpus", "schemes", "tasks")
@@ -164,6 +165,8 @@ def _consistent(task: Perplexity, at: At, most: int, problem: Problem) -> None:
     shortest, longest = min(task.context), max((c for c in task.context if c <= most), default=0)
     if task.tokens < longest:
         problem((*at, "tokens"), f"tokens {task.tokens} do not fill one window: context is {longest}")
+    elif isinstance(task.tokens, UntilDecided) and task.tokens // longest < ENOUGH:
+        problem((*at, "tokens"), f"at most {task.tokens} tokens are fewer than the {ENOUGH} windows of {longest} that a verdict needs")
     _chunk(task, shortest, at, problem)
     for key in ("warmup", "stride"):
         if getattr(task, key) and key not in RECIPES[task.recipe].keys:
@@ -212,6 +215,13 @@ def gates(items: list[Any], labels: list[str] | None, kinds: set[str], problem: 
                 if not any(matches(pattern, label) for label in labels or ()):
                     problem(("gates", i, "schemes"), f"{short(pattern)} matches no scheme of this suite ({', '.join(labels or ())})")
     return tuple(found)
+
+
+def decidable(found: Sequence[tuple[str, Task]], gates: Sequence[Gate], problem: Problem) -> None:
+    """What is scored until gates are decided needs one."""
+    for i, (kind, task) in enumerate(found):
+        if isinstance(task, Perplexity) and isinstance(task.tokens, UntilDecided) and not any(gate.measured_by(kind) for gate in gates):
+            problem(("tasks", i, kind, "tokens"), "there is no gate on what this task measures, so nothing would be decided; add `gates:`")
 
 
 def _repeats(values: Sequence[Any], at: At, problem: Problem, what: str = "") -> None:

@@ -82,6 +82,7 @@ class _Reading:
         gates = check.gates(settings.gates, labels, kinds, self.problem)
         if not self.found:
             check.repeated(tasks, self.problem)
+            check.decidable(tasks, gates, self.problem)
         if "bypass" in self.options:  # the gates are about the schemes as they are
             schemes, gates = check.bypassed(schemes, self.options["bypass"], self.problem), ()
         lines = tuple(self.document.line(("gates", i)) for i in range(len(gates)))  # without mistakes, all that are written are there

@@ -13,11 +13,12 @@ from tqbench.core.errors import ConfigError
 from tqbench.core.files import sha256_file, short_hash
 from tqbench.core.gate import Gate, matches
 from tqbench.core.record import Cell
+from tqbench.core.scheme import Scheme
 from tqbench.kernels import native
 from tqbench.measure import environment
 from tqbench.models import resolve
 from tqbench.suite.cost import Cost, cost, tokens
-from tqbench.suite.schema import Suite
+from tqbench.suite.schema import Perplexity, Suite, Task, UntilDecided
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,6 @@ def select(plans: Sequence[Plan], only: str | None) -> list[Plan]:
 
 def _cells(suite: Suite) -> Iterator[Cell]:
     settings = suite.settings
-    calibration = {"calibration": dataclasses.asdict(suite.calibration)}
     for model in settings.model:
         for backend in settings.backend:
             for task, params in suite.tasks:
@@ -112,9 +112,27 @@ def _cells(suite: Suite) -> Iterator[Cell]:
                             scheme=scheme.to_data() if scheme else None,
                             kernel=settings.kernel if scheme else "auto",
                             task=task,
-                            params=params.params(context) | (calibration if scheme and scheme.calibrated else {}),
+                            params=params.params(context) | (_of_scheme(suite, params, scheme) if scheme else {}),
                             corpus=dict(settings.corpus),
                         )
+
+
+def _of_scheme(suite: Suite, task: Task, scheme: Scheme) -> dict[str, Any]:
+    """Parameters that the baseline does not share: what the scheme learns from, and what its windows are to decide."""
+    found: dict[str, Any] = {}
+    if scheme.calibrated:
+        found["calibration"] = dataclasses.asdict(suite.calibration)
+    if isinstance(task, Perplexity) and isinstance(task.tokens, UntilDecided):
+        gates = [gate for gate in suite.gates if gate.covers(scheme.label) and gate.measured_by("perplexity")]
+        found["judging"] = {"beside": _judgements(suite), "gates": [dataclasses.asdict(gate) for gate in gates]}
+    return found
+
+
+def _judgements(suite: Suite) -> int:
+    """How many verdicts rest on intervals: each may err with its share alone."""
+    cells = ((kind, scheme) for kind, task in suite.tasks for _ in task.context for scheme in suite.schemes)
+    each = sum(gate.covers(scheme.label) and gate.measured_by(kind) for kind, scheme in cells for gate in suite.gates)
+    return each * len(suite.settings.model) * len(suite.settings.backend)
 
 
 def _files(suite: Suite) -> list[Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic.dataclasses import dataclass
 
 from tqbench.core.errors import unknown
@@ -36,6 +36,17 @@ def _count(value: Any) -> Any:
     if isinstance(value, str) and (found := re.fullmatch(r"([0-9]{1,9})(k?)", value.strip().lower())):
         return int(found[1]) * (K if found[2] else 1)
     return value
+
+
+class UntilDecided(int):
+    """At most so many tokens: a scheme's windows are scored until its gates are decided."""
+
+
+def _tokens(value: Any, whole: ValidatorFunctionWrapHandler) -> int:
+    """A number of tokens, or `until decided, at most 128k`."""
+    if isinstance(value, str) and (found := re.fullmatch(r"until decided, at most (.+)", value.strip())):
+        return UntilDecided(whole(found[1]))
+    return int(whole(value))
 
 
 def _recipe(value: Any) -> Any:
@@ -96,7 +107,11 @@ class Perplexity:
 
     recipe: Annotated[str, BeforeValidator(_recipe)] = "stream"
     context: Lengths = (512,)
-    tokens: Annotated[Whole, Field(ge=1, description=f"a whole number of tokens from 1 to {MOST}; 8k is {8 * K}")] = 4096
+    tokens: Annotated[
+        Annotated[Whole, Field(ge=1)],
+        WrapValidator(_tokens),
+        Field(description=f"a whole number of tokens from 1 to {MOST} (8k is {8 * K}), or `until decided, at most 128k`"),
+    ] = 4096
     warmup: Annotated[Whole, Field(description="a whole number of tokens, 0 or more")] = 0
     stride: AtLeastOne = None  # half a window
     protocol: Literal["strict", "deploy"] = "strict"
@@ -108,7 +123,8 @@ class Perplexity:
         return {
             "recipe": self.recipe,
             "context": context,
-            "tokens": self.tokens,
+            "tokens": int(self.tokens),
+            **({"until": "decided"} if isinstance(self.tokens, UntilDecided) else {}),
             "warmup": self.warmup,
             **stride,
             "protocol": self.protocol,

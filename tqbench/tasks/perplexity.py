@@ -3,6 +3,9 @@ deploy: what came in the same forward call is exact, as engines have it, so the 
 
 Each window gets a fresh cache; the baseline runs side by side on the same tokens, so KLD is exact. Some windows are scored once more cut
 into other chunks: in exact arithmetic nothing would change, so what does change is the floor below which a difference means nothing.
+
+`tokens: until decided` looks at the gates of the scheme after some windows and goes on only while one of them is open. Each look spends its
+share of the error (`metrics/verdict.py`), so that stopping at a lucky moment gains nothing.
 """
 
 from __future__ import annotations
@@ -10,8 +13,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,32 +23,41 @@ from numpy.typing import NDArray
 from tqbench.core.codec import ITEMSIZE
 from tqbench.core.errors import ConfigError
 from tqbench.core.evidence import SideEvidence
+from tqbench.core.gate import Gate
 from tqbench.core.presets import read
 from tqbench.core.record import Cell, Estimate
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Terms, TokenScores
 from tqbench.corpora import recipes
 from tqbench.metrics import paired
+from tqbench.metrics.verdict import decide, looks, shares, widened
 from tqbench.tasks import Job, Result
 from tqbench.tasks._proof import prove
 from tqbench.tasks._terms import learned
 from tqbench.tasks._terms import terms as terms_of
 
+T = TypeVar("T")
 KEPT_BYTES = 2 << 30  # of baseline logits
 FLOOR_TOKENS = 2048  # the second cut runs no more windows than hold this many tokens
 
 
 def passes(cell: Cell) -> float:
     """How many times the cell runs each token through the model: what a plan multiplies by."""
-    once = 1 if cell.scheme is None else 2
+    windows = recipes.spans(cell.params)
+    once = len(_planned(cell, windows)) * (1 if cell.scheme is None else 2)
     again = cell.scheme is None or cell.params["protocol"] == "strict"
-    windows = len(recipes.spans(cell.params))
-    return once + again * _again(cell.params) / windows
+    return (once + again * _again(cell.params)) / len(windows)
 
 
 def _again(params: Mapping[str, Any]) -> int:
     """How many windows the second cut runs."""
     return min(max(1, FLOOR_TOKENS // int(params["context"])), len(recipes.spans(params)))
+
+
+def _planned(cell: Cell, windows: list[T]) -> list[T]:
+    """The windows that a cell may run. Where schemes are scored until they are decided, the baseline alone runs what each of them begins
+    with, to be held against; how it fares in the other windows they measure themselves."""
+    return windows[: looks(len(windows))[0]] if cell.scheme is None and "until" in cell.params else windows
 
 
 def second_chunk(chunk: int) -> int:
@@ -58,12 +71,13 @@ def run(job: Job) -> Result:
     if params["context"] > info.max_positions:
         raise ConfigError(f"context {params['context']} is longer than the {info.max_positions} positions of {info.name}")
     ids = job.session.tokenize(recipes.prepare(params, job.text.text))
-    parts = recipes.windows(params, ids, info.bos_token)
+    parts = _planned(job.cell, recipes.windows(params, ids, info.bos_token))
     scheme = None if job.cell.scheme is None else read(job.cell.scheme)
     terms, about = terms_of(job, [part.tokens for part in parts], scheme)
-    first = _Pass(job, parts, scheme, terms, params["chunk"])
-    where = np.concatenate([np.full((w.targets >= 0).sum(), i) for i, w in enumerate(parts)])
-    positions = np.concatenate([np.flatnonzero(w.targets >= 0) for w in parts])
+    first = _Pass(job, scheme, terms, params["chunk"])
+    looked = first.until_decided(parts) if "judging" in params else first.run(parts)
+    parts = first.windows
+    where, positions = first.where, np.concatenate([np.flatnonzero(w.targets >= 0) for w in parts])
     gap, floor = _recut(job, parts, scheme, terms, first.scores, where)
     fields: dict[str, Any] = {
         "model": dataclasses.asdict(info),
@@ -77,6 +91,7 @@ def run(job: Job) -> Result:
             "windows": len(parts),
             "scored": len(where),
             "recut_windows": _again(params) if gap else 0,
+            **looked,
         },
         "fingerprint": hashlib.sha256(first.scores.nll.tobytes()).hexdigest(),
     }
@@ -101,7 +116,9 @@ def _recut(
     if scheme is not None and terms.protocol == "deploy":
         return {}, None
     chosen = np.linspace(0, len(parts) - 1, _again(job.cell.params)).round().astype(int)  # spread over the text
-    second = _Pass(job, [parts[i] for i in chosen], scheme, terms, second_chunk(job.cell.params["chunk"]), alone=True).scores.nll
+    again = _Pass(job, scheme, terms, second_chunk(job.cell.params["chunk"]), alone=True)
+    again.run([parts[i] for i in chosen])
+    second = again.scores.nll
     same = np.isin(where, chosen)
     gap = paired.recut(scores.nll[same], second, where[same])
     # Two cuts that agree by luck have measured no floor.
@@ -119,18 +136,56 @@ def _tell(progress: Callable[[int], None], times: int, tokens: int) -> None:
     progress(times * tokens)
 
 
+@dataclass
 class _Pass:
     """Windows once, in chunks of one size; a scheme beside the baseline, unless alone."""
 
-    def __init__(self, job: Job, parts: list[recipes.Window], scheme: Scheme | None, terms: Terms, chunk: int, *, alone: bool = False):
-        scores = []
-        beside = scheme is not None and not alone
-        self.evidence: list[list[SideEvidence]] = []
-        for window in parts:
-            cache = job.session.new_cache(scheme, terms)
+    job: Job
+    scheme: Scheme | None
+    terms: Terms
+    chunk: int
+    alone: bool = False
+    windows: list[recipes.Window] = field(default_factory=list)
+    parts: list[TokenScores] = field(default_factory=list)
+    evidence: list[list[SideEvidence]] = field(default_factory=list)
+
+    @property
+    def scores(self) -> TokenScores:
+        """Of all windows that were run."""
+        return TokenScores.join(self.parts)
+
+    @property
+    def where(self) -> NDArray[np.int64]:
+        """The window of each scored token."""
+        return np.repeat(np.arange(len(self.windows)), [(w.targets >= 0).sum() for w in self.windows])
+
+    def run(self, windows: list[recipes.Window]) -> dict[str, Any]:
+        """Run these windows too."""
+        job, beside = self.job, self.scheme is not None and not self.alone
+        for window in windows:
+            cache = job.session.new_cache(self.scheme, self.terms)
             base = job.session.new_cache(None) if beside else None
-            kept = _kept(job, window, chunk) if beside else None
+            kept = _kept(job, window, self.chunk) if beside else None
             told = partial(_tell, job.progress, 1 + beside)
-            scores.append(job.session.score(window.tokens, cache, window.targets, base, chunk, told, kept))
+            self.windows.append(window)
+            self.parts.append(job.session.score(window.tokens, cache, window.targets, base, self.chunk, told, kept))
             self.evidence.append(cache.evidence())
-        self.scores = TokenScores.join(scores)
+        return {}
+
+    def until_decided(self, windows: list[recipes.Window]) -> dict[str, Any]:
+        """Run windows while a gate is open; what the record says about the looks, and about the windows that the baseline's cell runs."""
+        ends, look = looks(len(windows)), dict[str, Any]()
+        judging = self.job.cell.params["judging"]
+        gates = [Gate.of(gate) for gate in judging["gates"]]
+        for at, (end, share) in enumerate(zip(ends, shares(len(ends)), strict=True), 1):
+            self.run(windows[len(self.windows) : end])
+            scores = self.scores
+            first = look.get("first") or {
+                "ids_sha256": recipes.fingerprint(self.windows),
+                "base_ppl": float(np.exp(scores.base_nll.mean())),
+            }
+            look = {"look": {"at": at, "of": len(ends), "share": share}, "first": first}
+            found, mine = paired.quality(scores, self.where), share / max(1, judging["beside"])
+            if all(gate.metric in found and decide(gate, widened(found[gate.metric], mine, end)) for gate in gates):
+                break
+        return look

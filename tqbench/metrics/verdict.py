@@ -1,0 +1,76 @@
+"""From an interval to a verdict: pass or fail only if the whole interval lies on one side of the limit.
+
+Looking more than once, or judging more than one scheme, is more than one chance to err. So intervals are widened to a share of the 5 %:
+a run's judgements by Holm's procedure (`judge` in `report/gate.py`), the looks of one cell by shares that add up to one, whatever the
+looks have in common. The last look, after twice the windows of the one before, has half of it, the one before a quarter, and so on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+from tqbench.core.gate import Gate
+from tqbench.core.record import Estimate
+from tqbench.metrics.paired import ENOUGH, ERROR, student
+
+Decision = Literal["pass", "fail"]
+
+
+def looks(windows: int) -> list[int]:
+    """After how many windows to look when up to so many may be scored: with `ENOUGH` of them for the first time, then at every doubling."""
+    found = [windows]
+    while found[0] >= 2 * ENOUGH:
+        found.insert(0, -(-found[0] // 2))
+    return found
+
+
+def shares(count: int) -> list[float]:
+    """What each of so many looks may spend of the error; together all of it."""
+    return [2.0 ** -max(1, count - 1), *(2.0 ** (k - count) for k in range(1, count))] if count > 1 else [1.0]
+
+
+def widened(estimate: Estimate, share: float, blocks: int) -> Estimate:
+    """An interval of 95 % over so many blocks, widened to one that errs with only a share of 5 %. Both arms grow alike."""
+    if share >= 1 or estimate.low is None or estimate.high is None:
+        return estimate
+    freedom = max(blocks, ENOUGH) - 1
+    factor = student(1 - share * ERROR / 2, freedom) / student(1 - ERROR / 2, freedom)
+    low, high = (estimate.value + factor * (end - estimate.value) for end in (estimate.low, estimate.high))
+    return Estimate(estimate.value, low, high)
+
+
+def allowed(gate: Gate) -> tuple[float, float]:
+    """The values that a gate accepts."""
+    if gate.better == "high":
+        return gate.limit, math.inf
+    return (-gate.limit if gate.sided == "two" and gate.better is None else -math.inf), gate.limit
+
+
+def decide(gate: Gate, estimate: Estimate) -> Decision | None:
+    """Whether all of the interval keeps the limit, or all of it breaks it; None while neither is so."""
+    (least, most), (low, high) = allowed(gate), estimate.ends
+    if least <= low and high <= most:
+        return "pass"
+    return "fail" if low > most or high < least else None
+
+
+def factor(gate: Gate, estimate: Estimate) -> float | None:
+    """How many times the tokens bring the interval to one side of the limits; its half-width shrinks as 1/√n. None: no number does."""
+    needs = list(_needs(gate, estimate))
+    if any(reach > 1e4 * room for reach, room in needs):  # 10⁸ times the tokens: on the limit for all that anyone will see
+        return None
+    return max((reach / room) ** 2 for reach, room in needs if room)
+
+
+def _needs(gate: Gate, estimate: Estimate) -> Iterator[tuple[float, float]]:
+    """How far an arm of the interval reaches, and how far it may."""
+    value, (least, most), (low, high) = estimate.value, allowed(gate), estimate.ends
+    if least <= value <= most:
+        yield max(0.0, high - value), most - value
+        yield max(0.0, value - low), value - least
+    elif value > most:
+        yield max(0.0, value - low), value - most
+    else:
+        yield max(0.0, high - value), least - value
