@@ -42,7 +42,7 @@ def _declared(evidence: list[SideEvidence], scheme: Scheme, info: ModelInfo) -> 
     for e in evidence if len(places) == info.kv_layers else ():
         own = scheme.for_layer(places[e.layer], info.kv_layers, info.heads // info.kv_heads)
         codec = (own.k if e.side == "k" else own.v).codec
-        wanted = {"codec": codec.plain.name, **codec.data()}
+        wanted = {"codec": codec.plain.name, **codec.data(), **({"bypass": scheme.bypass} if scheme.bypass else {})}
         if e.runs and (not wanted.items() <= e.runs.items() if scheme.bypass else e.runs != wanted):  # a control wraps the codec
             found.append(f"layer {e.layer} {e.side}: {_words(e.runs)} ran, the scheme has {_words(wanted)} there")
         size = codec.layout(info.head_dim).nbytes * (e.tokens_packed // codec.unit) * (info.kv_heads // codec.heads)
