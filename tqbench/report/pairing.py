@@ -57,16 +57,24 @@ def pairs(first: Run, other: Run, chosen: tuple[str | None, str | None] = (None,
     mine = [cell for cell in first.cells if chosen[0] in (None, cell.label)]
     theirs = [cell for cell in other.cells if chosen[1] in (None, cell.label)]
     crossed = None not in chosen and chosen[0] != chosen[1]
-    found = []
-    for cell in theirs:
-        alike = [one for one in mine if one.task == cell.task and (crossed or one.label == cell.label)]
-        partner = min(alike, key=lambda one: distance(one, cell), default=None)
-        if partner is None:
-            found.append(Pair(None, other.record(cell), cell, "refused", f"only {other.title} has it"))
-            continue
-        mine = [one for one in mine if one is not partner]
-        found.append(_pair(first, other, partner, cell, allow, crossed=crossed))
-    return found + [Pair(first.record(cell), None, cell, "refused", f"only {first.title} has it") for cell in mine]
+    alike = [
+        (distance(a, b), i, j)
+        for i, a in enumerate(mine)
+        for j, b in enumerate(theirs)
+        if a.task == b.task and (crossed or a.label == b.label)
+    ]
+    partner: dict[int, int] = {}  # of theirs, nearest first
+    for _, i, j in sorted(alike):
+        if j not in partner and i not in partner.values():
+            partner[j] = i
+    found = [
+        _pair(first, other, mine[partner[j]], cell, allow, crossed=crossed)
+        if j in partner
+        else Pair(None, other.record(cell), cell, "refused", f"only {other.title} has it")
+        for j, cell in enumerate(theirs)
+    ]
+    alone = [cell for i, cell in enumerate(mine) if i not in partner.values()]
+    return found + [Pair(first.record(cell), None, cell, "refused", f"only {first.title} has it") for cell in alone]
 
 
 def _pair(first: Run, other: Run, partner: Cell, cell: Cell, allow: frozenset[str], *, crossed: bool) -> Pair:
