@@ -15,6 +15,7 @@ import pytest
 from tqbench.core.record import Cell, Record
 
 ROOT = Path(__file__).parents[2]
+QUICKSTART = "results/reference/quickstart-cpu"
 HEAVY = ("torch", "transformers", "mlx", "pandas", "matplotlib", "datasets", "huggingface_hub")
 GOOD = """\
 model: smollm2-135m-instruct-q4_1
@@ -72,6 +73,8 @@ def run(*args: str, code: str | None = None, cwd: Path = ROOT, **env: str) -> su
         ["models"],
         ["doctor"],
         ["runs"],
+        ["gate", "results/reference/quickstart-cpu", "--github"],
+        ["compare", "results/reference/quickstart-cpu:turbo3", "results/reference/quickstart-cpu:turbo4"],
     ],
     ids=lambda args: " ".join(args)[:30],
 )
@@ -90,7 +93,7 @@ def test_the_package_is_light_and_has_a_version() -> None:
 def test_version_and_help() -> None:
     assert re.fullmatch(r"tqbench \d+\.\d+\.\S+\n", run("--version").stdout)
     shown = run("--help").stdout
-    for command in ("run", "plan", "runs", "schemes", "check", "models", "doctor"):
+    for command in ("run", "plan", "gate", "compare", "runs", "schemes", "check", "models", "doctor"):
         assert f"\n  {command} " in shown
     assert "Exit codes: 0 passed" in shown
     options = run("run", "--help").stdout
@@ -123,6 +126,11 @@ def test_run_dry_prints_the_plan() -> None:
         (["schemes", "--head-dim", "0"], "--head-dim"),
         (["schemes", "show", "tubro4"], "unknown scheme 'tubro4'; did you mean 'turbo4'?"),
         (["check", "scheme"], "Missing argument 'NAME'"),
+        (["compare", QUICKSTART], "compare takes two runs or more"),
+        (["compare", QUICKSTART, f"{QUICKSTART}:turb4"], "unknown scheme of this run 'turb4'; did you mean 'turbo4'?"),
+        (["compare", QUICKSTART, QUICKSTART, "--allow", "dtyp"], "--allow: unknown key 'dtyp'; did you mean 'dtype'?"),
+        (["gate", QUICKSTART, "--fail-on", "q8_O:dppl>1"], "--fail-on 'q8_O:dppl>1': unknown scheme 'q8_O'; did you mean 'q8_0'?"),
+        (["gate", QUICKSTART, "--against", QUICKSTART], "has no limit to hold the difference to"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
