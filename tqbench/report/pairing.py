@@ -101,10 +101,11 @@ def _subtract(first: Run, other: Run, a: Record, b: Record) -> tuple[How, str, d
         zero = Estimate(0.0, 0.0, 0.0)
         return "equal", "", {"dppl": zero, "ln_ratio": zero}
     try:
-        mine, theirs, where = scores(first, a), scores(other, b), windows(b)
+        mine, theirs = scores(first, a), scores(other, b)
+        where = None if mine is None or theirs is None else windows(b)
     except ValueError as error:
         return "refused", str(error), None
-    if mine is not None and theirs is not None:
+    if mine is not None and theirs is not None and where is not None:
         boot, exp = Bootstrap(blocks(where)), np.exp
         dppl = boot.estimate(theirs, mine, of=lambda x, y: exp(x) - exp(y))
         return "paired", "", {"dppl": dppl, "ln_ratio": boot.estimate(theirs - mine)}
