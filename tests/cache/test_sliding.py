@@ -106,7 +106,7 @@ def test_the_reference_sees_the_same_band(name):
 @pytest.mark.parametrize("chunk", [1, 7, 32])
 @pytest.mark.parametrize("name", SCHEMES)
 def test_what_is_held_stays_bounded(name, chunk):
-    """Of what is packed, at most what a query sees twice over, a unit and the last chunk; of what is exact, the policy's share and sinks."""
+    """Packed is at most what a query sees twice over, a unit and the last chunk; exact the policy's share and sinks."""
     reach, held = 16, []
     store = open_store(SCHEMES[name], reach)
     waiting = max(side.window + side.flush - 1 for side in (store.scheme.k, store.scheme.v))

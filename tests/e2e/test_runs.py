@@ -192,3 +192,23 @@ def test_python_runs_and_loads_the_same(small_suite: Callable[..., str], tmp_pat
     assert frame.equals(run.frame())
     assert frame["kld"].iloc[1] > 0
     assert frame["bits"].iloc[1] == 4.25
+
+
+def test_text_is_scored_until_the_gates_are_decided(tqbench: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    """A clear case stops at the first look; one on the limit takes all the text there is and stays open."""
+    (tmp_path / "small.yaml").write_text(
+        f"model: {tiny_model}\ncorpus: python-docs\nschemes: [q8_0, turbo3]\n"
+        'tasks: [perplexity: {context: 16, tokens: "until decided, at most 1k"}]\n'
+        "gates:\n  - {schemes: q8_0, metric: kld, limit: 1}\n  - {schemes: turbo3, metric: ln_ratio, limit: 0, expect: fail}\n"
+    )
+    done = tqbench("run", "small.yaml")
+    assert done.returncode == 1, done.stdout + done.stderr  # a random model's perplexity is refused by every gate
+    found = {record["cell"]["label"]: record for record in _records(tmp_path)}
+    looked = {name: (record["text"]["windows"], record["text"].get("look", {}).get("at")) for name, record in found.items()}
+    assert looked == {"baseline": (32, None), "q8_0": (32, 1), "turbo3": (64, 2)}
+    assert found["q8_0"]["text"]["first"]["ids_sha256"] == found["baseline"]["text"]["ids_sha256"]
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    found = [json.loads(path.read_text()) for path in folder.glob("results/small/*/cells/*/record.json")]
+    return [record | {"cell": {"label": (record["cell"]["scheme"] or {"name": "baseline"})["name"]}} for record in found]

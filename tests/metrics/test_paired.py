@@ -69,3 +69,16 @@ def test_positions_fall_into_octaves() -> None:
     rows = paired.by_position(scores, np.arange(n))
     assert [(row["from"], row["to"]) for row in rows][:3] == [(0, 1), (2, 3), (4, 7)]
     assert sum(row["tokens"] for row in rows) == n
+
+
+def test_the_worst_decile_is_found_where_only_late_positions_break() -> None:
+    rng = np.random.default_rng(0)
+    windows, positions = np.repeat(np.arange(40), 200), np.tile(np.arange(16, 216), 40)
+    values = rng.exponential(0.01, len(windows)) + (positions >= 196)
+    found = paired.worst_decile(values, windows, positions)
+    assert found.value == pytest.approx(values[positions >= 196].mean(), rel=1e-12)
+    assert found.low is not None
+    assert found.low <= 1.01 <= (found.high or 0)
+    assert values.mean() < 0.12
+    few = windows < 29
+    assert paired.worst_decile(values[few], windows[few], positions[few]).low is None

@@ -1,7 +1,7 @@
 """How often intervals and gates err, by drawing again and again from the scores of a real model.
 
-`data/dnll.npz`: the packaged model on 192 windows of 128 tokens of wikitext-2, sixteen for warm-up: the baseline's NLL, and what q8_0 and q4_0
-add to it. The windows stand for a text without end; runs draw theirs from them, and their mean is the truth.
+`data/dnll.npz`: the packaged model on 192 windows of 128 tokens of wikitext-2, sixteen for warm-up: the baseline's NLL, and what q8_0 and
+q4_0 add to it. The windows stand for a text without end; runs draw theirs from them, and their mean is the truth.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def gate(limit: float = LIMIT, sided: str = "two") -> Gate:
 
 
 def sequence(scheme: str, most: int, count: int, *, truth: float, naive: bool = False) -> list[tuple[str | None, int]]:
-    """What a gate on ΔNLL says of runs that stop once it is decided, the data moved so that the truth is this; and after how many windows."""
+    """What a gate on ΔNLL says of runs that stop once it is decided, and after how many windows. The data are moved to this truth."""
     change = DATA[scheme].astype(float)
     change += truth - change.mean()
     ends, found = looks(most), []

@@ -321,3 +321,34 @@ def test_the_sides_suite_has_each_scheme_on_either_side_and_on_both() -> None:
     found = suite("sides")
     whole = [name for name in found if "/" not in name]
     assert sorted(found) == sorted(name for one in whole for name in (one, f"{one}/f32", f"f32/{one}"))
+
+
+GATES = "gates: [{schemes: q8_0, metric: dppl, limit: 0.1}, {schemes: '*', metric: kld, limit: 1}]"
+UNTIL = 'context: 64, tokens: "until decided, at most 8k"'
+
+
+def test_until_decided_carries_the_gates_and_how_many_judgements_there_are(planned) -> None:
+    found = planned("q8_0, f16", GATES, UNTIL)
+    base, q8_0, f16 = found.cells
+    assert base.params == STREAM | {"context": 64, "tokens": 8192, "until": "decided", "warmup": 0, "chunk": 64}
+    assert [gate["metric"] for gate in q8_0.params["judging"]["gates"]] == ["dppl", "kld"]
+    assert [gate["metric"] for gate in f16.params["judging"]["gates"]] == ["kld"]
+    assert q8_0.params["judging"]["beside"] == f16.params["judging"]["beside"] == 3
+    assert len({cell.setting for cell in found.cells}) == 1
+    windows = 32  # of 128: looks come after 32, 64 and 128
+    assert found.tokens(base) == 64 * (windows + min(windows, FLOOR_TOKENS // 64))
+    assert found.tokens(q8_0) == 64 * (2 * 128 + FLOOR_TOKENS // 64)
+
+
+@pytest.mark.parametrize(
+    ("task", "gates", "says"),
+    [
+        (UNTIL, "", "there is no gate on what this task measures"),
+        (UNTIL.replace("8k", "1k"), GATES, "at most 1024 tokens are fewer than the 30 windows of 64"),
+        (UNTIL.replace("8k", "many"), GATES, "tokens must be a whole number of tokens"),
+        (UNTIL.replace("decided", "bored"), GATES, "or `until decided, at most 128k`"),
+    ],
+)
+def test_until_decided_needs_something_to_decide(planned, task: str, gates: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        planned("q8_0", gates, task)

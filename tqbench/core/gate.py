@@ -10,7 +10,7 @@ from typing import Any, Literal
 Better = Literal["high", "low"] | None
 METRICS: dict[str, dict[str, Better]] = {
     "perplexity": {
-        **dict.fromkeys(("ppl", "dppl", "ln_ratio", "kld", "kld_p99", "kld_max", "rms_dp")),
+        **dict.fromkeys(("ppl", "dppl", "ln_ratio", "kld", "kld_p99", "kld_worst_decile", "kld_max", "rms_dp")),
         **dict.fromkeys(("top1", "top5"), "high"),
     },
     "decode": {

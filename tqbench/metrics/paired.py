@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,16 +65,17 @@ class Bootstrap:
         """A function of means, with its percentile interval."""
         pairs = [self.means(v) for v in values]
         drawn = np.asarray(of(*(draws for _, draws in pairs)))
-        return Estimate(float(of(*(mean for mean, _ in pairs))), *self._ends(drawn))
+        return Estimate(float(of(*(mean for mean, _ in pairs))), *self.ends(drawn))
 
     def quantile(self, values: Array, q: float) -> Estimate:
         """A quantile with its percentile interval."""
         order = np.argsort(self.block, kind="stable")
         groups = np.split(values[order], np.cumsum(self.sizes[:-1]).astype(np.int64))
         drawn = [np.quantile(np.concatenate([groups[i] for i in draw]), q) for draw in self.draws[:QUANTILE_DRAWS]]
-        return Estimate(float(np.quantile(values, q)), *self._ends(np.asarray(drawn)))
+        return Estimate(float(np.quantile(values, q)), *self.ends(np.asarray(drawn)))
 
-    def _ends(self, drawn: Array) -> tuple[float, float]:
+    def ends(self, drawn: Array) -> tuple[float, float]:
+        """The interval, from what each draw gave."""
         low, high = np.percentile(drawn, self.percentiles)
         return float(low), float(high)
 
@@ -112,6 +114,25 @@ def floor(nll: Array, gap: Estimate) -> float:
     """How far apart in ppl the two cuts may be, at 95 %: a difference below that means nothing."""
     reach = max(abs(gap.value), abs(gap.low or 0.0), abs(gap.high or 0.0))
     return float(np.exp(nll.mean()) * np.expm1(reach))
+
+
+def worst_decile(values: Array, windows: NDArray[np.int64], positions: NDArray[np.int64], seed: int = 0) -> Estimate:
+    """The mean over that tenth of the positions in a window where it is largest: what breaks late in the context shows here when the mean
+    hides it. Drawn by windows, the choice of the tenth included; without an interval where windows are few."""
+    first, last = int(positions.min()), int(positions.max())
+    decile = (positions - first) * 10 // (last - first + 1)
+    _, window = np.unique(windows, return_inverse=True)
+    count, cell = int(window.max()) + 1, window * 10 + decile
+    sums, sizes = (np.bincount(cell, weights=w, minlength=10 * count).reshape(count, 10) for w in (values, None))
+
+    def largest(chosen: Any) -> float:
+        total, tokens = sums[chosen].sum(0), sizes[chosen].sum(0)
+        return float((total[tokens > 0] / tokens[tokens > 0]).max())
+
+    if count < ENOUGH:
+        return Estimate(largest(slice(None)))
+    boot = Bootstrap(np.arange(count), seed)
+    return Estimate(largest(slice(None)), *boot.ends(np.array([largest(draw) for draw in boot.draws])))
 
 
 def by_position(scores: TokenScores, positions: NDArray[np.int64]) -> list[dict[str, float]]:

@@ -23,7 +23,7 @@ UNSEALED = "the record has lost its seal, which every record of this run was wri
 BITS = ("bits", "bits_k", "bits_v", "bits_resident")
 METRICS = (
     *("ppl", "base_ppl", "dppl", "ln_ratio"),
-    *("kld", "kld_median", "kld_p90", "kld_p99", "kld_p999", "kld_max"),
+    *("kld", "kld_median", "kld_p90", "kld_p99", "kld_p999", "kld_worst_decile", "kld_max"),
     *("rms_dp", "top1", "top5", "recut"),
     *("decode_tps", "decode_ratio", "decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "base_decode_tps"),
     *("prefill_tps", "prefill_ratio", "ttft_ms", "base_prefill_tps"),

@@ -91,7 +91,7 @@ def _facts(run: Run, cells: list[Cell]) -> tuple[str, ...]:
     return tuple(
         fact
         for fact in (
-            f"{text['scored']:,} tokens scored in {text['windows']:,} windows" if "scored" in text and "windows" in text else "",
+            _scored(run, cells),
             "too few windows for more than rough intervals" if text.get("windows", ENOUGH) < ENOUGH else "",
             f"{text['protocol']} protocol" if "protocol" in text else "",
             f"windows advance by {params['stride']}" if "stride" in params else "",
@@ -103,6 +103,17 @@ def _facts(run: Run, cells: list[Cell]) -> tuple[str, ...]:
         )
         if fact
     )
+
+
+def _scored(run: Run, cells: list[Cell]) -> str:
+    """How much was scored: as much of it as each scheme needs, where that is the question."""
+    texts = [r.text for cell in cells if (r := run.record(cell)) and r.outcome == "ok" and "windows" in r.text]
+    tokens, windows = (sorted({text[key] for text in texts}) for key in ("scored", "windows"))
+    if not texts:
+        return ""
+    if len(windows) == 1:
+        return f"{tokens[0]:,} tokens scored in {windows[0]:,} windows"
+    return f"{tokens[0]:,} to {tokens[-1]:,} tokens scored in {windows[0]:,} to {windows[-1]:,} windows, each scheme until it was decided"
 
 
 def _sample(text: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ STYLES = {
     "kld_p90": Style("90 % KLD"),
     "kld_p99": Style("99 % KLD"),
     "kld_p999": Style("99.9 % KLD"),
+    "kld_worst_decile": Style("worst decile KLD"),
     "kld_max": Style("max KLD"),
     "rms_dp": Style("RMS Δp", scale=100, unit=" %"),
     "top1": Style("same top-1", scale=100, unit=" %"),
@@ -86,7 +87,7 @@ def bare(x: float, metric: str) -> str:
 
 def exact(estimate: Estimate) -> bool:
     """Whether every token agreed, so that nothing is estimated."""
-    return estimate.value == 0 and estimate.ends == (0, 0)
+    return not any((estimate.value, *estimate.ends))
 
 
 def number(x: float, digits: int = 3) -> str:

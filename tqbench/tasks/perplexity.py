@@ -44,14 +44,14 @@ FLOOR_TOKENS = 2048  # the second cut runs no more windows than hold this many t
 def passes(cell: Cell) -> float:
     """How many times the cell runs each token through the model: what a plan multiplies by."""
     windows = recipes.spans(cell.params)
-    once = len(_planned(cell, windows)) * (1 if cell.scheme is None else 2)
+    run = len(_planned(cell, windows))
     again = cell.scheme is None or cell.params["protocol"] == "strict"
-    return (once + again * _again(cell.params)) / len(windows)
+    return (run * (1 if cell.scheme is None else 2) + again * _again(cell.params, run)) / len(windows)
 
 
-def _again(params: Mapping[str, Any]) -> int:
-    """How many windows the second cut runs."""
-    return min(max(1, FLOOR_TOKENS // int(params["context"])), len(recipes.spans(params)))
+def _again(params: Mapping[str, Any], windows: int) -> int:
+    """How many of so many windows the second cut runs."""
+    return min(max(1, FLOOR_TOKENS // int(params["context"])), windows)
 
 
 def _planned(cell: Cell, windows: list[T]) -> list[T]:
@@ -90,7 +90,7 @@ def run(job: Job) -> Result:
             "protocol": params["protocol"],
             "windows": len(parts),
             "scored": len(where),
-            "recut_windows": _again(params) if gap else 0,
+            "recut_windows": _again(params, len(parts)) if gap else 0,
             **looked,
         },
         "fingerprint": hashlib.sha256(first.scores.nll.tobytes()).hexdigest(),
@@ -99,7 +99,9 @@ def run(job: Job) -> Result:
         fields |= {"metrics": paired.baseline(first.scores.nll, where) | gap, "floors": {"instrument": floor}}
     else:
         fields |= {
-            "metrics": paired.quality(first.scores, where) | gap,
+            "metrics": paired.quality(first.scores, where)
+            | {"kld_worst_decile": paired.worst_decile(first.scores.kld, where, positions)}
+            | gap,
             "positions": paired.by_position(first.scores, positions),
             "floors": {"scheme": floor},
             "calibration": learned(terms, about),
@@ -115,7 +117,7 @@ def _recut(
     what is measured, so there is no second one of a scheme."""
     if scheme is not None and terms.protocol == "deploy":
         return {}, None
-    chosen = np.linspace(0, len(parts) - 1, _again(job.cell.params)).round().astype(int)  # spread over the text
+    chosen = np.linspace(0, len(parts) - 1, _again(job.cell.params, len(parts))).round().astype(int)  # spread over the text
     again = _Pass(job, scheme, terms, second_chunk(job.cell.params["chunk"]), alone=True)
     again.run([parts[i] for i in chosen])
     second = again.scores.nll
