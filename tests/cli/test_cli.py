@@ -15,6 +15,7 @@ import pytest
 from tqbench.core.record import Cell, Record
 
 ROOT = Path(__file__).parents[2]
+QUICKSTART = "results/reference/quickstart-cpu"
 HEAVY = ("torch", "transformers", "mlx", "pandas", "matplotlib", "datasets", "huggingface_hub")
 GOOD = """\
 model: smollm2-135m-instruct-q4_1
@@ -75,6 +76,8 @@ def run(*args: str, code: str | None = None, cwd: Path = ROOT, **env: str) -> su
         ["schema"],
         ["schema", "record"],
         ["runs"],
+        ["gate", "results/reference/quickstart-cpu", "--github"],
+        ["compare", "results/reference/quickstart-cpu:turbo3", "results/reference/quickstart-cpu:turbo4"],
     ],
     ids=lambda args: " ".join(args)[:30],
 )
@@ -93,7 +96,7 @@ def test_the_package_is_light_and_has_a_version() -> None:
 def test_version_and_help() -> None:
     assert re.fullmatch(r"tqbench \d+\.\d+\.\S+\n", run("--version").stdout)
     shown = run("--help").stdout
-    for command in ("run", "plan", "runs", "schemes", "check", "models", "doctor"):
+    for command in ("run", "plan", "gate", "compare", "runs", "schemes", "check", "models", "doctor"):
         assert f"\n  {command} " in shown
     assert "Exit codes: 0 passed" in shown
     options = run("run", "--help").stdout
@@ -134,6 +137,11 @@ def test_run_dry_prints_the_plan() -> None:
         (["run", "suites/quickstart.yaml", "--set", "tasks.0.perplexity.tokns=2k"], "unknown key 'tokns'; did you mean 'tokens'? (known: "),
         (["gate", "quikstart"], "no run is called 'quikstart'"),
         (["report", "quikstart"], "no run is called 'quikstart'"),
+        (["compare", QUICKSTART], "compare takes two runs or more"),
+        (["compare", QUICKSTART, f"{QUICKSTART}:turb4"], "unknown scheme of this run 'turb4'; did you mean 'turbo4'?"),
+        (["compare", QUICKSTART, QUICKSTART, "--allow", "dtyp"], "--allow: unknown key 'dtyp'; did you mean 'dtype'?"),
+        (["gate", QUICKSTART, "--fail-on", "q8_O:dppl>1"], "--fail-on 'q8_O:dppl>1': unknown scheme 'q8_O'; did you mean 'q8_0'?"),
+        (["gate", QUICKSTART, "--against", QUICKSTART], "has no limit to hold the difference to"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )

@@ -79,7 +79,7 @@ class Factory:
             {"layer": layer, "side": side, "codec": "block", "order": "native", "tokens": 512, "tokens_packed": 512, "tokens_declared": 512}
             | {"bytes_payload": packed // 10, "bytes_metadata": packed // 90, "bytes_declared": packed // 10 + packed // 90}
             | {"bytes_exact": 0, "bytes_slack": 0, "attended": 1000, "attended_packed": int(1000 * coverage), "error": 0.00042}
-            | {"encode": "reference", "decode": "native", "attend": "torch", "passed_over": {}, "entered": {"attend": 1}}
+            | {"encode": "reference", "decode": "native", "attend": "torch", "passed_over": {}, "entered": {"attend": 1}, "lossless": False}
             for layer in range(4)
             for side in "kv"
         ]

@@ -70,7 +70,7 @@ def test_a_value_on_the_limit_is_never_decided(make, run_of):
 
 
 def test_few_blocks_decide_nothing(make, run_of):
-    short = make.record(make.cell(), dppl=INSIDE, text={"scored": 640, "windows": 10})
+    short = make.record(make.cell(), dppl=INSIDE, text=make.baseline().text | {"scored": 640, "windows": 10})
     (found,) = judge(run_of([make.baseline(), short], [make.gate("q8_0")]))
     assert (found.status, found.tokens) == ("inconclusive", 1920 + 80)
 

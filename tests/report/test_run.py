@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 
 import pytest
 
@@ -81,5 +82,82 @@ def test_a_record_with_nan_still_loads_so_that_the_gate_can_fail_it(make, write_
     path = folder / "cells" / cell.key / "record.json"
     data = json.loads(path.read_text())
     data["metrics"]["dppl"]["value"] = math.nan
+    del data["seal"]  # as records were before there were seals
     path.write_text(json.dumps(data))
     assert math.isnan(load(folder).records[0].metrics["dppl"].value)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda data: data["metrics"]["dppl"].update(value=0.001),
+        lambda data: data["metrics"].pop("kld"),
+        lambda data: data["evidence"].clear(),
+        lambda data: data["text"].update(scored=10**6),
+        lambda data: data.update(seal="0" * 64),
+    ],
+    ids=["a figure", "a figure less", "the evidence", "the text", "the seal"],
+)
+def test_a_record_that_was_changed_has_no_numbers(make, write_run, lie):
+    cell = make.cell()
+    folder = write_run([make.baseline(), make.record(cell)])
+    path = folder / "cells" / cell.key / "record.json"
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data, sort_keys=True))  # laid out in another way: it says the same
+    assert load(folder).record(cell).outcome == "ok"
+    lie(data)
+    path.write_text(json.dumps(data))
+    record = load(folder).record(cell)
+    assert (record.outcome, record.metrics) == ("inactive", {})
+    assert "does not fit its seal" in record.reason
+
+
+def test_a_seal_that_is_gone_is_missed_only_where_there_was_one(make, write_run):
+    cell = make.cell()
+    folder = write_run([make.baseline(), make.record(cell)])
+    for path in folder.glob("cells/*/record.json"):
+        path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "seal"}))
+    assert load(folder).record(cell).outcome == "ok"
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"sealed": True}))
+    assert "lost its seal" in load(folder).record(cell).reason
+
+
+def test_arrays_of_another_measurement_are_told(make, write_run):
+    import dataclasses
+    import hashlib
+
+    cell = make.cell()
+    record = dataclasses.replace(make.record(cell), arrays={"nll": hashlib.sha256(b"scores").hexdigest()})
+    folder = write_run([make.baseline(), record])
+    path = folder / "cells" / cell.key / "nll.npy"
+    assert load(folder).record(cell).outcome == "ok"  # committed runs leave arrays out
+    path.write_bytes(b"scores")
+    assert load(folder).record(cell).outcome == "ok"
+    path.write_bytes(b"better scores")
+    assert "nll.npy is not the file that was measured" in load(folder).record(cell).reason
+
+
+def test_a_baseline_copied_from_another_model_voids_the_schemes(make, write_run):
+    import dataclasses
+
+    other = dataclasses.replace(make.baseline(), model=make.baseline().model | {"weights": "another file"})
+    folder = write_run([other, make.record(make.cell())])
+    record = load(folder).record(make.cell())
+    assert record.outcome == "inactive"
+    assert "the baseline was measured on another model: weights 'another file'" in record.reason
+    drifted = write_run([make.baseline(ppl=20.1), make.record(make.cell())], run="drifted")
+    assert "ppl away from the baseline cell" in load(drifted).record(make.cell()).reason
+    shutil.rmtree(drifted / "cells" / make.baseline().cell.key)
+    assert load(drifted).record(make.cell()).outcome == "ok"  # there is nothing to hold it against; its own gates say so
+
+
+def test_a_plan_knows_its_suite_and_the_lines_of_its_gates_and_an_old_one_does_not(make, write_run):
+    folder = write_run([make.baseline()], [make.gate("q8_0"), make.gate("*", "kld")])
+    old = load(folder)
+    assert (old.source, old.lines) == ("", {})
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"source": "suites/x.yaml", "lines": [12, 14]}))
+    new = load(folder)
+    assert new.source == "suites/x.yaml"
+    assert [new.lines[gate] for gate in new.gates] == [12, 14]

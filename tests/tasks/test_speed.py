@@ -16,7 +16,6 @@ from tqbench.core.record import Cell, Record
 from tqbench.corpora import Text
 from tqbench.kernels.attend import _torch
 from tqbench.measure.environment import threads
-from tqbench.runner import audit
 from tqbench.tasks import Job, decode, memory, prefill, run
 from tqbench.tasks._proof import fitting
 
@@ -50,7 +49,7 @@ def job(session, task: str, params: dict[str, Any], scheme: str | None = "turbo4
 def measured(session, task: str, params: dict[str, Any], scheme: str | None = "turbo4") -> tuple[Record, dict[str, Any]]:
     one = job(session, task, params, scheme)
     result = run(one)
-    return audit.inactive(Record(one.cell, "ok", **result.fields)), result.arrays
+    return Record(one.cell, "ok", **result.fields).audited(), result.arrays
 
 
 @pytest.mark.parametrize("scheme", ["turbo4", None])

@@ -12,7 +12,7 @@ from tqbench.cache.arrays import Arrays
 from tqbench.cache.build import Layer, Shape
 from tqbench.cache.calibration import tables
 from tqbench.cache.rope import Rope
-from tqbench.codecs.blocks.wrap import resolve_order
+from tqbench.codecs.blocks.wrap import Bridge, resolve_order
 from tqbench.core.codec import ITEMSIZE, Codec, compute_dtype
 from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.core.evidence import SideEvidence
@@ -243,6 +243,11 @@ class SideStore:
         self.units -= units
         self.capacity, self.base, self.exact_sinks, self.unsampled = self.units, position, None, None
 
+    @property
+    def bypassed(self) -> bool:
+        """Whether a control stands around the codec."""
+        return isinstance(self.codec, Bridge)
+
     def evidence(self, side: str, layer: int, attention: Choice) -> SideEvidence:
         """Counts and bytes, from the arrays that exist."""
         layout = self.codec.layout(self.shape.head_dim)
@@ -258,6 +263,7 @@ class SideStore:
             layer=layer,
             side=side,
             codec=self.codec.plain.name,
+            runs={"codec": self.codec.plain.name, **self.codec.data(), **({"bypass": self.codec.name} if self.bypassed else {})},
             order=resolve_order(self.side.order, self.shape.architecture),
             tokens=self.tokens - self.base,
             tokens_forgotten=self.base,

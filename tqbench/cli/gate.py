@@ -7,15 +7,19 @@ from typing import Annotated
 
 import typer
 
-from tqbench.cli import complete, table
+from tqbench.cli import ci, complete, table
 
 NOTHING_JUDGED = 5  # a run without gates is not green
 EXAMPLES = """Examples:
 
 tqbench gate quickstart
 
-tqbench gate results/quickstart/915af63cc5
-"""
+tqbench gate quickstart --fail-on 'q8_0:dppl>0.1' --fail-on '*turbo*:top1<0.8'
+
+tqbench gate gate --against results/reference/gate-cpu -o verdicts
+
+A limit holds as a suite's does: a metric passes or fails only if its whole 95 % interval does, and a perplexity that falls by more than the
+limit fails as one that rises."""
 
 
 def gate(
@@ -25,16 +29,38 @@ def gate(
             help="Runs: folders, record.json files, or suites' names (the latest run).", metavar="RUN", autocompletion=complete.runs
         ),
     ],
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option("--fail-on", metavar="LIMIT", help="One more gate, [SCHEME:]METRIC>NUMBER, or < where high is good. Repeatable."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Hold each limit on dppl or ln_ratio against the difference to this run's perplexities, too."),
+    ] = None,
+    github: Annotated[bool, typer.Option("--github", help="Print annotations for GitHub, as in Actions.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Write SUITE/RUN/junit.xml and benchmark.json here.")
+    ] = None,
     results: Annotated[Path, typer.Option("--results", metavar="FOLDER", help="Where runs are.")] = Path("results"),
 ) -> None:
     """Judge runs by their suites' gates. Measures nothing."""
     from tqbench.core.errors import worst
+    from tqbench.report import against as reference
+    from tqbench.report import fail_on as limits
     from tqbench.report import gate, terminal
+    from tqbench.report import github as machine
     from tqbench.report.run import find, load
 
     out, codes = table.console(), []
-    for run in [load(find(ref, results)) for ref in refs]:  # all are found before any is judged
-        verdicts = gate.judge(run)
+    runs = [load(find(ref, results)) for ref in refs]  # all are found before any is judged
+    old = load(find(against, results)) if against else None
+    more = limits.gates(fail_on or [], runs)
+    beside = [reference.judgements(run, old, extra) if old else [] for run, extra in zip(runs, more, strict=True)]
+    judged = [gate.judge(run, extra, rest) for run, extra, rest in zip(runs, more, beside, strict=True)]
+    for run, verdicts in zip(runs, judged, strict=True):
         codes += [gate.exit_code(run, verdicts), *([] if verdicts else [NOTHING_JUDGED])]
         out.print(terminal.verdicts(run, verdicts))
+        ci.tell(run, verdicts, wanted=github)
+        if output:
+            machine.write(run, verdicts, output / run.folder.absolute().parent.name / run.folder.absolute().name)
     raise typer.Exit(worst(codes))

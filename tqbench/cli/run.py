@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tqbench.cli import options
+from tqbench.cli import ci, options
 from tqbench.cli.plan import dropped, read, show
 from tqbench.core.errors import worst
 
@@ -73,6 +73,7 @@ def _run(planned: Plan, output: Path, *, fresh: bool) -> int:
         console.print(part)
     if done.verdicts:
         console.print(terminal.verdicts(done.run, done.verdicts))
+    ci.tell(done.run, done.verdicts)
     typer.echo(f"\n{planned.suite}: {done.measured} of {len(planned.chosen)} cells measured now")
     typer.echo(f"results  {done.run.folder}\npage     {done.page}")
     return done.exit_code

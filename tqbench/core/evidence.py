@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class SideEvidence:
     bytes_sinks: int = 0  # of the exact ones
     bytes_tables: int = 0  # of what the codec has learned: once, however many tokens
     scheme: str = ""  # that ran in this layer
+    runs: dict[str, Any] = field(default_factory=dict)  # the codec and its parameters, as the store had them; empty for other libraries
     counts: bool = True  # as covered: not in a layer that another scheme protects, or where one that loses nothing stands in
 
 

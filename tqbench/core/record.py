@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tqbench.core.errors import TqbenchError
-from tqbench.core.files import short_hash, write_json
+from tqbench.core.files import sha256_file, short_hash, write_json
 
 SCHEMA = "tqbench.record/1"
 Outcome = Literal["ok", "oom", "crashed", "timeout", "unsupported", "inactive", "failed"]
 FINAL: tuple[Outcome, ...] = ("ok",)  # measured once; the others are tried again
+EDITED = "the record was changed after it was measured: its content does not fit its seal; run the suite again to measure the cell anew"
 
 
 @dataclass(frozen=True)
@@ -100,23 +102,36 @@ class Record:
     evidence: list[dict[str, Any]] = field(default_factory=list)  # SideEvidence per layer and side
     audits: list[str] = field(default_factory=list)  # what the evidence contradicts
     fingerprint: str | None = None  # hash of the per-token scores
+    arrays: dict[str, str] = field(default_factory=dict)  # the hash of each .npy file beside the record
     peak_bytes: int | None = None  # of the process during the cell
     started: str | None = None
     tqbench: str | None = None
+    seal: str | None = field(default=None, compare=False)  # hash of all the rest; records from before there were seals have none
+
+    def audited(self, *found: str) -> Record:
+        """With what audits found besides. What any audit contradicts is not a measurement: it becomes inactive and keeps no numbers."""
+        audits = list(dict.fromkeys((*self.audits, *found)))
+        if not audits:
+            return self
+        none: dict[str, Any] = {"metrics": {}, "positions": [], "floors": {}, "stages": {}}
+        return dataclasses.replace(self, outcome="inactive", reason=audits[0], audits=audits, **none)
 
     def write(self, folder: Path) -> None:
-        """Write `record.json` whole."""
-        write_json(folder / "record.json", {"schema": SCHEMA, **dataclasses.asdict(self)})
+        """Write `record.json` whole, sealed."""
+        data = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        data["seal"] = _seal(data)
+        write_json(folder / "record.json", data)
 
     @staticmethod
     def read(path: Path) -> Record:
-        """Read and check a record."""
+        """Read and check a record. One that was changed after it was written, or whose arrays were, is inactive."""
         try:
             data = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise TqbenchError(f"{path}: not a readable record: {error}") from error
         if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
             raise TqbenchError(f"{path}: this is not a {SCHEMA} file")
+        edited = data.get("seal") is not None and data["seal"] != _seal({"schema": SCHEMA, **data})
         try:
             cell = Cell(**data.pop("cell"))
             metrics = {name: Estimate(**value) for name, value in data.pop("metrics", {}).items()}
@@ -127,4 +142,20 @@ class Record:
             raise TqbenchError(f"{path}: unknown outcome {record.outcome!r}")
         if record.metrics and record.outcome != "ok":
             raise TqbenchError(f"{path}: outcome {record.outcome} carries metrics; a cell that did not pass has no numbers")
-        return record
+        return record.audited(*([EDITED] if edited else []), *_foreign(record.arrays, path.parent))
+
+
+def _seal(data: dict[str, Any]) -> str:
+    """The hash of what a record says, however it is laid out in the file."""
+    said = {key: value for key, value in data.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _foreign(arrays: dict[str, str], folder: Path) -> list[str]:
+    """Arrays that are there and are not those that were measured. Committed runs leave arrays out."""
+    paths = {name: folder / f"{name}.npy" for name in arrays}
+    return [
+        f"{path.name} is not the file that was measured with this record; run the suite again to measure the cell anew"
+        for name, path in paths.items()
+        if path.exists() and sha256_file(path) != arrays[name]
+    ]

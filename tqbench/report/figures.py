@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tqbench.core.record import Cell
-from tqbench.report import against, scatter, shares
+from tqbench.report import contexts, scatter, shares
 from tqbench.report.chart import Chart
 from tqbench.report.draw import CROWD, Point
 from tqbench.report.points import controls, points, speeds
@@ -21,12 +21,12 @@ def charts(run: Run) -> list[Chart]:
     """Every figure that the run has the numbers for. The same records give the same figures."""
     settings = list(enumerate(run.settings().values(), 1))
     beside = [chart for i, cells in settings for chart in _setting(run, cells, i)]
-    return beside + list(against.contexts(run))
+    return beside + list(contexts.contexts(run))
 
 
 def _setting(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:
     yield from _bits(run, cells, index)
-    yield from against.positions(run, cells, index)
+    yield from contexts.positions(run, cells, index)
     yield from shares.ledger(run, cells, index)
     yield from shares.stages(run, cells, index)
 

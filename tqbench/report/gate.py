@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -36,6 +36,7 @@ class Verdict:
     reason: str
     estimate: Estimate | None = None
     tokens: int | None = None
+    against: str | None = None  # the run that it is compared with, if not with its own baseline
 
     @property
     def who(self) -> str:
@@ -45,10 +46,10 @@ class Verdict:
         return self.cell.label if self.cell.kernel == "auto" else f"{self.cell.label} ({self.cell.kernel})"
 
 
-def judge(run: Run) -> list[Verdict]:
-    """Every gate on every cell that it matches. What rests on intervals is judged together, so that all of it holds at 95 %: each may err
-    with an equal share of the 5 % among those that are still open (Holm)."""
-    found = [verdict for gate in run.gates for verdict in _verdicts(run, gate)]
+def judge(run: Run, more: Sequence[Gate] = (), beside: Sequence[Verdict | Open] = ()) -> list[Verdict]:
+    """Every gate of the suite, and some more, on every cell that it matches. What rests on intervals is judged together, also with what
+    is judged beside: all of it holds at 95 %, as each may err with an equal share of the 5 % among those that are still open (Holm)."""
+    found = [*(verdict for gate in (*run.gates, *more) for verdict in _verdicts(run, gate)), *beside]
     waiting = {i: judgement for i, judgement in enumerate(found) if isinstance(judgement, Open)}
     settled = {i: verdict for i, verdict in enumerate(found) if isinstance(verdict, Verdict)}
     while clear := {i: judgement.verdict(len(waiting)) for i, judgement in waiting.items() if judgement.decided(len(waiting))}:
@@ -75,13 +76,21 @@ def _codes(run: Run, verdicts: list[Verdict]) -> Iterator[int]:
 
 
 def _verdicts(run: Run, gate: Gate) -> list[Verdict | Open]:
-    cells = [cell for cell in run.cells if cell.scheme is not None and gate.covers(cell.label) and gate.measured_by(cell.task)]
+    cells = judged(run, gate)
     if not cells:
-        return [Verdict(gate, None, _absent(gate), f"no scheme of this run matches {' or '.join(gate.schemes)}")]
+        known = any(cell.scheme is not None and gate.covers(cell.label) for cell in run.cells)
+        why = f"no cell of this run measures {gate.metric}" if known else f"no scheme of this run matches {' or '.join(gate.schemes)}"
+        return [Verdict(gate, None, absent(gate), why)]
     return [_verdict(run, gate, cell) for cell in cells]
 
 
-def _absent(gate: Gate) -> Status:
+def judged(run: Run, gate: Gate) -> list[Cell]:
+    """The cells that a gate is about."""
+    return [cell for cell in run.cells if cell.scheme is not None and gate.covers(cell.label) and gate.measured_by(cell.task)]
+
+
+def absent(gate: Gate) -> Status:
+    """What a gate says where there is nothing to judge."""
     return "fail" if gate.required else "skipped"
 
 
@@ -89,29 +98,24 @@ def _verdict(run: Run, gate: Gate, cell: Cell) -> Verdict | Open:
     record = run.record(cell)
     if record is None or record.outcome != "ok":
         why = f": {record.reason}" if record and record.reason else ""
-        return Verdict(gate, cell, _absent(gate), f"there is no result ({run.outcome(cell)}){why}")
+        return Verdict(gate, cell, absent(gate), f"there is no result ({run.outcome(cell)}){why}")
     estimate = record.metrics.get(gate.metric)
     if estimate is None:
         return Verdict(gate, cell, "fail", f"the record has no metric {gate.metric!r}")
     if problem := (_insane(run, record) if cell.task == "perplexity" else None) or _not_finite(estimate):
         return Verdict(gate, cell, "fail", problem, estimate)
-    return _rough(gate, record, estimate) or _judged(Open(gate, record, estimate))
+    return judgement(Open(gate, record, estimate))
 
 
-def _rough(gate: Gate, record: Record, estimate: Estimate) -> Verdict | None:
-    """Too few windows make no interval."""
-    windows = record.text.get("windows", ENOUGH)
-    if windows >= ENOUGH or exact(estimate):
-        return None
-    tokens = _round_up(record.text.get("scored", 0) * ENOUGH / max(windows, 1))
-    says = f"rests on {windows} windows, an interval needs {ENOUGH}: score {tokens:,} tokens"
-    return Verdict(gate, record.cell, "inconclusive", f"{title(gate.metric)} {interval(estimate, gate.metric)} {says}", estimate, tokens)
-
-
-def _judged(judgement: Open) -> Verdict | Open:
-    """A figure without an interval is judged as it is, alone."""
-    low, high = judgement.estimate.ends
-    return judgement.verdict(1) if low == high else judgement
+def judgement(one: Open) -> Verdict | Open:
+    """Too few windows make no interval; a figure without one is judged as it is, alone; the rest stays open."""
+    windows, (low, high) = one.record.text.get("windows", ENOUGH), one.estimate.ends
+    if windows < ENOUGH and not exact(one.estimate):
+        tokens = _round_up(one.record.text.get("scored", 0) * ENOUGH / max(windows, 1))
+        return one.say(
+            "inconclusive", one.estimate, f"rests on {windows} windows, an interval needs {ENOUGH}: score {tokens:,} tokens", tokens
+        )
+    return one.verdict(1) if low == high else one
 
 
 def _insane(run: Run, record: Record) -> str | None:
@@ -136,11 +140,15 @@ def _not_finite(estimate: Estimate) -> str | None:
 
 @dataclass(frozen=True)
 class Open:
-    """A judgement that rests on an interval, before it is known how many others there are."""
+    """A judgement that rests on an interval, before it is known how many others there are. `what` is estimated, if not the metric itself;
+    `advice` is for who gets no decision."""
 
     gate: Gate
     record: Record
     estimate: Estimate
+    what: str = ""
+    against: str | None = None
+    advice: str = ""
 
     def interval(self, others: int) -> Estimate:
         """The interval that so many open judgements leave it; of a cell that was looked at while it grew, what that look may spend."""
@@ -159,21 +167,23 @@ class Open:
         beside = f", judged beside {others - 1} other{'s' if others > 2 else ''}" if others > 1 else ""
         if found is None:
             return self._undecided(estimate, f"{kept}{beside}")
-        return _expected(self._say(found, estimate, f"is {kept if found == 'pass' else broken}{beside}"))
+        return _expected(self.say(found, estimate, f"is {kept if found == 'pass' else broken}{beside}"))
 
     def _undecided(self, estimate: Estimate, kept: str) -> Verdict:
         scored = self.record.text.get("scored", 0)
         if self.record.cell.task != "perplexity":
-            return self._say("inconclusive", estimate, f"may or may not be {kept}; more repetitions on a quiet machine may decide")
+            return self.say("inconclusive", estimate, f"may or may not be {kept}; more repetitions on a quiet machine may decide")
         more = factor(self.gate, estimate)
         if more is None or not scored:
-            return self._say("inconclusive", estimate, "lies on the limit: no number of tokens would decide")
+            return self.say("inconclusive", estimate, "lies on the limit: no number of tokens would decide")
         tokens = _round_up(scored * more)
-        return self._say("inconclusive", estimate, f"may or may not be {kept}; about {tokens:,} scored tokens would decide", tokens)
+        return self.say("inconclusive", estimate, f"may or may not be {kept}; about {tokens:,} scored tokens would decide", tokens)
 
-    def _say(self, status: Status, estimate: Estimate, says: str, tokens: int | None = None) -> Verdict:
-        text = f"{title(self.gate.metric)} {interval(estimate, self.gate.metric)} {says}"
-        return Verdict(self.gate, self.record.cell, status, text, estimate, tokens)
+    def say(self, status: Status, estimate: Estimate, says: str, tokens: int | None = None) -> Verdict:
+        """The verdict in words."""
+        advice = self.advice if status == "inconclusive" else ""
+        text = f"{self.what or title(self.gate.metric)} {interval(estimate, self.gate.metric)} {says}{advice}"
+        return Verdict(self.gate, self.record.cell, status, text, estimate, tokens, self.against)
 
 
 def _round_up(tokens: float) -> int:

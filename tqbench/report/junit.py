@@ -39,7 +39,8 @@ def _cell(run: Run, cell: Cell) -> ET.Element:
 
 def _verdict(verdict: Verdict) -> ET.Element:
     where = heading(verdict.cell) if verdict.cell else "gates"
-    case = ET.Element("testcase", classname=where, name=plain(f"{verdict.who}: {verdict.gate.metric}"))
+    against = f" against {verdict.against}" if verdict.against else ""
+    case = ET.Element("testcase", classname=where, name=plain(f"{verdict.who}: {verdict.gate.metric}{against}"))
     _end(case, STATUSES[verdict.status], verdict.status, verdict.reason)
     return case
 

@@ -34,24 +34,19 @@ BRIEF = (
 )
 
 
-def render(run: Run, verdicts: list[Verdict], charts: Sequence[Chart] = ()) -> str:
+def render(run: Run, found: list[Verdict], charts: Sequence[Chart] = ()) -> str:
     """Verdicts, then one table per setting with its figures, which lie beside it as SVG files."""
-    return several([(run, verdicts)], [View(run, list(charts))])
+    return several([(run, found)], [View(run, list(charts))])
 
 
 def several(judged: Sequence[Judged], views: Sequence[View]) -> str:
     """The same of several runs: all verdicts, then what may stand together."""
-    parts = [*(part for run, verdicts in judged for part in _judged(run, verdicts)), *(part for view in views for part in _view(view))]
+    parts = [*(part for run, found in judged for part in _judged(run, found)), *(part for view in views for part in _view(view))]
     return "\n\n".join((*parts, *(f"Command: {escape(run.command)}" for run, _ in judged))) + "\n"
 
 
-def _judged(run: Run, verdicts: list[Verdict]) -> list[str]:
-    code = exit_code(run, verdicts)
-    return [
-        f"# {escape(run.suite)}",
-        f"Run {escape(run.name)}: {EXIT[code]} (exit code {code}).",
-        _verdicts(run, verdicts) if verdicts else "No gates: nothing was judged.",
-    ]
+def _judged(run: Run, found: list[Verdict]) -> list[str]:
+    return [f"# {escape(run.suite)}", f"Run {escape(run.name)}: {outcome(run, found)}.", verdicts(run, found)]
 
 
 def _view(view: View) -> list[str]:
@@ -92,9 +87,18 @@ def grid(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
 
 
-def _verdicts(run: Run, verdicts: list[Verdict]) -> str:
+def outcome(run: Run, found: list[Verdict]) -> str:
+    """What the verdicts amount to."""
+    code = exit_code(run, found)
+    return f"{EXIT[code]} (exit code {code})"
+
+
+def verdicts(run: Run, found: list[Verdict]) -> str:
+    """A row per verdict."""
+    if not found:
+        return "No gates: nothing was judged."
     short = short_headings(run)
-    rows = [(f"**{v.status}**", escape(v.who), escape(short[v.cell.setting] if v.cell else ""), escape(v.reason)) for v in verdicts]
+    rows = [(f"**{v.status}**", escape(v.who), escape(short[v.cell.setting] if v.cell else ""), escape(v.reason)) for v in found]
     if not any(short.values()):
         return grid(("verdict", "scheme", "reason"), [(status, who, reason) for status, who, _, reason in rows])
     return grid(("verdict", "scheme", "setting", "reason"), rows)

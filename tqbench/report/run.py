@@ -12,12 +12,14 @@ from tqbench.core.codec import ITEMSIZE
 from tqbench.core.errors import ConfigError, TqbenchError
 from tqbench.core.gate import Gate
 from tqbench.core.record import Cell, Record
+from tqbench.report.audit import settle
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 SCHEMA = "tqbench.plan/1"
 NOT_RUN = "not run"  # a planned cell without a record
+UNSEALED = "the record has lost its seal, which every record of this run was written with: it was changed after it was measured"
 BITS = ("bits", "bits_k", "bits_v", "bits_resident")
 METRICS = (
     *("ppl", "base_ppl", "dppl", "ln_ratio"),
@@ -44,7 +46,14 @@ class Run:
     records: tuple[Record, ...]
     gates: tuple[Gate, ...]
     environment: dict[str, Any]
+    source: str = ""  # the suite's file; empty in runs that are older than this
+    lines: dict[Gate, int] = field(default_factory=dict)  # where its gates stand
     dropped: dict[str, str] = field(default_factory=dict)  # cells that a budget left out, by key, and why
+
+    @property
+    def title(self) -> str:
+        """Its last two folders: the suite and the run, or where a committed run lies."""
+        return f"{self.folder.absolute().parent.name}/{self.folder.absolute().name}"
 
     def record(self, cell: Cell) -> Record | None:
         """What came of a cell."""
@@ -140,7 +149,7 @@ def bits_of(record: Record) -> dict[str, float]:
 
 
 def load(folder: Path) -> Run:
-    """Read a run folder."""
+    """Read a run folder. What the records contradict, each for itself or together, has no numbers."""
     plan = _read(folder / "plan.json")
     if plan.get("schema") != SCHEMA:
         raise TqbenchError(f"{folder / 'plan.json'}: this is not a {SCHEMA} file")
@@ -148,12 +157,27 @@ def load(folder: Path) -> Run:
         cells = tuple(Cell(**data) for data in plan["cells"])
         gates = tuple(Gate.of(data) for data in plan["gates"])
         suite, name, command = (str(plan[key]) for key in ("suite", "run", "command"))
-    except (KeyError, TypeError) as error:
+        lines = dict(zip(gates, map(int, plan.get("lines") or ()), strict=False))
+    except (KeyError, TypeError, ValueError) as error:
         raise TqbenchError(f"{folder / 'plan.json'}: {error}") from error
     machine = folder / "environment.json"
     environment = _read(machine) if machine.exists() else {}
-    records = tuple(record for cell in cells if (record := _record(folder, cell)))
-    return Run(folder, suite, name, command, cells, records, gates, environment, dropped=dict(plan.get("dropped") or {}))
+    found = [record for cell in cells if (record := _record(folder, cell))]
+    if plan.get("sealed"):
+        found = [record if record.seal else record.audited(UNSEALED) for record in found]
+    return Run(
+        folder,
+        suite,
+        name,
+        command,
+        cells,
+        tuple(settle(found)),
+        gates,
+        environment,
+        source=str(plan.get("source") or ""),
+        lines=lines,
+        dropped=dict(plan.get("dropped") or {}),
+    )
 
 
 def _record(folder: Path, cell: Cell) -> Record | None:

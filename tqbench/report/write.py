@@ -1,4 +1,4 @@
-"""Everything a run leaves behind for people: the page and its figures in `reports/`, `summary.csv` and `junit.xml` beside its records."""
+"""All that a run leaves behind: the page and its figures in `reports/`; `summary.csv`, `junit.xml`, `benchmark.json` beside its records."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tqbench.core.files import write_atomic
-from tqbench.report import junit, markdown, page, summary, together
+from tqbench.report import github, markdown, page, summary, together
 from tqbench.report.draw import Form
 from tqbench.report.gate import Verdict
 from tqbench.report.run import Run
@@ -49,9 +49,9 @@ def write_figures(views: Sequence[View], to: Path) -> list[Path]:
 
 
 def write_results(run: Run, verdicts: list[Verdict]) -> None:
-    """Write `summary.csv` and `junit.xml` into the run's folder."""
+    """Write `summary.csv`, `junit.xml` and `benchmark.json` into the run's folder."""
     write_atomic(run.folder / "summary.csv", summary.render(run).encode())
-    write_atomic(run.folder / "junit.xml", junit.render(run, verdicts).encode())
+    github.write(run, verdicts, run.folder)
 
 
 def _safe(name: str) -> str:

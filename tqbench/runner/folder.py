@@ -14,7 +14,7 @@ from tqbench.core.errors import ConfigError, LockedError, TqbenchError
 from tqbench.core.files import write_json
 from tqbench.core.record import FINAL, Cell, Record
 from tqbench.measure import environment
-from tqbench.runner import audit
+from tqbench.report import audit
 from tqbench.suite.plan import Plan
 
 
@@ -64,9 +64,12 @@ class Folder:
             "gates": [dataclasses.asdict(gate) for gate in plan.gates],
             "limits": dict(plan.limits),
             "dropped": dict(plan.dropped),
+            "source": plan.source,
+            "lines": list(plan.lines),
+            "sealed": True,
         }
         write_json(self.path / "plan.json", data)
-        write_json(self.path / "environment.json", {"schema": "tqbench.environment/1", **environment.describe()})
+        write_json(self.path / "environment.json", {"schema": "tqbench.environment/1", **environment.describe(), "code": plan.code()})
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

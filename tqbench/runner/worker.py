@@ -6,6 +6,8 @@ the log of the cell. It ends when its parent does: then its standard input ends.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -27,7 +29,6 @@ from tqbench.core.session import Session
 from tqbench.measure import clock, memory
 from tqbench.measure.environment import versions
 from tqbench.models import resolve
-from tqbench.runner import audit
 
 EXIT_AFTER_OOM = 75
 
@@ -93,14 +94,15 @@ class Worker:
             told = lambda n: self.emit(event="tokens", n=n)  # noqa: E731 - one line of a message
             result = tasks.run(tasks.Job(session, cell, text, told, self.root, self.beside, self.contexts))
             fields = {**common, "peak_bytes": memory.peak(), **result.fields}
-            record = audit.inactive(Record(cell, "ok", None, clock.seconds() - begin, **fields))
+            record = Record(cell, "ok", None, clock.seconds() - begin, **fields).audited()
             wrong = [
                 name for name, e in record.metrics.items() if not math.isfinite(sum(v for v in (e.value, e.low, e.high) if v is not None))
             ]
             if wrong:
                 return Record(cell, "failed", f"{', '.join(wrong)} is not finite", record.seconds, **common)
-            for name, array in result.arrays.items() if record.outcome == "ok" else ():
-                _write_array(folder / f"{name}.npy", array)
+            if record.outcome == "ok":
+                arrays = {name: _write_array(folder / f"{name}.npy", array) for name, array in result.arrays.items()}
+                record = dataclasses.replace(record, arrays=arrays)
         except Exception as error:  # noqa: BLE001 - whatever it is becomes the outcome of this cell
             traceback.print_exc()
             outcome, reason = outcome_of(error)
@@ -133,10 +135,12 @@ def _log_to(path: Path) -> None:
     os.close(log)
 
 
-def _write_array(path: Path, array: Any) -> None:
+def _write_array(path: Path, array: Any) -> str:
+    """Write an array; the hash of its file."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_atomic(path, buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 if __name__ == "__main__":

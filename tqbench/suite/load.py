@@ -93,10 +93,19 @@ class _Reading:
             check.decidable(tasks, gates, self.problem)
         if self.bypass is not None:  # the gates are about the schemes as they are
             schemes, gates = check.bypassed(schemes, self.bypass, self.problem), ()
-        suite = Suite(root, settings, schemes, tasks, calibration, gates)
+        lines = tuple(self.document.line(("gates", i)) for i in range(len(gates)))  # without mistakes, all that are written are there
+        suite = Suite(root, settings, schemes, tasks, calibration, gates, _relative(self.path), lines)
         if not self.found:
             check.priority(settings.priority, [name for cell in cells(suite) for name in (cell.label, cell.key)], self.problem)
         return suite
+
+
+def _relative(path: str) -> str:
+    """As people and machines elsewhere know it: from the working folder, or the name alone. Other paths stay private."""
+    try:
+        return Path(path).absolute().relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return Path(path).name
 
 
 def _model(model: Any) -> Any:

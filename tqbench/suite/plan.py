@@ -39,12 +39,18 @@ class Plan:
     startups: Mapping[tuple[str, ...], float] = field(default_factory=dict)  # seconds until a group's worker measures
     limits: Mapping[str, str] = field(default_factory=dict)  # `budget` and `memory`, as the user wrote them
     dropped: Mapping[str, str] = field(default_factory=dict)  # cells that do not fit these, by key, and why
+    source: str = ""  # the suite's file as it was named, and in it
+    lines: tuple[int, ...] = ()  # the line of each gate
 
     def identity(self) -> str:
         """The run's name: a hash of everything that decides its digits, so that the same command continues the same run."""
+        return short_hash({"content": self.content, "numerics": environment.numerics(), "sources": self.code()})
+
+    @staticmethod
+    def code() -> str:
+        """The hash of the code that computes digits here, outside packages and the native library included."""
         library = native.path()
-        sources = environment.sources([*registry.outside(), *([library] if library else [])])
-        return short_hash({"content": self.content, "numerics": environment.numerics(), "sources": sources})
+        return environment.sources([*registry.outside(), *([library] if library else [])])
 
     @property
     def chosen(self) -> list[Cell]:
@@ -86,6 +92,8 @@ def plan(suite: Suite, history: History = NOTHING) -> Plan:
         short_hash([[dataclasses.asdict(cell) for cell in every], _files(suite)]),
         priority=settings.priority,
         startups={cell.group: startup(sizes[cell.model], cell.dtype) for cell in every},
+        source=suite.source,
+        lines=suite.lines,
     )
 
 

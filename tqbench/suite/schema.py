@@ -269,3 +269,5 @@ class Suite:
     tasks: tuple[tuple[str, Task], ...]
     calibration: Calibration
     gates: tuple[Gate, ...]
+    source: str = ""  # the file as it was named, relative to the working folder
+    lines: tuple[int, ...] = ()  # where each gate stands in it

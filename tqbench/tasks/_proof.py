@@ -22,6 +22,7 @@ def prove(windows: list[list[SideEvidence]], scores: TokenScores, scheme: Scheme
     lossless = scheme.lossless_in(info.dtype)
     facts: dict[str, Any] = {"lossless": lossless, "identical": identical, "covered": proof.coverage(everything) > 0}
     found = [text for window in windows for text in proof.audit(window, info.kv_layers, **facts)]
+    found += [text for window in windows for text in _declared(window, scheme, info)]
     kld = float(scores.kld.mean())
     found += proof.audit_control(bypass=scheme.bypass, lossless=lossless, dtype=info.dtype, identical=identical, kld=kld)
     last = max(reversed(windows), key=lambda window: window[0].tokens + window[0].tokens_forgotten)
@@ -32,6 +33,26 @@ def prove(windows: list[list[SideEvidence]], scores: TokenScores, scheme: Scheme
         "kernels": kernels(last),
         "ledger": ledger(last, info),
     }
+
+
+def _declared(evidence: list[SideEvidence], scheme: Scheme, info: ModelInfo) -> list[str]:
+    """What ran in each layer and side against the scheme itself, which the store is not asked about: codec, parameters and bytes."""
+    places = {layer: position for position, layer in enumerate(sorted({e.layer for e in evidence}))}
+    found = []
+    for e in evidence if len(places) == info.kv_layers else ():
+        own = scheme.for_layer(places[e.layer], info.kv_layers, info.heads // info.kv_heads)
+        codec = (own.k if e.side == "k" else own.v).codec
+        wanted = {"codec": codec.plain.name, **codec.data(), **({"bypass": scheme.bypass} if scheme.bypass else {})}
+        if e.runs and (not wanted.items() <= e.runs.items() if scheme.bypass else e.runs != wanted):  # a control wraps the codec
+            found.append(f"layer {e.layer} {e.side}: {_words(e.runs)} ran, the scheme has {_words(wanted)} there")
+        size = codec.layout(info.head_dim).nbytes * (e.tokens_packed // codec.unit) * (info.kv_heads // codec.heads)
+        if e.runs and not scheme.bypass and e.bytes_declared != size:
+            found.append(f"layer {e.layer} {e.side}: the store declares {e.bytes_declared} bytes, the scheme {size}")
+    return found
+
+
+def _words(runs: dict[str, Any]) -> str:
+    return " ".join([str(runs["codec"]), *(f"{key}={value}" for key, value in runs.items() if key != "codec")])
 
 
 def kernels(evidence: list[SideEvidence]) -> dict[str, Any]:

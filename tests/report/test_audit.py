@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tqbench.core.record import Cell, Estimate, Record
-from tqbench.runner.audit import settle
+from tqbench.report.audit import settle
 
 
 def cell(name: str | None) -> Cell:
@@ -65,3 +65,21 @@ def test_cells_that_score_nothing_are_no_twins_and_have_no_perplexity_to_drift()
 def test_another_setting_is_not_compared() -> None:
     other = replace(record("b", "same", error=0.2), cell=replace(cell("b"), params={"context": 128}))
     assert [r.outcome for r in settle([BASE, record("a", "same"), other])] == ["ok", "ok", "ok"]
+
+
+def kernels(kernel: str, bypass: str | None = None, **forms: str) -> list[str]:
+    ran = {"encode": "native", "decode": "in attend", "attend": "native"} | forms
+    evidence = [{"layer": layer, "side": side, "tokens_packed": 8, "lossless": True, **ran} for layer in range(2) for side in "kv"]
+    scheme = {"name": "a"} | ({"bypass": bypass} if bypass else {})
+    one = replace(record("a", "f1"), cell=replace(cell("a"), kernel=kernel, scheme=scheme), evidence=evidence)
+    return settle([one])[0].audits
+
+
+def test_a_kernel_that_was_named_and_did_not_run_is_told() -> None:
+    assert kernels("auto", attend="torch") == []
+    assert kernels("native") == kernels("attend=native,encode=native") == kernels("decode=native") == []
+    assert kernels("attend=auto,encode=native", attend="torch") == []
+    assert kernels("attend=native", attend="engine", bypass="identity") == []
+    assert kernels("attend=native", attend="torch") == ["layer 0 k: attend=native was asked for, torch ran"]
+    assert kernels("attend=native", attend="engine") == ["layer 0 k: attend=native was asked for, engine ran"]
+    assert kernels("triton") == ["layer 0: kernel 'triton' was asked for, in attend, native ran"]

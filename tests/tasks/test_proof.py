@@ -1,0 +1,72 @@
+"""What ran against what the scheme declares, on real stores: honest ones are not suspected, and a side that runs the other's codec is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.transformers import tiny
+from backends.transformers.session import TransformersSession
+from tqbench.cache.store import Store
+from tqbench.core.evidence import SideEvidence
+from tqbench.core.presets import preset, read
+from tqbench.core.scheme import Scheme
+from tqbench.core.session import Terms
+from tqbench.tasks._proof import _declared
+
+IDS = np.random.default_rng(0).integers(0, 256, 160)  # KIVI and its like flush after 128
+
+
+@pytest.fixture(scope="module")
+def session() -> Any:
+    return TransformersSession(tiny.llama(), None, "tiny")
+
+
+def run(session: Any, scheme: Scheme) -> list[SideEvidence]:
+    calibration = session.calibrate([IDS[:64]]) if scheme.calibrated else None
+    cache = session.new_cache(scheme, Terms(calibration=calibration))
+    session.forward(IDS, cache)
+    found: list[SideEvidence] = cache.evidence()
+    return found
+
+
+NAMES = (
+    *("f16", "q8_0", "q4_0_rot", "q8_0/turbo3", "turbo4", "turbo3_pad128", "kivi2", "turboquant_prod3", "mlx_vlm_2.5_split", "mxfp4"),
+    *("nvfp4_static", "mlx4_g64", "fp8_e4m3_static", "kvquant3", "polarquant_han", "isoquant3", "iq4_nl", "sanctum3", "destructive"),
+)
+SCHEMES = [preset(name) for name in NAMES]
+SCHEMES.append(read({"name": "guarded", "k": "turbo4", "v": "q4_0", "sinks": 4, "protect": {"first": 1, "scheme": "q8_0"}}))
+SCHEMES += [dataclasses.replace(preset("q8_0/turbo3"), bypass=bypass) for bypass in ("identity", "bridge")]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.label)
+def test_an_honest_store_runs_what_the_scheme_declares(session: Any, scheme: Scheme) -> None:
+    evidence = run(session, scheme)
+    assert _declared(evidence, scheme, session.info) == []
+    assert all(e.runs["codec"] == e.codec for e in evidence)
+    json.dumps([dataclasses.asdict(e) for e in evidence], allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("q8_0/turbo3", "v: block ran, the scheme has codebook bits=3"),
+        ("q8_0/q4_0", "v: block ran, the scheme has block bits=4"),
+        ("q4_0/q8_0", "v: block bits=4 ran, the scheme has block there"),
+    ],
+)
+def test_a_side_that_runs_the_codec_of_the_other_is_told(session: Any, monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
+    honest = Store.__init__
+
+    def lies(self: Store, scheme: Scheme, *rest: Any) -> None:
+        honest(self, dataclasses.replace(scheme, v=scheme.k), *rest)
+
+    monkeypatch.setattr(Store, "__init__", lies)
+    found = _declared(run(session, preset(name)), preset(name), session.info)
+    assert len(found) >= 2
+    assert all(" v: " in text for text in found)
+    assert words in found[0]
