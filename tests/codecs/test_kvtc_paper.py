@@ -124,7 +124,7 @@ def test_heads_are_decoded_by_themselves():
 def test_components_are_found_once_for_all_ratios(monkeypatch):
     fitted(ratio=8.0)
     monkeypatch.setattr("tqbench.codecs.kvtc_paper.components", lambda *args: pytest.fail("found again"))
-    fitted(ratio=4.0)
+    assert fitted(ratio=2.0).learned["basis"].shape[-1] > fitted(ratio=16.0).learned["basis"].shape[-1]
     with pytest.raises(pytest.fail.Exception):
         KvtcPaper().spanning(4).calibrate(text(seed=5))
 

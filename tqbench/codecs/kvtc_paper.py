@@ -194,7 +194,8 @@ class _Seen:
     errors: Mapping[Kind, NDArray[np.float64]]
 
 
-_LAST: dict[str, _Seen] = {}  # K and V of a model: suites go through ratios
+_LAST: dict[str, _Seen] = {}  # suites go through ratios
+_ROOM = 1 << 28  # bytes of components that are remembered
 
 
 def _seen(y: Tensor, rank: int, seed: int) -> _Seen:
@@ -206,7 +207,7 @@ def _seen(y: Tensor, rank: int, seed: int) -> _Seen:
         some = (y - mean)[:, torch.linspace(0, y.shape[1] - 1, min(SIMULATED // len(y), y.shape[1]), device=y.device).round().long()]
         c = some @ basis.to(some.dtype)
         energy = c.square().sum((0, 1), dtype=torch.float64).cpu().numpy()
-        while len(_LAST) > 1:
+        while sum(seen.basis.nbytes for seen in _LAST.values()) > _ROOM:
             del _LAST[next(iter(_LAST))]
         _LAST[key] = _Seen(mean, basis, energy, runs.errors(c, runs.kinds()))
     return _LAST[key]

@@ -15,6 +15,12 @@ def _load_native() -> Any:
     return encode
 
 
+def _load_projected() -> Any:
+    from tqbench.kernels.encode._projected import encode
+
+    return encode
+
+
 def _load_reference() -> Any:
     from tqbench.kernels.encode.reference import encode
 
@@ -35,7 +41,18 @@ def _refuses(codec: Codec, place: Place) -> str | None:
     return native.missing() or supports(codec)
 
 
+def _refuses_projected(codec: Codec, place: Place) -> str | None:
+    from tqbench.kernels.encode._projected import refuses
+
+    return f"sums in float32, not in {place.dtype}" if place.dtype == "float64" else refuses(codec)
+
+
 OP = Op(
     "encode",
-    (Impl("native", _load_native, _refuses), Impl("reference", _load_reference), Impl("reference (host)", _load_host, platform="mlx")),
+    (
+        Impl("native", _load_native, _refuses),
+        Impl("projected", _load_projected, _refuses_projected),
+        Impl("reference", _load_reference),
+        Impl("reference (host)", _load_host, platform="mlx"),
+    ),
 )
