@@ -15,7 +15,7 @@ namespace tqb::TQB_VARIANT {
 namespace {
 
 constexpr int64_t kAlone = 1 << 19;  // products that one thread does before another one has woken up
-constexpr int kRowBlock = 64, kStride = kTile + L;  // a strip may start late in a tile, and is written whole
+constexpr int kRowBlock = 64, kStride = kTile + kFloatTile;  // a strip may start late in a tile, and is written whole
 
 struct Sides {  // plans of what is exact and what is packed
     Plan exact, packed;
@@ -44,6 +44,7 @@ struct Sums {
 struct Scratch {
     KeyScratch keys;
     ValueScratch values;
+    FloatScratch floats;
     alignas(64) float scores[kRowBlock * kStride], other[kRowBlock * kStride];
 };
 
@@ -55,6 +56,7 @@ inline void rescale(float* x, int64_t n, float factor) {
 inline void score_tile(const Plan& plan, const Packed& source, const QueryRows& q, int64_t b, int64_t h, int first, int last, int64_t from,
                        int n, Scratch& s, float* scores) {
     const Head head(source, b, h);
+    if (plan.mode == Mode::floats) return score_floats(plan, head, q, first, last, from, n, s.floats, scores, kStride);
     for (int t = 0; t < n; t += L) score_strip(plan, head, q, first, last, from + t, n - t < L ? n - t : L, s.keys, scores + t, kStride);
 }
 
@@ -165,7 +167,7 @@ inline void tile(const Task& task, const QueryRows& q, int64_t b, int64_t h, int
         int picked[kTile];
         const int live = c.sparse > 0 ? pick(weights, first, last, count, picked) : count;
         if (live == 0) return;
-        mix_tile(plan, head, first, last, from, live, live < count ? picked : nullptr, s.values,
+        mix_tile(plan, head, first, last, from, live, live < count ? picked : nullptr, s.values, s.floats,
                  [&](int r, const float*& w, float*& out, float*& low) {
                      w = weights + r * kStride;
                      out = packed ? sums.packed(r) : sums.exact(r);

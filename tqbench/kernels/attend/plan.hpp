@@ -8,7 +8,10 @@
 namespace tqb::TQB_VARIANT {
 namespace {
 
-constexpr int kMaxGroups = 32;
+constexpr int kMaxGroups = 32, kTile = 64;
+
+// As many numbers as registers hold that hold `dim`.
+inline int padded_dim(int dim) { return (dim + L - 1) / L * L; }
 
 // How levels lie in lanes: two words each, or, in the fast form, four bytes, or two numbers in bfloat16 where that is how they are stored.
 // An item is what of a vector's codes goes to one of these.
