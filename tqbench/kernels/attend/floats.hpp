@@ -40,12 +40,12 @@ inline void with_floats(const Plan& plan, const Head& head, int rows, int64_t fr
     const int padded = padded_dim(plan.dim), most = as_they_lie ? kTile : kFloatTile;
     for (int start = 0; start < n; start += most) {
         const int count = n - start < most ? n - start : most;
-        for (int t = 0; t < count; ++t) {
-            const int64_t token = from + (picked ? picked[start + t] : start + t);
+        const auto token_of = [&](int t) { return from + (picked ? picked[start + t] : start + t); };
+        for (int t = 0; t < count && as_they_lie; ++t) s.rows[t] = head.codes + token_of(t) * p.codes.unit;
+        for (int t = 0; t < count && !as_they_lie; ++t) {
             float* decoded = s.decoded + t * padded;
-            s.rows[t] = as_they_lie ? head.codes + token * p.codes.unit : reinterpret_cast<const uint8_t*>(decoded);
-            if (as_they_lie) continue;
-            decode_row(head, token, decoded);
+            s.rows[t] = reinterpret_cast<const uint8_t*>(decoded);
+            decode_row(head, token_of(t), decoded);
             for (int d = plan.dim; d < padded; ++d) decoded[d] = 0.0f;
         }
         for (int t = count; t < count + kFloatTile; ++t) s.rows[t] = s.rows[count - 1];
@@ -57,8 +57,9 @@ inline void with_floats(const Plan& plan, const Head& head, int rows, int64_t fr
     }
 }
 
+// Into the second cache: the first one has too few places for what is on its way.
 inline void fetch(const uint8_t* p, int bytes) {
-    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
 }
 
 // Scores of R rows with n tokens, and with more until kSums are full.
@@ -66,22 +67,23 @@ template <int R, class Number>
 TQB_LOOP void dot_floats(const uint8_t* const* keys, int n, int dim, int64_t ahead, const float* const* queries, const float* offsets,
                          float* scores, int stride) {
     constexpr int T = kSums / R;  // tokens at a time
+    F start[R];
+    for (int r = 0; r < R; ++r) start[r] = below(1, all(offsets[r]), all(0.0f));
     for (int t = 0; t < n; t += T) {
         F acc[kSums];
-        for (F& x : acc) x = all(0.0f);
-        for (int k = 0; k < T && ahead; ++k) fetch(keys[t + k] + ahead, dim * Number::kBytes);
+        for (int i = 0; i < kSums; ++i) acc[i] = i < R * T ? start[i / T] : all(0.0f);
         for (int d = 0; d < dim; d += L) {
             F query[R];
             for (int r = 0; r < R; ++r) query[r] = load(queries[r] + d);
             for (int k = 0; k < T; ++k) {
+                fetch(keys[t + k] + ahead + d * Number::kBytes, L * Number::kBytes);
                 const F key = Number::get(keys[t + k] + d * Number::kBytes);
                 for (int r = 0; r < R; ++r) acc[r * T + k] = fma(key, query[r], acc[r * T + k]);
             }
         }
         alignas(64) float found[kSums];
         for (int i = 0; i < kSums; i += L) store(found + i, sums(acc + i));
-        for (int r = 0; r < R; ++r)
-            for (int k = 0; k < T; ++k) scores[r * stride + t + k] = found[r * T + k] + offsets[r];
+        for (int r = 0; r < R; ++r) std::memcpy(scores + r * stride + t, found + r * T, T * sizeof(float));
     }
 }
 
@@ -93,7 +95,7 @@ TQB_LOOP void mix_floats(const uint8_t* const* values, int n, int channel, int64
         for (int i = 0; i < V; ++i) acc[r][i] = load(sums[r] + channel + i * L);
     for (int t = 0; t < n; ++t) {
         const uint8_t* row = values[t] + channel * Number::kBytes;
-        if (ahead) fetch(row + ahead, V * L * Number::kBytes);
+        fetch(row + ahead, V * L * Number::kBytes);
         F x[V];
         for (int i = 0; i < V; ++i) x[i] = Number::get(row + i * L * Number::kBytes);
         for (int r = 0; r < R; ++r) {

@@ -47,13 +47,16 @@ inline I dot2(I acc, I a, I b) {
 // 2^n for whole n as floats in lanes, n in [-126, 127]
 inline F power2(F n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), all(127)), 23)); }
 inline F nearest(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline bool any_nan(F x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }
 // lanes first .. first + L − 1 below n keep x, the others get y
 inline F below(int n, F x, F y) { return _mm512_mask_blend_ps(__mmask16(n >= L ? 0xffff : n <= 0 ? 0 : (1 << n) - 1), y, x); }
 
 inline F from_bf16(const uint16_t* p) {  // each word into the upper half of a lane
     const I order = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7, 0, 6, 0, 5, 0, 4, 0, 3, 0, 2, 0, 1, 0, 0, 0);
-    const I words = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)p));
-    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, order, words));
+    const __m256i words = _mm256_loadu_si256((const __m256i*)p);
+    F x;  // of the intrinsic, gcc 12 copies the words first
+    asm("vpermw %g1, %2, %0%{%3%}%{z%}" : "=v"(x) : "v"(words), "v"(order), "Yk"(__mmask32(0xaaaaaaaa)));
+    return x;
 }
 inline F from_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 
@@ -173,6 +176,7 @@ inline I to_int(F x) { return _mm256_cvtps_epi32(x); }
 inline I dot2(I acc, I a, I b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
 inline F power2(F n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), all(127)), 23)); }
 inline F nearest(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline bool any_nan(F x) { return _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)); }
 inline F below(int n, F x, F y) {
     const I lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_blendv_ps(y, x, _mm256_castsi256_ps(_mm256_cmpgt_epi32(all(n), lanes)));
@@ -327,10 +331,18 @@ inline I dot2(I acc, I a, I b) { return acc + ((a << 16) >> 16) * ((b << 16) >> 
 #endif
 #endif
 inline F power2(F n) { return (F)((to_int(n) + 127) << 23); }
-inline F below(int n, F x, F y) { return (I{0, 1, 2, 3} < all(n)) ? x : y; }
-inline F from_bf16(const uint16_t* p) {
-    return (F)I{int32_t(uint32_t(p[0]) << 16), int32_t(uint32_t(p[1]) << 16), int32_t(uint32_t(p[2]) << 16), int32_t(uint32_t(p[3]) << 16)};
+inline bool any_nan(F x) {
+    const I found = x != x;
+    return found[0] | found[1] | found[2] | found[3];
 }
+inline F below(int n, F x, F y) { return (I{0, 1, 2, 3} < all(n)) ? x : y; }
+typedef uint16_t Halves __attribute__((vector_size(8)));
+inline I widen(const uint16_t* p) {
+    Halves x;
+    std::memcpy(&x, p, 8);
+    return __builtin_convertvector(x, I);
+}
+inline F from_bf16(const uint16_t* p) { return (F)(widen(p) << 16); }
 inline float half(uint16_t h) {
     const uint32_t sign = uint32_t(h & 0x8000u) << 16, exponent = h >> 10 & 0x1fu, mantissa = h & 0x3ffu;
     uint32_t bits;
@@ -345,7 +357,12 @@ inline float half(uint16_t h) {
     std::memcpy(&value, &bits, 4);
     return value;
 }
-inline F from_f16(const uint16_t* p) { return F{half(p[0]), half(p[1]), half(p[2]), half(p[3])}; }
+inline F from_f16(const uint16_t* p) {
+    const I x = widen(p), sign = (x & 0x8000) << 16, size = (x & 0x7fff) << 13;
+    const F small = to_float(x & 0x7fff) * all(0x1p-24f);
+    const I normal = size + (size < (0x7c00 << 13) ? all(112 << 23) : all(224 << 23));
+    return (F)((size < (0x400 << 13) ? (I)small : normal) | sign);
+}
 
 struct Table {
     const int16_t* levels;
