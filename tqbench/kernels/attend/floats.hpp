@@ -57,11 +57,6 @@ inline void with_floats(const Plan& plan, const Head& head, int rows, int64_t fr
     }
 }
 
-// Into the second cache: the first one has too few places for what is on its way.
-inline void fetch(const uint8_t* p, int bytes) {
-    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
-}
-
 // Scores of R rows with n tokens, and with more until kSums are full.
 template <int R, class Number>
 TQB_LOOP void dot_floats(const uint8_t* const* keys, int n, int dim, int64_t ahead, const float* const* queries, const float* offsets,

@@ -88,7 +88,7 @@ TQB_LOOP void dot_words(const Plan& plan, const Extract& extract, const QueryRow
         [&](int run) {
             const F scale = grouped ? load(s.scale + plan.group_of[run] * L) : all(1.0f);
             for (int r = 0; r < R; ++r) {
-                total[r] = fma(Extract::number(acc[r]) * all(steps[r][run]), scale, total[r]);
+                total[r] = fma(to_float(acc[r]) * all(steps[r][run]), scale, total[r]);
                 acc[r] = all(kStarts ? starts[r][run + 1] : 0);
             }
         });

@@ -102,9 +102,6 @@ inline void prepare(const AttendCall& c, const Plan& plan, const float* query, i
             for (int d = g * plan.group; d < dim && d < (g + 1) * plan.group; ++d) total += packed[d];
             q.sums(0)[g] = total;
         }
-#if defined(TQB_VARIANT_avx512)
-    if (plan.form == Form::brains) return round_query<Brains>(plan, c.k.packed.format, q);
-#endif
     if (plan.form == Form::bytes) round_query<Bytes>(plan, c.k.packed.format, q);
     else round_query<Words>(plan, c.k.packed.format, q);
 }

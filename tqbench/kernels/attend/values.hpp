@@ -102,7 +102,7 @@ TQB_LOOP void mix_steps(const Plan& plan, const Extract& extract, int lanes, con
             const F step = Spread ? spread(s.steps[r] + group, order) : all(s.steps[r][group]);
             for (int i = 0; i < V; ++i) {
                 float* out = sums[r] + (item / L * Extract::kSteps + First + i) * L;
-                store(out, fma(Extract::number(acc[r][i]), step, load(out)));
+                store(out, fma(to_float(acc[r][i]), step, load(out)));
             }
         }
     }
