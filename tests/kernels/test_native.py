@@ -192,7 +192,7 @@ def test_bytes_of_every_length(isa, scheme, tokens):
     assert error(store, vectors(0, 1, 4, 1, 64), tokens - 1) <= attend.FAST
 
 
-@pytest.mark.parametrize("scheme", ["kivi4", "f32", "fp8_e4m3", "mxfp8", "q8_0/f16"])
+@pytest.mark.parametrize("scheme", ["kivi4", "f32", "bf16", "fp8_e4m3", "mxfp8", "q8_0/f16"])
 def test_what_has_no_bytes_is_refused(scheme):
     with pytest.raises(Unsupported, match="no levels of 8 bits"):
         filled(scheme, vectors(1, 1, 2, 64, 64), vectors(2, 1, 2, 64, 64), 63, 4, form="native_fast")
@@ -282,6 +282,13 @@ def test_nan_stays_nan(isa, scheme, where):
         q = vectors(0, 1, 4, 1, 64)
         store.k.tail[:, :, -3, 5] = float("nan")
     assert bool(store.attention.fn(q, store.k.view(), store.v.view(), 199, 0.125).isnan().all())
+
+
+def test_nan_of_a_whole_task_is_not_lost(isa):
+    store = filled("f32", vectors(1, 1, 1, 200, 64), vectors(2, 1, 1, 200, 64), 199, 2)
+    k, v, q = store.k.view(), store.v.view(), vectors(0, 1, 2, 1, 64)
+    k.stored()["values"][:, :, :64] = float("nan")
+    assert bool(switched(Switches(split=64), q, k, v, 199, 0.125).isnan().all())
 
 
 def test_bounds_that_reach_beyond_a_query_need_their_tail():

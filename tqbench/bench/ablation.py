@@ -30,7 +30,7 @@ LEFT_OUT = 0.5  # relative error that leaving values out may bring: how much it 
 VARIANTS: dict[str, tuple[str, Switches]] = {
     DEFAULT: ("the native form as it is", Switches()),
     "fast": ("queries, levels and weights of 8 bits: what native_fast is", Switches(fast=True)),
-    **{f"ahead {n}": (f"memory is fetched {n} tokens ahead", Switches(ahead=n)) for n in (64, 256)},
+    **{f"ahead {n}": (f"memory is fetched {n} tokens ahead", Switches(ahead=n)) for n in (32, 128)},
     "ahead 0": ("nothing is fetched ahead", Switches(ahead=0)),
     **{f"split {n}": (f"tasks of {n} tokens", Switches(split=n)) for n in (512, 1024, 4096)},
     **{

@@ -59,11 +59,6 @@ def isa() -> str:
     return name.decode()
 
 
-def brains() -> bool:
-    """Whether that one multiplies numbers in bfloat16."""
-    return bool(library().tqbench_brains())
-
-
 def use(name: str) -> None:
     """Use another instruction set from now on; "" is the best that this processor has."""
     _use(library(), name)

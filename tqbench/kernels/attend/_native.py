@@ -44,7 +44,6 @@ class _Call(ctypes.Structure):
         ("split", ctypes.c_int64),
         ("ahead", ctypes.c_int64),
         ("fast", ctypes.c_int32),
-        ("brains", ctypes.c_int32),
         ("sparse", ctypes.c_float),
         ("dropped", ctypes.c_void_p),
     ]
@@ -54,9 +53,9 @@ class _Call(ctypes.Structure):
 class Switches:
     """What the library can do otherwise; a store uses it as it is."""
 
-    fast: bool = False  # levels, queries and weights of 8 bits, or of bfloat16
+    fast: bool = False  # levels, queries and weights of 8 bits
     split: int = 0  # tokens per task; 0: the library chooses
-    ahead: int = 128  # tokens between what is computed and what is fetched from memory; 0: nothing is
+    ahead: int = 64  # tokens between what is computed and what is fetched from memory; 0: nothing is
     sparse: float = 0.0  # values whose weight is less than this, relative to the largest so far, are left out
     dropped: Tensor | None = None  # float32 [batch, heads, queries]: gets the share of each query's weight that was left out
 
@@ -67,7 +66,7 @@ def attend(q: Tensor, k: View, v: View, start: int, scale: float, softcap: float
 
 
 def attend_fast(q: Tensor, k: View, v: View, start: int, scale: float, softcap: float | None = None) -> Tensor:
-    """The same with levels, queries and weights of 8 bits, or of bfloat16 where keys and values are."""
+    """The same with levels, queries and weights of 8 bits."""
     return switched(Switches(fast=True), q, k, v, start, scale, softcap)
 
 
@@ -81,7 +80,7 @@ def switched(switches: Switches, q: Tensor, k: View, v: View, start: int, scale:
     reach = EVERYTHING if k.reach is None else k.reach
     shape = (batch, heads, kv_heads, count, head_dim, start, reach)
     dropped = None if switches.dropped is None else switches.dropped.data_ptr()
-    how = (switches.split, switches.ahead, switches.fast, 0, switches.sparse, dropped)
+    how = (switches.split, switches.ahead, switches.fast, switches.sparse, dropped)
     call = _Call(*shape, scale, softcap or 0.0, queries.data_ptr(), out.data_ptr(), *sides, *how)
     status = native.library().tqbench_attend(ctypes.byref(call))
     del kept  # lived as long as the call

@@ -22,8 +22,7 @@ struct AttendCall {
     AttendSide k, v;
     int64_t split;   // tokens per task, or 0 to choose
     int64_t ahead;   // tokens between what is computed and what is fetched from memory, or 0 for none
-    int32_t fast;    // 1: levels, queries and weights of 8 bits, or of bfloat16
-    int32_t brains;  // whether the processor has products of bfloat16: set by the library
+    int32_t fast;    // 1: levels, queries and weights of 8 bits
     float sparse;    // values whose weight is less, relative to the largest so far, are left out; 0: none
     float* dropped;  // [batch, heads, queries]: the share of weight left out; or null
 };

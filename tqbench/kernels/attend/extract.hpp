@@ -10,7 +10,6 @@ struct Words {  // two levels of 16 bits to a lane: precise
     static constexpr Form kForm = Form::words;
     static constexpr int kPer = per_lane(kForm), kItem = item_bytes(kForm);
     static I dot(I acc, I levels, I words) { return dot2(acc, levels, words); }
-    static F number(I acc) { return to_float(acc); }
     static I gather(const uint8_t* const* rows, int at, int bytes) { return pair_words(rows[0], rows[1], at, bytes); }
     static I gather_third(const uint8_t* const* rows, int item, int items) { return pair_bytes(rows[0], rows[1], item, items); }
     static I third(I bits, int upper) { return upper ? widen_high(bits) : widen_low(bits); }
@@ -21,7 +20,6 @@ struct Bytes {  // four of 8 bits: fast
     static constexpr Form kForm = Form::bytes;
     static constexpr int kPer = per_lane(kForm), kItem = item_bytes(kForm);
     static I dot(I acc, I levels, I words) { return dot4(acc, levels, words); }
-    static F number(I acc) { return to_float(acc); }
     static I gather(const uint8_t* const* rows, int at, int bytes) { return quad_bytes(rows, at, bytes); }
     static I gather_third(const uint8_t* const* rows, int item, int items) { return quad_nibbles(rows, item / 2, items / 2); }
     static I third(I bits, int upper) {  // a byte for each word: four bits of it for each byte
@@ -129,26 +127,6 @@ struct FlippedBytes : Bytes {
     }
 };
 
-#if defined(TQB_VARIANT_avx512)
-// Numbers in bfloat16 as they lie.
-struct Brains {
-    static constexpr Form kForm = Form::brains;
-    static constexpr int kPer = per_lane(kForm), kItem = item_bytes(kForm), kSteps = 1;
-    static constexpr bool kHigh = false;
-    static I dot(I acc, I levels, I words) { return dot_brains(acc, levels, words); }
-    static F number(I acc) { return as_float(acc); }
-    static I gather(const uint8_t* const* rows, int at, int bytes) { return Words::gather(rows, at, bytes); }
-    static I gather_third(const uint8_t* const*, int, int) { return all(0); }
-    static I third(I bits, int) { return bits; }
-    static void narrow(void* out, F x, F y) { store(out, pack_brains(x, y)); }
-    static int32_t start(const int32_t*, int) { return 0; }
-    template <int S>
-    I get(I x, I) const {
-        return x;
-    }
-};
-#endif
-
 template <class Extract, int S = 0, int End = Extract::kSteps>
 inline void each_step(const Extract& extract, I x, I y, I* out) {
     *out = extract.template get<S>(x, y);
@@ -157,9 +135,6 @@ inline void each_step(const Extract& extract, I x, I y, I* out) {
 
 template <class Fn>
 inline void with_extract(const Plan& plan, const Format& f, const Fn& fn) {
-#if defined(TQB_VARIANT_avx512)
-    if (plan.form == Form::brains) return fn(Brains());
-#endif
     if (plan.form == Form::bytes) {
         if (plan.mode == Mode::words) {
             if (f.arrangement == kSplit) fn(SplitBytes(plan.bytes));

@@ -4,8 +4,8 @@
 //
 //     q · k = Σ_g scale_g Σ_{f in g} unit · step_f Σ_{d in f} word_d level_d  +  Σ_g minimum_g Σ_{d in g} q_d
 //
-// The innermost sum is exact in 32 bits. Fast form: the same with levels and words of 8 bits, and runs of 32. Float form: for formats
-// without such levels.
+// The innermost sum is exact in 32 bits. Fast form: the same with levels and words of 8 bits, and runs of 32. Formats without such levels:
+// floats.hpp.
 #pragma once
 
 #include "attend/extract.hpp"
@@ -15,9 +15,7 @@ namespace tqb::TQB_VARIANT {
 namespace {
 
 struct KeyScratch {
-    alignas(64) float lanes[kMaxDim * L];  // [channel][L]
     alignas(64) uint8_t codes[L * kMaxDim];
-    alignas(64) float floats[L * kMaxDim];
     alignas(64) float scale[kMaxGroups * L], minimum[kMaxGroups * L];
     const uint8_t *rows[L], *high[L];
 };
@@ -90,7 +88,7 @@ TQB_LOOP void dot_words(const Plan& plan, const Extract& extract, const QueryRow
         [&](int run) {
             const F scale = grouped ? load(s.scale + plan.group_of[run] * L) : all(1.0f);
             for (int r = 0; r < R; ++r) {
-                total[r] = fma(Extract::number(acc[r]) * all(steps[r][run]), scale, total[r]);
+                total[r] = fma(to_float(acc[r]) * all(steps[r][run]), scale, total[r]);
                 acc[r] = all(kStarts ? starts[r][run + 1] : 0);
             }
         });
@@ -102,48 +100,9 @@ TQB_LOOP void dot_words(const Plan& plan, const Extract& extract, const QueryRow
     }
 }
 
-template <int R>
-TQB_LOOP void dot_floats(const Plan& plan, const QueryRows& q, int row, const KeyScratch& s, float* scores, int stride) {
-    const float* queries[R];
-    F acc[R][2];
-    for (int r = 0; r < R; ++r) {
-        queries[r] = plan.exact ? q.exact(row + r) : q.packed(row + r);
-        acc[r][0] = all(plan.exact ? 0.0f : q.offset(row + r));
-        acc[r][1] = all(0.0f);
-    }
-    int d = 0;
-    for (; d + 2 <= plan.dim; d += 2) {
-        const F a = load(s.lanes + d * L), b = load(s.lanes + (d + 1) * L);
-        for (int r = 0; r < R; ++r) {
-            acc[r][0] = fma(a, all(queries[r][d]), acc[r][0]);
-            acc[r][1] = fma(b, all(queries[r][d + 1]), acc[r][1]);
-        }
-    }
-    for (; d < plan.dim; ++d)
-        for (int r = 0; r < R; ++r) acc[r][0] = fma(load(s.lanes + d * L), all(queries[r][d]), acc[r][0]);
-    for (int r = 0; r < R; ++r) store(scores + r * stride, acc[r][0] + acc[r][1]);
-}
-
-// Vectors of the strip as floats, tokens in lanes.
-TQB_LOOP void unpack_float_keys(const Head& head, int dim, int64_t from, int n, KeyScratch& s) {
-    for (int t = 0; t < L; ++t) {
-        if (t < n) decode_row(head, from + t, s.floats + t * dim);
-        s.rows[t] = t < n ? reinterpret_cast<const uint8_t*>(s.floats + t * dim) : s.rows[n - 1];
-    }
-    for (int c = 0; c < dim; c += COLUMNS) {
-        I x[COLUMNS];
-        columns(s.rows, 4 * c, 4 * (dim - c), x);
-        for (int j = 0; j < COLUMNS && c + j < dim; ++j) store(static_cast<void*>(s.lanes + (c + j) * L), x[j]);
-    }
-}
-
 // Scores of rows [first, last) with the tokens [from, from + n) of a source, n ≤ L: what lies beyond n is not to be read.
 inline void score_strip(const Plan& plan, const Head& head, const QueryRows& q, int first, int last, int64_t from, int n, KeyScratch& s,
                         float* scores, int stride) {
-    if (plan.mode == Mode::floats) {
-        unpack_float_keys(head, plan.dim, from, n, s);
-        return in_groups<8>(first, last, [&](auto rows, int r) { dot_floats<rows.value>(plan, q, r, s, scores + r * stride, stride); });
-    }
     const Packed& p = *head.packed;
     rows_of(plan, head, from, n, L, nullptr, s.codes, s.rows, s.high);
     scales_of(head, plan, from, n, L, s.scale, s.minimum);

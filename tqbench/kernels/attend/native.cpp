@@ -31,8 +31,7 @@ bool sane(const AttendCall& c, const AttendSide& s) {
 // Returns 0; 1 if there is no memory; 2 if the arguments are not sane.
 extern "C" int tqbench_attend(const tqb::AttendCall* call) {
     if (!call) return 2;
-    AttendCall c = *call;
-    c.brains = brains();
+    const AttendCall& c = *call;
     const int64_t most = INT64_C(1) << 40;
     for (int64_t n : {c.batch, c.heads, c.kv_heads, c.queries, c.head_dim})
         if (n < 1 || n > most) return 2;

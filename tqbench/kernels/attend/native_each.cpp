@@ -15,7 +15,7 @@ namespace tqb::TQB_VARIANT {
 namespace {
 
 constexpr int64_t kAlone = 1 << 19;  // products that one thread does before another one has woken up
-constexpr int kRowBlock = 64, kStride = kTile + L;  // a strip may start late in a tile, and is written whole
+constexpr int kRowBlock = 64, kStride = kTile + kFloatTile;  // a strip may start late in a tile, and is written whole
 
 struct Sides {  // plans of what is exact and what is packed
     Plan exact, packed;
@@ -44,18 +44,12 @@ struct Sums {
 struct Scratch {
     KeyScratch keys;
     ValueScratch values;
+    FloatScratch floats;
     alignas(64) float scores[kRowBlock * kStride], other[kRowBlock * kStride];
 };
 
 inline void rescale(float* x, int64_t n, float factor) {
     for (int64_t i = 0; i < n; ++i) x[i] *= factor;
-}
-
-// Scores of a tile from one source.
-inline void score_tile(const Plan& plan, const Packed& source, const QueryRows& q, int64_t b, int64_t h, int first, int last, int64_t from,
-                       int n, Scratch& s, float* scores) {
-    const Head head(source, b, h);
-    for (int t = 0; t < n; t += L) score_strip(plan, head, q, first, last, from + t, n - t < L ? n - t : L, s.keys, scores + t, kStride);
 }
 
 // Which of n tokens have weight in any row; their weights are moved together. Returns how many.
@@ -72,53 +66,69 @@ inline int pick(float* weights, int first, int last, int n, int* picked) {
     return count;
 }
 
-// One tile of keys and values that starts at position `a`, for rows [first, last) of a block whose first row is `row0`.
-inline void tile(const Task& task, const QueryRows& q, int64_t b, int64_t h, int64_t row0, int first, int last, int64_t a, int n, Scratch& s,
-                 const Sums& sums) {
-    const AttendCall& c = task.call;
-    const int64_t sinks = c.k.sinks.count;
-    const auto query = [&](int r) { return (row0 + r) / task.sharing; };
-    const auto packed_before = [&](const AttendSide& side, int r) {  // how many tokens of the tile row r sees packed
-        const int64_t left = side.bounds[query(r)] - a;
+// The n tokens from position `a` on, for rows [first, last) of a block whose first row is `row0`.
+struct Tile {
+    const Task& task;
+    const QueryRows& q;
+    int64_t b, h, row0;
+    int first, last;
+    int64_t a;
+    int n;
+    Scratch& s;
+    const Sums& sums;
+
+    int64_t query(int r) const { return (row0 + r) / task.sharing; }
+    bool sinks() const { return a < task.call.k.sinks.count; }
+    int packed_before(const AttendSide& side, int r) const {  // how many of the tokens row r sees packed
+        const int64_t left = sinks() ? 0 : side.bounds[query(r)] - a;
         return int(left < 0 ? 0 : left < n ? left : n);
-    };
-    int least, most;  // of the tile's tokens that any row sees packed
-    const auto see = [&](const AttendSide& side) {
-        least = n, most = 0;
-        for (int r = first; r < last; ++r) {
-            const int packed = a < sinks ? 0 : packed_before(side, r);
-            least = packed < least ? packed : least;
-            most = packed > most ? packed : most;
-        }
-    };
-    // Keys.
-    see(c.k);
-    if (a < sinks) {
-        score_tile(task.k.exact, task.k_sinks, q, b, h, first, last, a, n, s, s.scores);
-    } else {
-        if (most > 0) score_tile(task.k.packed, c.k.packed, q, b, h, first, last, a - sinks, most, s, s.scores);
-        if (least < n) {
-            float* scores = most > 0 ? s.other : s.scores;
-            score_tile(task.k.exact, task.k_tail, q, b, h, first, last, a + least - c.k.tail_start, n - least, s, scores + least);
-            if (most > 0)
-                for (int r = first; r < last; ++r)
-                    for (int t = packed_before(c.k, r); t < n; ++t) s.scores[r * kStride + t] = s.other[r * kStride + t];
-        }
     }
-    // Softmax.
-    for (int r = first; r < last; ++r) {
+    struct Seen {
+        int least, most;
+    };
+    Seen seen_packed(const AttendSide& side) const {  // by the row that sees the fewest, and the most
+        Seen seen{n, 0};
+        for (int r = first; r < last; ++r) {
+            const int packed = packed_before(side, r);
+            seen.least = packed < seen.least ? packed : seen.least;
+            seen.most = packed > seen.most ? packed : seen.most;
+        }
+        return seen;
+    }
+
+    // Scores of the tokens [from, from + count) of one source.
+    void score_from(const Plan& plan, const Packed& source, int64_t from, int count, float* scores) const {
+        const Head head(source, b, h);
+        if (plan.mode == Mode::floats) return score_floats(plan, head, q, first, last, from, count, s.floats, scores, kStride);
+        for (int t = 0; t < count; t += L)
+            score_strip(plan, head, q, first, last, from + t, count - t < L ? count - t : L, s.keys, scores + t, kStride);
+    }
+
+    void score() const {
+        const AttendSide& k = task.call.k;
+        if (sinks()) return score_from(task.k.exact, task.k_sinks, a, n, s.scores);
+        const auto [least, most] = seen_packed(k);
+        if (most > 0) score_from(task.k.packed, k.packed, a - k.sinks.count, most, s.scores);
+        if (least == n) return;
+        float* exact = most > 0 ? s.other : s.scores;
+        score_from(task.k.exact, task.k_tail, a + least - k.tail_start, n - least, exact + least);
+        for (int r = first; r < last && most > 0; ++r)
+            for (int t = packed_before(k, r); t < n; ++t) s.scores[r * kStride + t] = s.other[r * kStride + t];
+    }
+
+    // A row's scores to weights, relative to its largest score so far; what it does not see gets none.
+    void soften(int r) const {
+        const AttendCall& c = task.call;
         float *scores = s.scores + r * kStride, *row = sums.row(r);
         const int64_t t = c.start + query(r), from = t + 1 - c.reach;
         const int end = int(t + 1 - a < n ? t + 1 - a : n), begin = from <= a ? 0 : int(from - a < end ? from - a : end);
         if (c.softcap > 0)
             for (int i = 0; i < end; ++i) scores[i] = c.softcap * std::tanh(scores[i] / c.softcap);
-        bool unknown = false;  // NaN is what comes of NaN
-        for (int i = begin; i < end; ++i) unknown |= scores[i] != scores[i];
-        if (unknown) row[1] = NAN;
         for (int i = 0; i < begin; ++i) scores[i] = -INFINITY;
         F top = all(-INFINITY);
         for (int i = 0; i < kTile; i += L) {
             const F x = below(end - i, load(scores + i), all(-INFINITY));
+            if (any_nan(x)) row[1] = NAN;  // and stays it
             store(scores + i, x);
             top = max(top, x);
         }
@@ -126,7 +136,7 @@ inline void tile(const Task& task, const QueryRows& q, int64_t b, int64_t h, int
         if (!(best > row[0])) {
             if (row[0] == -INFINITY) {
                 for (int i = 0; i < kTile; ++i) scores[i] = 0.0f;
-                continue;
+                return;
             }
         } else {
             if (row[0] != -INFINITY) rescale(row + 1, sums.stride() - 1, std::exp(row[0] - best));
@@ -139,20 +149,36 @@ inline void tile(const Task& task, const QueryRows& q, int64_t b, int64_t h, int
             total = total + w;
         }
         row[1] += sum(total);
+        if (!(c.sparse > 0)) return;
         F lost = all(0.0f);
-        for (int i = 0; i < kTile && c.sparse > 0; i += L) {
+        for (int i = 0; i < kTile; i += L) {
             const F w = load(scores + i), kept = where_above(w, all(c.sparse), w);
             store(scores + i, kept);
             lost = lost + (w - kept);
         }
         row[3] += sum(lost);
     }
-    // Values.
-    see(c.v);
-    const bool mixed = least < n && most > 0;
-    if (mixed)  // each position counts once: its weight goes to the form that the row sees
-        for (int r = first; r < last; ++r) {
-            const int end = packed_before(c.v, r);
+
+    void mix_from(const Plan& plan, const Packed& source, int64_t from, int count, float* weights, bool packed) const {
+        const Head head(source, b, h);
+        int picked[kTile];
+        const int live = task.call.sparse > 0 ? pick(weights, first, last, count, picked) : count;
+        if (live == 0) return;
+        mix_tile(plan, head, first, last, from, live, live < count ? picked : nullptr, s.values, s.floats,
+                 [&](int r, const float*& w, float*& out, float*& low) {
+                     w = weights + r * kStride;
+                     out = packed ? sums.packed(r) : sums.exact(r);
+                     low = sums.lows(r);
+                 });
+    }
+
+    void mix() const {
+        const AttendSide& v = task.call.v;
+        if (sinks()) return mix_from(task.v.exact, task.v_sinks, a, n, s.scores, false);
+        const auto [least, most] = seen_packed(v);
+        const bool mixed = least < n && most > 0;
+        for (int r = first; r < last && mixed; ++r) {  // each position counts once: its weight goes to the form that the row sees
+            const int end = packed_before(v, r);
             float *packed = s.scores + r * kStride, *exact = s.other + r * kStride;
             for (int t = 0; t < kTile; ++t) {
                 const float w = packed[t];
@@ -160,38 +186,30 @@ inline void tile(const Task& task, const QueryRows& q, int64_t b, int64_t h, int
                 exact[t] = t < end ? 0.0f : w;
             }
         }
-    const auto mix = [&](const Plan& plan, const Packed& source, int64_t from, int count, float* weights, bool packed) {
-        const Head head(source, b, h);
-        int picked[kTile];
-        const int live = c.sparse > 0 ? pick(weights, first, last, count, picked) : count;
-        if (live == 0) return;
-        mix_tile(plan, head, first, last, from, live, live < count ? picked : nullptr, s.values,
-                 [&](int r, const float*& w, float*& out, float*& low) {
-                     w = weights + r * kStride;
-                     out = packed ? sums.packed(r) : sums.exact(r);
-                     low = sums.lows(r);
-                 });
-    };
-    if (a < sinks) return mix(task.v.exact, task.v_sinks, a, n, s.scores, false);
-    if (most > 0) {
-        for (int r = first; r < last; ++r) {
-            F mass = all(0.0f);
-            for (int i = 0; i < kTile; i += L) mass = mass + load(s.scores + r * kStride + i);
-            sums.row(r)[2] += sum(mass);
+        if (most > 0) {
+            for (int r = first; r < last; ++r) {
+                F mass = all(0.0f);
+                for (int i = 0; i < kTile; i += L) mass = mass + load(s.scores + r * kStride + i);
+                sums.row(r)[2] += sum(mass);
+            }
+            mix_from(task.v.packed, v.packed, a - v.sinks.count, most, s.scores, true);
         }
-        mix(task.v.packed, c.v.packed, a - sinks, most, s.scores, true);
-    }
-    if (least < n) {
+        if (least == n) return;
         // From `least` on; what lies before has no weight left. The tile is read from there, so its end must not run over.
         float* weights = mixed ? s.other : s.scores;
-        if (least > 0)
-            for (int r = first; r < last; ++r) {
-                float* w = weights + r * kStride;
-                for (int t = 0; t < kTile; ++t) w[t] = t + least < n ? w[t + least] : 0.0f;
-            }
-        mix(task.v.exact, task.v_tail, a + least - c.v.tail_start, n - least, weights, false);
+        for (int r = first; r < last && least > 0; ++r) {
+            float* w = weights + r * kStride;
+            for (int t = 0; t < kTile; ++t) w[t] = t + least < n ? w[t + least] : 0.0f;
+        }
+        mix_from(task.v.exact, task.v_tail, a + least - v.tail_start, n - least, weights, false);
     }
-}
+
+    void add() const {
+        score();
+        for (int r = first; r < last; ++r) soften(r);
+        mix();
+    }
+};
 
 inline void stretch(const Task& task, const QueryRows& q, int64_t b, int64_t h, int64_t row0, int rows, int64_t from, int64_t to, Scratch& s,
                     const Sums& sums) {
@@ -208,7 +226,7 @@ inline void stretch(const Task& task, const QueryRows& q, int64_t b, int64_t h, 
         int first = 0, last = rows;  // rows are in order of their queries, and so of what they see
         while (first < last && c.start + (row0 + first) / task.sharing < a) ++first;
         while (last > first && c.start + (row0 + last - 1) / task.sharing + 1 - c.reach >= end) --last;
-        if (first < last) tile(task, q, b, h, row0, first, last, a, int(end - a), s, sums);
+        if (first < last) Tile{task, q, b, h, row0, first, last, a, int(end - a), s, sums}.add();
         a = end;
     }
 }
@@ -223,7 +241,7 @@ inline void finish(const AttendCall& c, const Plan& plan, const float* sums, int
     float weight = 0, mass = 0, dropped = 0, lows[kMaxGroups] = {}, slots[kMaxDim + 16 * L] = {}, y[kMaxDim], x[kMaxDim] = {};
     for (int64_t i = 0; i < splits; ++i) {
         const float* row = sums + i * split_stride;
-        if (row[0] == -INFINITY) continue;
+        if (row[0] == -INFINITY && row[1] == 0) continue;
         const float share = std::exp(row[0] - top);
         weight += share * row[1];
         mass += share * row[2];

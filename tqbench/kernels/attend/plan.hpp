@@ -8,11 +8,13 @@
 namespace tqb::TQB_VARIANT {
 namespace {
 
-constexpr int kMaxGroups = 32;
+constexpr int kMaxGroups = 32, kTile = 64;
 
-// How levels lie in lanes: two words each, or, in the fast form, four bytes, or two numbers in bfloat16 where that is how they are stored.
-// An item is what of a vector's codes goes to one of these.
-enum class Form { words, bytes, brains };
+// As many numbers as registers hold that hold `dim`.
+inline int padded_dim(int dim) { return (dim + L - 1) / L * L; }
+
+// How levels lie in lanes: two words each, or, in the fast form, four bytes. An item is what of a vector's codes goes to one of these.
+enum class Form { words, bytes };
 constexpr int per_lane(Form form) { return form == Form::bytes ? 4 : 2; }
 constexpr int item_bytes(Form form) { return form == Form::bytes ? 1 : 2; }
 
@@ -84,16 +86,6 @@ inline Plan plan_of(const Format& f, bool keys, const AttendCall& call, bool exa
     p.minima = f.minimum != kNone;
     p.group = f.group;
     p.groups = f.group ? (f.dim + f.group - 1) / f.group : 1;
-    if (f.arrangement == kFloats && f.number == kBf16 && fast && call.brains && f.dim % 4 == 0) {
-        p.form = Form::brains;
-        p.mode = Mode::words;
-        p.steps = p.limit = 1;
-        p.unit = 1.0f;
-        p.row_bytes = 2 * f.dim;
-        p.run = p.lanes = f.dim / 2;
-        p.groups = 1;
-        return p;
-    }
     if (f.arrangement == kFloats || f.unit > 1 || f.value > kLinear || p.groups > kMaxGroups) return p;
     const bool table = f.bits <= 5, byte = f.value == kLinear && f.bits >= 6 && ((f.flip == 128 && f.bias == -128) || (!f.flip && !f.bias));
     if (!table && !byte) return p;
@@ -180,6 +172,11 @@ inline void scales_of(const Head& head, const Plan& plan, int64_t from, int n, i
         for (int t = 0; t < n; ++t) minimum[g * stride + t] += float(plan.center) * scale[g * stride + t];
 }
 
+// Into the second cache: the first one has too few places for what is on its way.
+inline void fetch(const uint8_t* p, int bytes) {
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
 // Where the codes of the n tokens from `from` on lie, or of those n after it that are picked, and those of the last one again up to
 // `count`; expanded into `codes` where they do not lie as they are read. `high` are third bits. What comes later is fetched meanwhile.
 inline void rows_of(const Plan& plan, const Head& head, int64_t from, int n, int count, const int* picked, uint8_t* codes,
@@ -191,7 +188,7 @@ inline void rows_of(const Plan& plan, const Head& head, int64_t from, int n, int
     for (int t = 0; t < n; ++t) {
         const int64_t token = from + (picked ? picked[t] : t);
         const uint8_t* row = head.codes + token * p.codes.unit;
-        for (int at = 0; at < plan.row_bytes && ahead; at += 64) __builtin_prefetch(row + ahead + at);
+        if (ahead) fetch(row + ahead, plan.row_bytes);
         rows[t] = expand ? codes + t * f.dim : row;
         if (expand) codes_of(head, token, codes + t * f.dim);
         if (f.arrangement == kSplit) high[t] = head.high + token * p.high.unit;

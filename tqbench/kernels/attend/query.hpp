@@ -12,8 +12,8 @@ struct QueryRows {
     int64_t stride, at_packed, at_words, at_steps, at_starts, at_sums, at_offset;  // in floats
 
     QueryRows(float* memory, int64_t head_dim, const Plan& plan) : base(memory) {
-        at_packed = head_dim;
-        at_words = at_packed + plan.dim;
+        at_packed = padded_dim(int(head_dim));  // with zeros behind both, so that they fill registers
+        at_words = at_packed + padded_dim(plan.dim);
         at_steps = at_words + plan.dim / 2 + 2 * L;  // words are written in whole vectors
         at_starts = at_steps + plan.dim / 16 + 1;
         at_sums = at_starts + plan.dim / 16 + 2;
@@ -86,6 +86,7 @@ TQB_LOOP void round_query(const Plan& plan, const Format& f, const QueryRows& q)
 inline void prepare(const AttendCall& c, const Plan& plan, const float* query, int64_t kv_head, const QueryRows& q) {
     const int dim = plan.dim, head_dim = int(c.head_dim);
     float *exact = q.exact(0), *packed = q.packed(0);
+    std::memset(exact, 0, size_t(q.at_words) * sizeof(float));
     for (int d = 0; d < head_dim; ++d) exact[d] = query[d] * c.scale;
     if (c.k.basis) turn(c.k.basis, exact, head_dim, dim, packed);
     else std::memcpy(packed, exact, size_t(dim) * sizeof(float));
@@ -101,9 +102,6 @@ inline void prepare(const AttendCall& c, const Plan& plan, const float* query, i
             for (int d = g * plan.group; d < dim && d < (g + 1) * plan.group; ++d) total += packed[d];
             q.sums(0)[g] = total;
         }
-#if defined(TQB_VARIANT_avx512)
-    if (plan.form == Form::brains) return round_query<Brains>(plan, c.k.packed.format, q);
-#endif
     if (plan.form == Form::bytes) round_query<Bytes>(plan, c.k.packed.format, q);
     else round_query<Words>(plan, c.k.packed.format, q);
 }

@@ -5,19 +5,17 @@
 //     Σ_t w_t v_td = unit · step Σ_t word_t level_td  +  Σ_t w_t minimum_t
 //
 // with an inner sum that is exact in 32 bits, for step is so chosen that Σ_t |word_t| · |level| < 2^31. Fast form: the same with
-// levels and words of 8 bits. Float form: for other formats.
+// levels and words of 8 bits. Other formats: floats.hpp.
 #pragma once
 
 #include "attend/extract.hpp"
+#include "attend/floats.hpp"
 
 namespace tqb::TQB_VARIANT {
 namespace {
 
-constexpr int kTile = 64, kFloatTile = 16;
-
 struct ValueScratch {
     alignas(64) uint8_t codes[kTile * kMaxDim];
-    alignas(64) float floats[kFloatTile * (kMaxDim + L)];
     alignas(64) float scale[kMaxGroups * kTile], minimum[kMaxGroups * kTile];
     alignas(64) int32_t words[4][kMaxGroups * kTile / 2 + L];  // [group][lane], or [lane][group] where a vector spans several groups
     alignas(64) float steps[4][kMaxGroups + L];
@@ -27,7 +25,7 @@ struct ValueScratch {
 
 // How many floats a sum of values takes.
 inline int slots_of(const Plan& plan) {
-    return plan.mode == Mode::floats ? (plan.dim + L - 1) / L * L : (plan.items() + L - 1) / L * plan.steps * L;
+    return plan.mode == Mode::floats ? padded_dim(plan.dim) : (plan.items() + L - 1) / L * plan.steps * L;
 }
 
 // The weights of a row times the scales, as words or bytes in lanes; returns their step, 0 if there are none.
@@ -104,7 +102,7 @@ TQB_LOOP void mix_steps(const Plan& plan, const Extract& extract, int lanes, con
             const F step = Spread ? spread(s.steps[r] + group, order) : all(s.steps[r][group]);
             for (int i = 0; i < V; ++i) {
                 float* out = sums[r] + (item / L * Extract::kSteps + First + i) * L;
-                store(out, fma(Extract::number(acc[r][i]), step, load(out)));
+                store(out, fma(to_float(acc[r][i]), step, load(out)));
             }
         }
     }
@@ -125,54 +123,29 @@ inline void mix_rows(const Plan& plan, const Extract& extract, const float* cons
     mix_words<R>(plan, extract, lanes, s, sums);
 }
 
-template <int R>
-TQB_LOOP void mix_floats(int slots, int n, const ValueScratch& s, const float* const* weights, float* const* sums) {
-    constexpr int V = 4;
-    for (int v = 0; v < slots; v += V * L) {
-        const int count = (slots - v) / L < V ? (slots - v) / L : V;
-        F acc[R][V];
-        for (int r = 0; r < R; ++r)
-            for (int i = 0; i < V; ++i) acc[r][i] = i < count ? load(sums[r] + v + i * L) : all(0.0f);
-        for (int t = 0; t < n; ++t) {
-            const float* row = s.floats + t * slots + v;
-            F x[V];
-            for (int i = 0; i < V; ++i) x[i] = load(row + i * L);  // beyond the last vector it reads what is thrown away
-            for (int r = 0; r < R; ++r) {
-                const F weight = all(weights[r][t]);
-                for (int i = 0; i < V; ++i) acc[r][i] = fma(x[i], weight, acc[r][i]);
-            }
-        }
-        for (int r = 0; r < R; ++r)
-            for (int i = 0; i < count; ++i) store(sums[r] + v + i * L, acc[r][i]);
-    }
-}
-
 // Adds the values of the tokens [from, from + n), n ≤ kTile, times the weights of each row to its sums, for rows [first, last); or of
 // those n after `from` that are picked. Weights beyond n are zero. The lows get what minima add to every channel. `row_of(r, weights, sums, low)` says where they are.
 template <class Row>
 inline void mix_tile(const Plan& plan, const Head& head, int first, int last, int64_t from, int n, const int* picked, ValueScratch& s,
-                     const Row& row_of) {
+                     FloatScratch& floats, const Row& row_of) {
     const Packed& p = *head.packed;
     const Format& f = p.format;
     const float* weights[4];
     float *sums[4], *lows[4];
     if (plan.mode == Mode::floats) {
-        const int slots = slots_of(plan);
-        for (int start = 0; start < n; start += kFloatTile) {
-            const int count = n - start < kFloatTile ? n - start : kFloatTile;
-            for (int t = 0; t < count; ++t) {
-                decode_row(head, from + (picked ? picked[start + t] : start + t), s.floats + t * slots);
-                for (int d = plan.dim; d < slots; ++d) s.floats[t * slots + d] = 0.0f;
-            }
+        return with_floats(plan, head, last - first, from, n, picked, floats, [&](auto type, int start, int count, int64_t ahead) {
             in_groups<4>(first, last, [&](auto rows, int r) {
                 for (int i = 0; i < rows.value; ++i) {
                     row_of(r + i, weights[i], sums[i], lows[i]);
                     weights[i] += start;
                 }
-                mix_floats<rows.value>(slots, count, s, weights, sums);
+                constexpr int R = rows.value, V = kSums / 4;
+                const int64_t fetched = r == first ? ahead : 0;
+                int d = 0;
+                for (; d + V * L <= plan.dim; d += V * L) mix_floats<R, V, decltype(type)>(floats.rows, count, d, fetched, weights, sums);
+                for (; d < plan.dim; d += L) mix_floats<R, 1, decltype(type)>(floats.rows, count, d, fetched, weights, sums);
             });
-        }
-        return;
+        });
     }
     const int lanes = (n + plan.per() - 1) / plan.per();
     rows_of(plan, head, from, n, lanes * plan.per(), picked, s.codes, s.rows, s.high);

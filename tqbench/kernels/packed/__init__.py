@@ -26,7 +26,6 @@ from tqbench.codecs.fp8 import Fp8
 from tqbench.codecs.microscaling import BIAS, ELEMENT, Microscaling
 from tqbench.codecs.mlx_affine import MlxAffine
 from tqbench.core.codec import Codec, Packed
-from tqbench.kernels import native
 
 STREAM, HALVES, FIFTH, SPLIT, FLOATS = range(5)
 TABLE, LINEAR, E4M3, E5M2 = range(4)
@@ -125,8 +124,6 @@ def refuses_fast(codec: Codec, head_dim: int | None = None) -> str | None:
     if (reason := refuses(codec, head_dim)) is not None:
         return reason
     plain = codec.plain
-    if isinstance(codec, Bridge | Cast) and codec.dtype == "bfloat16":
-        return None if native.brains() else "this processor, or the instruction set in use, has no products of bfloat16"
     if isinstance(codec, Bridge) or not isinstance(plain, Codebook | Block | Affine | MlxAffine | Microscaling) or codec.unit > 1:
         return f"codec {plain.name!r} has no levels of 8 bits"
     if isinstance(plain, Codebook | Affine | MlxAffine) and plain.bits in (6, 7, *([8] if isinstance(plain, Codebook) else [])):

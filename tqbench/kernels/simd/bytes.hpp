@@ -64,18 +64,6 @@ inline I quad_nibbles(const uint8_t* const* rows, int64_t at, int bytes) {
 }
 inline void store_bytes(int8_t* p, F x) { _mm_storeu_si128((__m128i*)p, _mm512_cvtsepi32_epi8(to_int(x))); }
 
-// acc + the two products of each lane, of numbers in bfloat16; acc holds floats. Only where dispatch.hpp says so, thus not by intrinsics.
-inline I dot_brains(I acc, I a, I b) {
-    asm("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
-    return acc;
-}
-inline F as_float(I x) { return _mm512_castsi512_ps(x); }
-inline I pack_brains(F x, F y) {  // 2 L numbers in bfloat16, to nearest
-    I out;
-    asm("vcvtne2ps2bf16 %2, %1, %0" : "=v"(out) : "v"(y), "v"(x));
-    return out;
-}
-
 // ------------------------------------------------------------------------------------------------------------------------- AVX2
 #elif defined(TQB_VARIANT_avx2)
 

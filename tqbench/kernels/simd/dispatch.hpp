@@ -15,8 +15,6 @@ enum class Isa : int { base = 0, avx2 = 1, avx512 = 2 };  // base: NEON on ARM, 
 
 Isa isa();
 
-bool brains();  // whether it is one with products of bfloat16
-
 }  // namespace tqb
 
 #ifdef TQB_X86

@@ -34,23 +34,12 @@ Isa chosen = best();
 
 Isa isa() { return chosen; }
 
-bool brains() {
-#ifdef TQB_X86
-    return chosen == Isa::avx512 && __builtin_cpu_supports("avx512bf16");
-#else
-    return false;
-#endif
-}
-
 }  // namespace tqb
 
 extern "C" {
 
 // The name of the instruction set in use.
 const char* tqbench_isa() { return tqb::kNames[int(tqb::isa())]; }
-
-// Whether it has products of bfloat16.
-int tqbench_brains() { return tqb::brains(); }
 
 // Use another one; "" is the best. Returns 0, or 1 if there is no such name, or 2 if this processor cannot run it.
 int tqbench_use_isa(const char* name) {

@@ -22,7 +22,7 @@ namespace {
 // ---------------------------------------------------------------------------------------------------------------------- AVX-512
 #if defined(TQB_VARIANT_avx512)
 
-constexpr int L = 16, COLUMNS = 8;
+constexpr int L = 16, COLUMNS = 8, kSums = 16;
 using F = __m512;
 using I = __m512i;
 
@@ -47,11 +47,16 @@ inline I dot2(I acc, I a, I b) {
 // 2^n for whole n as floats in lanes, n in [-126, 127]
 inline F power2(F n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), all(127)), 23)); }
 inline F nearest(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline bool any_nan(F x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }
 // lanes first .. first + L − 1 below n keep x, the others get y
 inline F below(int n, F x, F y) { return _mm512_mask_blend_ps(__mmask16(n >= L ? 0xffff : n <= 0 ? 0 : (1 << n) - 1), y, x); }
 
-inline F from_bf16(const uint16_t* p) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+inline F from_bf16(const uint16_t* p) {  // each word into the upper half of a lane
+    const I order = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7, 0, 6, 0, 5, 0, 4, 0, 3, 0, 2, 0, 1, 0, 0, 0);
+    const __m256i words = _mm256_loadu_si256((const __m256i*)p);
+    F x;  // of the intrinsic, gcc 12 copies the words first
+    asm("vpermw %g1, %2, %0%{%3%}%{z%}" : "=v"(x) : "v"(words), "v"(order), "Yk"(__mmask32(0xaaaaaaaa)));
+    return x;
 }
 inline F from_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 
@@ -128,6 +133,19 @@ inline I pack_words(F x, F y) {
     return lanes;
 }
 
+// Lane i is the sum of the lanes of x[i].
+inline F sums(const F* x) {
+    F y[4], z[2];
+    for (int i = 0; i < 4; ++i) {
+        const F* four = x + 4 * i;  // a, b, c, d: halves of their quarters side by side, then quarters
+        const F ab = _mm512_unpacklo_ps(four[0], four[1]) + _mm512_unpackhi_ps(four[0], four[1]);
+        const F cd = _mm512_unpacklo_ps(four[2], four[3]) + _mm512_unpackhi_ps(four[2], four[3]);
+        y[i] = _mm512_shuffle_ps(ab, cd, 0x44) + _mm512_shuffle_ps(ab, cd, 0xee);
+    }
+    for (int i = 0; i < 2; ++i) z[i] = _mm512_shuffle_f32x4(y[2 * i], y[2 * i + 1], 0x44) + _mm512_shuffle_f32x4(y[2 * i], y[2 * i + 1], 0xee);
+    return _mm512_shuffle_f32x4(z[0], z[1], 0x88) + _mm512_shuffle_f32x4(z[0], z[1], 0xdd);
+}
+
 // The dword (or float) for each lane, where `words` words in a row share one.
 inline I group_lanes(int words) {
     alignas(64) int32_t lanes[L];
@@ -140,7 +158,7 @@ inline F spread(const float* p, I lanes) { return _mm512_permutexvar_ps(lanes, l
 // ------------------------------------------------------------------------------------------------------------------------- AVX2
 #elif defined(TQB_VARIANT_avx2)
 
-constexpr int L = 8, COLUMNS = 8;
+constexpr int L = 8, COLUMNS = 8, kSums = 8;
 using F = __m256;
 using I = __m256i;
 
@@ -158,6 +176,7 @@ inline I to_int(F x) { return _mm256_cvtps_epi32(x); }
 inline I dot2(I acc, I a, I b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
 inline F power2(F n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), all(127)), 23)); }
 inline F nearest(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline bool any_nan(F x) { return _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)); }
 inline F below(int n, F x, F y) {
     const I lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_blendv_ps(y, x, _mm256_castsi256_ps(_mm256_cmpgt_epi32(all(n), lanes)));
@@ -242,6 +261,17 @@ inline I pair_bytes(const uint8_t* a, const uint8_t* b, int64_t at, int bytes) {
 }
 inline I pack_words(F x, F y) { return _mm256_permute4x64_epi64(_mm256_packs_epi32(to_int(x), to_int(y)), 0xd8); }
 
+inline F sums(const F* x) {
+    F y[2];
+    for (int i = 0; i < 2; ++i) {
+        const F* four = x + 4 * i;
+        const F ab = _mm256_unpacklo_ps(four[0], four[1]) + _mm256_unpackhi_ps(four[0], four[1]);
+        const F cd = _mm256_unpacklo_ps(four[2], four[3]) + _mm256_unpackhi_ps(four[2], four[3]);
+        y[i] = _mm256_shuffle_ps(ab, cd, 0x44) + _mm256_shuffle_ps(ab, cd, 0xee);
+    }
+    return _mm256_permute2f128_ps(y[0], y[1], 0x20) + _mm256_permute2f128_ps(y[0], y[1], 0x31);
+}
+
 inline I group_lanes(int words) {
     alignas(32) int32_t lanes[L];
     for (int i = 0; i < L; ++i) lanes[i] = i / words;
@@ -253,7 +283,7 @@ inline F spread(const float* p, I lanes) { return _mm256_permutevar8x32_ps(load(
 // ----------------------------------------------------------------------------------------- 128 bits: NEON, SSE2, or plain loops
 #else
 
-constexpr int L = 4, COLUMNS = 4;
+constexpr int L = 4, COLUMNS = 4, kSums = 8;
 typedef float F __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));
 typedef int16_t W __attribute__((vector_size(16)));
@@ -301,10 +331,18 @@ inline I dot2(I acc, I a, I b) { return acc + ((a << 16) >> 16) * ((b << 16) >> 
 #endif
 #endif
 inline F power2(F n) { return (F)((to_int(n) + 127) << 23); }
-inline F below(int n, F x, F y) { return (I{0, 1, 2, 3} < all(n)) ? x : y; }
-inline F from_bf16(const uint16_t* p) {
-    return (F)I{int32_t(uint32_t(p[0]) << 16), int32_t(uint32_t(p[1]) << 16), int32_t(uint32_t(p[2]) << 16), int32_t(uint32_t(p[3]) << 16)};
+inline bool any_nan(F x) {
+    const I found = x != x;
+    return found[0] | found[1] | found[2] | found[3];
 }
+inline F below(int n, F x, F y) { return (I{0, 1, 2, 3} < all(n)) ? x : y; }
+typedef uint16_t Halves __attribute__((vector_size(8)));
+inline I widen(const uint16_t* p) {
+    Halves x;
+    std::memcpy(&x, p, 8);
+    return __builtin_convertvector(x, I);
+}
+inline F from_bf16(const uint16_t* p) { return (F)(widen(p) << 16); }
 inline float half(uint16_t h) {
     const uint32_t sign = uint32_t(h & 0x8000u) << 16, exponent = h >> 10 & 0x1fu, mantissa = h & 0x3ffu;
     uint32_t bits;
@@ -319,7 +357,12 @@ inline float half(uint16_t h) {
     std::memcpy(&value, &bits, 4);
     return value;
 }
-inline F from_f16(const uint16_t* p) { return F{half(p[0]), half(p[1]), half(p[2]), half(p[3])}; }
+inline F from_f16(const uint16_t* p) {
+    const I x = widen(p), sign = (x & 0x8000) << 16, size = (x & 0x7fff) << 13;
+    const F small = to_float(x & 0x7fff) * all(0x1p-24f);
+    const I normal = size + (size < (0x7c00 << 13) ? all(112 << 23) : all(224 << 23));
+    return (F)((size < (0x400 << 13) ? (I)small : normal) | sign);
+}
 
 struct Table {
     const int16_t* levels;
@@ -368,6 +411,12 @@ inline I pair_bytes(const uint8_t* a, const uint8_t* b, int64_t at, int bytes) {
     for (int i = 0; i < 4; ++i) out[i] = i < bytes ? int32_t(uint32_t(a[at + i]) | uint32_t(b[at + i]) << 16) : 0;
     return out;
 }
+inline F sums(const F* x) {
+    const F a = x[0], b = x[1], c = x[2], d = x[3];
+    const F ab = F{a[0], b[0], a[1], b[1]} + F{a[2], b[2], a[3], b[3]}, cd = F{c[0], d[0], c[1], d[1]} + F{c[2], d[2], c[3], d[3]};
+    return F{ab[0], ab[1], cd[0], cd[1]} + F{ab[2], ab[3], cd[2], cd[3]};
+}
+
 inline I group_lanes(int words) { return I{0, 1, 2, 3} / words; }
 inline I spread(const int32_t* p, I lanes) { return I{p[lanes[0]], p[lanes[1]], p[lanes[2]], p[lanes[3]]}; }
 inline F spread(const float* p, I lanes) { return F{p[lanes[0]], p[lanes[1]], p[lanes[2]], p[lanes[3]]}; }
