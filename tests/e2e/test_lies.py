@@ -139,10 +139,11 @@ def reasons(folder: Path) -> dict[str, str]:
 
 
 def test_the_truth_passes(honest: Path) -> None:
-    done = tqbench(honest, "gate", "small", "--fail-on", "q8_0:kld>1", "--against", "small")
+    done = tqbench(honest, "gate", "small", "--fail-on", "q8_0:kld>1", "--against", "small", "-o", "verdicts")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("pass ") == 3
     assert "scores equal) 0 is within ±0.1" in done.stdout
+    assert sorted(path.name for path in (honest / "verdicts").glob("small/*/*")) == ["benchmark.json", "junit.xml"]
 
 
 def test_a_scheme_that_is_not_applied_and_one_whose_values_run_the_keys_codec(suite: Callable[..., Path]) -> None:
@@ -190,6 +191,10 @@ def test_a_baseline_from_another_model(honest: Path, suite: Callable[..., Path],
     assert tqbench(other, "run", "small.yaml").returncode in (0, 1)
     mine, theirs = (Record.read(record_of(folder, "baseline")) for folder in (honest, other))
     reseal(record_of(honest, "baseline"), **{**vars(theirs), "cell": mine.cell})
+    done = tqbench(honest, "gate", "small")
+    assert done.returncode == 4, done.stdout
+    assert "inactive: baseline: nll.npy is not the file that was measured" in done.stdout
+    shutil.copy(record_of(other, "baseline").with_name("nll.npy"), record_of(honest, "baseline").parent)
     done = tqbench(honest, "gate", "small")
     assert done.returncode == 4, done.stdout
     assert "the baseline was measured on another model: weights" in done.stdout
@@ -277,13 +282,18 @@ def test_a_perplexity_that_improves_under_a_broken_model(suite: Callable[..., Pa
         f"  - {{schemes: destructive, metric: {metric}, limit: 0.5, sided: {sided}}}\n"
         for metric, sided in (("dppl", "one"), ("dppl", "two"), ("kld", "two"))
     )
-    folder = suite("destructive", gates=gates, of=make_model(loud=30.0))
-    done = tqbench(folder, "run", "small.yaml", lie="values", GITHUB_ACTIONS="true")
+    folder = suite("destructive", gates=gates, of=make_model(loud=3.0))
+    done = tqbench(folder, "run", "small.yaml", lie="values", GITHUB_ACTIONS="true", GITHUB_STEP_SUMMARY="summary.md")
     assert done.returncode == 1, done.stdout + done.stderr
     dppl = Record.read(record_of(folder, "destructive")).metrics["dppl"]
     assert dppl.high is not None
     assert dppl.high < -0.5
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines if "destructive  " in line and ("Δppl" in line or "KLD" in line)] == ["pass", "fail", "fail"]
+    assert [line.split()[0] for line in lines if "destructive  " in line and ("Δppl" in line or "KLD" in line)] == [
+        "pass",
+        "fail",
+        "fail",
+    ], done.stdout
+    assert (folder / "summary.md").read_text().startswith("## small: a gate failed (exit code 1)\n")
     told = [line for line in lines if line.startswith("::")]
     assert [line.partition(",title=")[0] for line in told] == ["::error file=small.yaml,line=9", "::error file=small.yaml,line=10"]

@@ -59,7 +59,8 @@ def gate(
     judged = [gate.judge(run, extra, rest) for run, extra, rest in zip(runs, more, beside, strict=True)]
     for run, verdicts in zip(runs, judged, strict=True):
         codes += [gate.exit_code(run, verdicts), *([] if verdicts else [NOTHING_JUDGED])]
-        out.print(terminal.verdicts(run, verdicts))
+        for part in (terminal.verdicts(run, verdicts), *terminal.lost(run, verdicts)):
+            out.print(part)
         ci.tell(run, verdicts, wanted=github)
         if output:
             machine.write(run, verdicts, output / run.folder.absolute().parent.name / run.folder.absolute().name)

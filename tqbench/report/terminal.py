@@ -40,6 +40,19 @@ def verdicts(run: Run, found: list[Verdict]) -> RenderableType:
     return Group(Text(), grid if found else Text("no gates", "dim"), amounts)
 
 
+def lost(run: Run, found: list[Verdict]) -> list[RenderableType]:
+    """A line for each cell without numbers that no verdict is about, such as a baseline."""
+    from rich.text import Text
+
+    told, short, lines = {v.cell.key for v in found if v.cell}, short_headings(run), []
+    for cell in run.cells:
+        if run.outcome(cell) != "ok" and cell.key not in told:
+            record, who = run.record(cell), " · ".join(filter(None, (cell.label, short[cell.setting])))
+            reason = f": {record.reason}" if record and record.reason else ""
+            lines.append(Text(plain(f"{run.outcome(cell)}: {who}{reason}"), "yellow", overflow="fold"))
+    return list(lines)
+
+
 def _table(table: Table) -> list[RenderableType]:
     from rich import box
     from rich.table import Table as Grid
