@@ -11,6 +11,7 @@ from tqbench.core.record import Cell
 from tqbench.measure import clock
 from tqbench.suite.plan import Plan
 
+LEARNED = 0.5  # cells that what was learned counts for
 QUIET = 60.0  # seconds of a cell after which a log says that it goes on
 
 
@@ -127,8 +128,8 @@ class Pace:
         own = [*self.seen.get(task, []), *(running if current and current.task == task else [])]
         every = [*(pair for pairs in self.seen.values() for pair in pairs), *running]
         found = own or every
-        if self.sure:  # what was learned counts like one more cell, so that a single odd one does not decide
-            return exp(sum(log(max(spent, 1e-9) / worth) for spent, worth in found) / (len(found) + 1))
+        if self.sure:  # a machine that is busy now is likelier than a single odd cell, and both happen
+            return exp(sum(log(max(spent, 1e-9) / worth) for spent, worth in found) / (len(found) + LEARNED))
         if not found:
             return 1.0 if self.timed else None
         return sum(spent for spent, _ in found) / sum(worth for _, worth in found)

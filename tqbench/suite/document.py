@@ -75,7 +75,7 @@ def _text(path: Path) -> str:
         if not path.exists():
             raise _Refused(f"there is no such file{_nearby(path)}")
         if not path.is_file():
-            raise _Refused("this is not a file" + (" but a folder" if path.is_dir() else ""))
+            raise _Refused(f"this is not a file{_within(path) if path.is_dir() else ''}")
         with path.open("rb") as file:
             raw = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
@@ -89,6 +89,11 @@ def _text(path: Path) -> str:
     if strange := yaml.reader.Reader.NON_PRINTABLE.search(text):
         raise _Refused(f"a control character ({strange[0]!r}) has no place in a suite", text.count("\n", 0, strange.start()) + 1)
     return text
+
+
+def _within(folder: Path) -> str:
+    suites = sorted(str(path) for path in folder.glob("*.yaml"))
+    return f" but a folder; give one of its suites: {', '.join(suites[:10])}" if suites else " but a folder"
 
 
 def _nearby(path: Path) -> str:
