@@ -148,7 +148,7 @@ def _stages(found: list[tuple[str, Record]], lane: str, what: str) -> Grid:
         f"milliseconds of {what}, from repetitions of their own; " + "; ".join(f"{name}: {speed.STAGES[name]}" for name in names) + "."
     )
     rows = tuple((title, _spent(stages, names, disturbed=speed.disturbed_stages(record, lane))) for title, record, stages in spent)
-    return Grid("Stages", caption, "scheme", (*names, "whole"), rows)
+    return Grid("Stages" if lane == "cell" else f"Stages, {lane}", caption, "scheme", (*names, "whole"), rows)
 
 
 def _spent(stages: dict[str, float], names: list[str], *, disturbed: bool) -> tuple[Figure, ...]:
