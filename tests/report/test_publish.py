@@ -14,7 +14,7 @@ import pytest
 
 from tqbench.core.errors import ConfigError
 from tqbench.core.record import Estimate
-from tqbench.report import figures, gate, latex, markdown, page, together
+from tqbench.report import across, figures, gate, latex, markdown, page, together
 from tqbench.report.bundle import write_bundle
 from tqbench.report.embed import embed, markers
 from tqbench.report.labels import spread
@@ -141,3 +141,18 @@ def test_the_command_prints_tables_and_writes_nothing(one, tmp_path, monkeypatch
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith(begins)
     assert not (tmp_path / "reports").exists()
+
+
+def test_one_row_says_everything_on_a_scheme_at_the_greatest_contexts(make, run_of) -> None:
+    other = {"recipe": "llamacpp", "context": 512, "tokens": 4096}
+    records = [r for context in (512, 1024) for r in (make.baseline(context), make.record(make.cell("q8_0", context)))]
+    records += [make.record(make.cell("q8_0", params=other)), make.speed(make.cell("q8_0", task="memory", params={"context": 2048}))]
+    (grid,) = across.overview(run_of(records))
+    assert grid.head == (
+        *("bits", "Δppl @ 1,024 stream", "KLD @ 1,024 stream"),
+        *("bits", "Δppl @ 512 llamacpp", "KLD @ 512 llamacpp"),
+        *("B/token @ 2,048", "tokens/GiB @ 2,048"),
+    )
+    rows = dict(grid.rows)
+    assert [figure.text for figure in rows["q8_0"]] == ["8.5", "+0.123", "0.01234"] * 2 + ["12,240", "87,724"]
+    assert across.overview(run_of(records[:2], run="single")) == []

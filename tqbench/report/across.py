@@ -23,7 +23,9 @@ OVERVIEW = {  # task: what one row of everything needs
     "memory": ("B/token", "tokens/GiB"),
     "storage": ("× f16", "× anew"),
 }
-SHORT = {("decode", "tok/s"): "decode tok/s", ("decode", "× own"): "decode × own", ("prefill", "× own"): "prefill × own"}
+KINDS = ("recipe", "entropy", "level")
+SHORT = {("storage", "× f16"): "stored × f16", ("storage", "× anew"): "from a file × anew"}
+SHORT |= {("decode", "tok/s"): "decode tok/s", ("decode", "× own"): "decode × own", ("prefill", "× own"): "prefill × own"}
 NAMES = {("prefill", "tok/s"): "Prefill, tok/s", ("decode", "tok/s"): "Decode, tok/s", ("decode", "× own"): "Decode, × own cache"}
 NAMES |= {("storage", "× f16"): "Stored, × f16", ("storage", "× anew"): "First token from a file, × anew"}
 
@@ -50,8 +52,9 @@ def _overview(run: Run, cells: list[Cell], several: bool) -> Grid:
     rows: dict[str, list[Figure]] = {label(run, cell): [] for cell in cells}
     for (task, _), own in deepest.items():
         for column in (column for column in BY_TASK[task] if column.title in OVERVIEW.get(task, ())):
-            title = SHORT.get((task, column.title), column.title)
-            head.append(title if column is BITS else f"{title} @ {own[0].params.get('context', 0):,}")
+            title, where = SHORT.get((task, column.title), column.title), f"{own[0].params.get('context', 0):,}"
+            kinds = [own[0].params.get(name) for name in KINDS] if sum(other == task for other, _ in deepest) > 1 else []
+            head.append(title if column is BITS else " ".join((title, "@", where, *(str(part) for part in kinds if part is not None))))
             shown = {label(run, cell): _show(run, cell, column) for cell in own}
             for name, figures in rows.items():
                 figures.append(shown.get(name, Figure(NONE)))
@@ -77,7 +80,7 @@ def grids(run: Run) -> list[Grid]:
 
 def kind(cell: Cell) -> str:
     """What else tells cells of a task apart that differ in more than the context."""
-    return str([cell.params.get(name) for name in ("recipe", "entropy", "level")])
+    return str([cell.params.get(name) for name in KINDS])
 
 
 def _show(run: Run, cell: Cell, column: Column) -> Figure:

@@ -84,6 +84,8 @@ def stages(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:
             for name, record in found
             if (spent := per_move(record, lane))
         ]
+        if not drawn:
+            continue
         names = [name for name in STAGES if any(name in spent for _, spent, _ in drawn)]
         caption = f"Where the time goes, in milliseconds, of {what}; the table says what the stages are. ! marks disturbed repetitions."
         data = tuple({"scheme": name, **spent} for name, spent, _ in drawn)
