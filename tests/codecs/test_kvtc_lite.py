@@ -257,13 +257,16 @@ def onlyterp(x, codec, head):
     return out @ codec.learned["basis"][head].T + codec.learned["mean"][head]
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_ranges_in_fp16_cost_less_than_a_fiftieth_of_the_error(bits):
+@pytest.mark.parametrize("bits", [1, 1.75, 3, 4, 8])
+def test_it_loses_no_more_than_the_project(bits):
+    """Ranges in fp16 cost less than a fiftieth of the error, and one bit loses a third of a variance where the project loses three."""
     codec = calibrated(bits=bits)
     for head in range(HEADS):
         x = X[0, head, :128]
         mine, theirs = (x - decoded(codec, X[:, :, :128])[0, head]).square().sum(), (x - onlyterp(x, codec, head)).square().sum()
-        assert mine == pytest.approx(float(theirs), rel=0.02)
+        assert mine < 1.02 * theirs
+        if 1 not in codec.widths(HEADS)[head]:
+            assert mine > 0.98 * theirs
 
 
 # ------------------------------------------------------------------------------------------------------------------------ edges

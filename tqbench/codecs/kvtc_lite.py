@@ -7,8 +7,9 @@ together. A budget of int(bits · head_dim) bits per token and head goes to the 
 
 Codes lie component after component, `section` of them as one stream that ends on a byte. Where this differs from the project: components
 are sorted by width, which equal variances may disturb; codes of more than 8 bits are two planes; minimum and step are kept in fp16, rounded
-outward, and counted, where the project keeps float32 and counts neither; the bytes are those of the whole budget even if the allocation
-leaves some of it, so that they are known beforehand. Entropy coding is a matter of storage, not of the codec.
+outward, and counted, where the project keeps float32 and counts neither; the levels of one bit are the means of two halves, not the ends of
+the range; the bytes are those of the whole budget even if the allocation leaves some of it, so that they are known beforehand. Entropy
+coding is a matter of storage, not of the codec.
 Source: OnlyTerp/kvtc @ 79d2906, after arXiv 2511.01815, whose own algorithm is another one.
 """
 

@@ -25,6 +25,40 @@ inline Floats first(const float* from, int64_t count, float rest) {
     return x;
 }
 
+struct Ends {
+    float low, high;
+};
+
+inline Ends range_of(const float* row, int64_t count) {
+    Floats low = first(row, count, row[0]), high = low;
+    for (int64_t i = kLanes; i < count; i += kLanes) {
+        const Floats x = first(row + i, count - i, row[0]);
+        low = smaller(x, low);
+        high = larger(x, high);
+    }
+    Ends ends = {low[0], high[0]};
+    for (int l = 1; l < kLanes; ++l) {
+        ends.low = low[l] < ends.low ? low[l] : ends.low;
+        ends.high = high[l] > ends.high ? high[l] : ends.high;
+    }
+    return ends;
+}
+
+// The means of what is not above the mean and of what is, the levels of one bit. The lower sum is no difference of others, which rounds.
+inline Ends halves_of(const float* row, int64_t count) {
+    double total = 0, lower = 0, upper = 0;
+    int64_t above = 0;
+    for (int64_t i = 0; i < count; ++i) total += row[i];
+    const double mean = total / double(count);
+    for (int64_t i = 0; i < count; ++i) {
+        const bool over = row[i] > mean;
+        above += over;
+        (over ? upper : lower) += row[i];
+    }
+    if (above == 0 || above == count) return {float(mean), float(mean)};
+    return {float(lower / double(count - above)), float(upper / double(above))};
+}
+
 }  // namespace
 
 // Returns whether minimum and step fit fp16.
@@ -34,19 +68,10 @@ bool quantize_row(const float* row, int64_t count, int width, int32_t* codes, ui
         *minimum = *step = 0;
         return true;
     }
-    Floats low = first(row, count, row[0]), high = low;
-    for (int64_t i = kLanes; i < count; i += kLanes) {
-        const Floats x = first(row + i, count - i, row[0]);
-        low = smaller(x, low);
-        high = larger(x, high);
-    }
-    for (int l = 1; l < kLanes; ++l) {
-        low[0] = low[l] < low[0] ? low[l] : low[0];
-        high[0] = high[l] > high[0] ? high[l] : high[0];
-    }
+    const Ends ends = width == 1 ? halves_of(row, count) : range_of(row, count);
     const float top = float((1 << width) - 1);
-    *minimum = half_below(low[0]);
-    const float from = value_of(*minimum), wide = (high[0] - from) / top;
+    *minimum = half_below(ends.low);
+    const float from = value_of(*minimum), wide = (ends.high - from) / top;
     *step = half_above(wide > 0x1p-24f ? wide : 0x1p-24f);
     const float by = value_of(*step);
     for (int64_t i = 0; i < count; i += kLanes) {

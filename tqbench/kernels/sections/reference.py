@@ -27,17 +27,26 @@ def quantize(rows: Tensor, widths: Widths) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def quant_params(row: np.ndarray, width: int) -> tuple[np.float16, np.float16]:
-    """Minimum, rounded down, and the step from there to the maximum in 2^width − 1 steps, rounded up."""
+    """The lower end, rounded down, and the step from there to the upper end in 2^width − 1 steps, rounded up."""
     kind = row.dtype.type
+    low, high = halves(row) if width == 1 else (row.min(), row.max())
     with np.errstate(over="ignore"):  # what fp16 does not hold becomes infinite, and is refused by who asks
-        minimum = np.float16(row.min())
-        if kind(minimum) > row.min():
+        minimum = np.float16(low)
+        if kind(minimum) > low:
             minimum = np.nextafter(minimum, np.float16(-np.inf))
-        wide = (row.max() - kind(minimum)) / kind(2**width - 1)
+        wide = (high - kind(minimum)) / kind(2**width - 1)
         step = np.float16(wide)
         if kind(step) < wide:
             step = np.nextafter(step, np.float16(np.inf))
     return minimum, max(step, SMALLEST)
+
+
+def halves(row: np.ndarray) -> tuple[np.floating, np.floating]:
+    """The mean of the values that are not above the mean, and of those that are."""
+    wide, kind = row.astype(np.float64), row.dtype.type
+    above = wide > wide.mean()
+    means = [wide[mask].mean() if mask.any() else wide.mean() for mask in (~above, above)]
+    return kind(means[0]), kind(means[1])
 
 
 def code(value: np.floating, minimum: np.float16, step: np.float16, width: int) -> int:
