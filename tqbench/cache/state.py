@@ -33,7 +33,7 @@ def hand_out(side: SideStore, key: str) -> Entry:
         "size": side.error[1],
     }
     packed = {name: buffer[:, :, : side.units] for name, buffer in side.buffers.items()}
-    held = {"sinks": side.exact_sinks, "window": side.tail, **packed}
+    held = {"sinks": side.exact_sinks, "window": side.tail[:, :, side.packed_end - side.tail_start :], **packed}
     with stage("gather"):
         return Entry(key, facts, tuple((form, side.arrays.to_bytes(held[form.name])) for form in _forms(side, facts)))
 
