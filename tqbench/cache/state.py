@@ -30,7 +30,9 @@ def hand_out(side: SideStore, key: str) -> Entry:
         "wrong": side.error[0],
         "size": side.error[1],
     }
-    held = {"sinks": side.exact_sinks, "window": side.tail, **{name: buffer[:, :, : side.units] for name, buffer in side.buffers.items()}}
+    held = {name: buffer[:, :, : side.units] for name, buffer in side.buffers.items()}
+    if side.holds_exact:
+        held |= {"sinks": side.exact_sinks, "window": side.tail[:, :, side.packed_end - side.tail_start :]}
     with stage("gather"):
         return Entry(key, facts, tuple((form, side.arrays.to_bytes(held[form.name])) for form in _forms(side, facts)))
 

@@ -107,7 +107,8 @@ class Store:
             late = self.tokens - self.queries
             raise EvidenceError(f"layer {self.layer.index}: {late} tokens were appended and never attended through the store")
         with stage("append"):
-            self._forget()
+            if self.quiet:  # not before: `verify` wants what the last queries saw
+                self._forget()
             self.k.append(keys)
             self.v.append(values)
 
@@ -187,10 +188,11 @@ class Store:
         with stage("settle"):
             self.k.settle()
             self.v.settle()
+            if not self.quiet:
+                self._forget()
 
     def _forget(self) -> None:
-        """In a sliding window, drop what no query to come sees: whole units of both sides, and not before it is as much as is kept. What
-        the last queries saw is there until then, for `verify`."""
+        """In a sliding window, drop what no later query sees: whole units of both sides, and not before it is as much as is kept."""
         free, unit = min(self.k.forgettable(), self.v.forgettable()), lcm(self.k.codec.unit, self.v.codec.unit)
         whole = (self.k.base + free - self.k.begin) // unit * unit
         if self.layer.reach is not None and whole >= self.layer.reach:
