@@ -157,7 +157,8 @@ class KvtcPaper(Codec):
     def decode_heads(self, packed: Packed, head_dim: int, dtype: torch.dtype, heads: slice) -> Tensor:
         c = self.coefficients(packed, dtype)
         some = slice(heads.start * head_dim, heads.stop * head_dim)
-        return self._heads(c @ self._kept("basis", c)[..., some, :].mT + self._kept("mean", c)[..., some], head_dim)
+        basis, mean = self._kept("basis")[..., some, :], self._kept("mean")[..., some]
+        return self._heads(c @ basis.to(c.device, c.dtype).mT + mean.to(c.device, c.dtype), head_dim)
 
     def coefficients(self, packed: Packed, dtype: torch.dtype) -> Tensor:
         """The coefficients that were kept, in the order of V's columns."""
