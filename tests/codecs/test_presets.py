@@ -17,6 +17,8 @@ POLICIES = {
     "polarquant_wu": ((0, 128), (0, 1), 0, None),
     "polarquant_wu_v4": ((0, 128), (0, 128), 0, None),
     **{f"kvtc_lite_{ratio}x": ((128, 128), (128, 128), 4, None) for ratio in (4, 6, 8)},
+    **{f"kvtc_paper_{ratio}": ((112, 16), (112, 16), 4, None) for ratio in ("4x", "6x", "8x", "12x", "16x")},
+    **{f"kvtc_paper_{ratio}_per_layer": ((112, 16), (112, 16), 4, None) for ratio in ("4x", "8x", "16x")},
     **{f"kvquant{bits}": ((0, 1), (0, 1), 1, None) for bits in (2, 3, 4)},
     **{f"vllm_{name}": ((0, 1), (0, 1), 0, (2, 2)) for name in ("k8v4", "4bit_nc", "k3v4_nc", "3bit_nc", "4bit_nc_signed")},
 }
