@@ -218,6 +218,7 @@ REFUSED_BY_MLX = {
         ),
         CALIBRATION,
     ),
+    **dict.fromkeys((name for name in presets() if name.startswith("kvtc_")), CALIBRATION),
     **dict.fromkeys(("peer:quanto4", "peer:quanto2", "peer:hqq8", "peer:hqq4", "peer:hqq2", "peer:fp8"), OTHER_LIBRARY),
 }
 
