@@ -15,7 +15,6 @@ from tqbench.core.errors import Unsupported
 from tqbench.core.presets import preset
 from tqbench.core.record import Cell, Record
 from tqbench.corpora import Text
-from tqbench.runner import audit
 from tqbench.tasks import Job, run, storage
 
 TEXT = Text("words", "The quick brown fox jumps over the lazy dog. " * 40, "a test")
@@ -44,7 +43,7 @@ def measured(session, scheme: str | None = "turbo4", **params: Any) -> tuple[Rec
     told: list[int] = []
     result = run(Job(session, cell, TEXT, told.append))
     assert sum(told) == storage.tokens(cell) + cell.params["context"]
-    return audit.inactive(Record(cell, "ok", **result.fields)), result.arrays
+    return Record(cell, "ok", **result.fields).audited(), result.arrays
 
 
 @pytest.mark.parametrize("scheme", ["turbo4", "q8_0", "kivi2", "f16", None])

@@ -113,7 +113,7 @@ class Record:
         audits = list(dict.fromkeys((*self.audits, *found)))
         if not audits:
             return self
-        none: dict[str, Any] = {"metrics": {}, "positions": [], "floors": {}, "stages": {}}
+        none: dict[str, Any] = {"metrics": {}, "positions": [], "floors": {}, "stages": {}, "storage": {}}
         return dataclasses.replace(self, outcome="inactive", reason=audits[0], audits=audits, **none)
 
     def write(self, folder: Path) -> None:
