@@ -22,7 +22,7 @@ from tqbench.bench.run import run
 from tqbench.core.errors import ConfigError
 from tqbench.core.op import Impl, Op
 from tqbench.core.presets import preset
-from tqbench.kernels import attend, native, stream
+from tqbench.kernels import attend, entropy, native, stream
 from tqbench.kernels.attend import baselines, reference
 from tqbench.measure import environment
 from tqbench.report import bench as written
@@ -137,9 +137,11 @@ def test_kvtc_is_timed_by_stage_beside_its_loops(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(kvtc, "LAYERS", 3)
     monkeypatch.setattr(kvtc, "FEW_LAYERS", 1)
     monkeypatch.setattr(kvtc, "CALIBRATION", 100)
-    found = run(small("kvtc", "kvtc_lite_8x,q8_0", "128"))
+    monkeypatch.setattr(kvtc, "RANKS", (32, 64))
+    found = run(small("kvtc", "kvtc_lite_8x,q8_0,kvtc_paper_8x,kvtc_paper_4x", "128"))
     named = rows(found)
-    for way, expected in (("compress", ("project", "quantize", "pack")), ("decompress", ("unpack", "dequantize", "unproject"))):
+    stages = {"compress": ("project", "quantize", "pack", "entropy"), "decompress": ("entropy", "unpack", "dequantize", "unproject")}
+    for way, expected in stages.items():
         for form in ("native", "torch"):
             assert named[f"kvtc_lite_8x {way}/{form}"].timing is not None
         for form in ("native", "torch", "reference"):
@@ -149,6 +151,15 @@ def test_kvtc_is_timed_by_stage_beside_its_loops(monkeypatch: pytest.MonkeyPatch
             assert tuple(row.stages) == (*expected, "unexplained")
             assert all(ms > 0 for name, ms in row.stages.items() if name != "unexplained")
         assert set(named[f"kvtc_lite_8x {way} 1×2/native"].timing.ratios) >= {f"kvtc_lite_8x {way} 1×2/reference"}
+    paper = [row for row in found.rows if row.components]
+    assert [row.name for row in paper if row.components == 32] == [
+        "kvtc_paper r=32 compress/projected",
+        "kvtc_paper r=32 compress/reference",
+        "kvtc_paper r=32 decompress/reference",
+    ]
+    assert {row.outcome for row in paper} == {"ok"}
+    for row in paper:
+        assert set(row.stages) == {*stages[row.name.split("/")[0].split()[-1]], "unexplained"}
     assert {named[f"rope {way}"].outcome for way in ("undo", "redo")} == {"ok"}
     assert "kvtc_lite" in named["q8_0/–"].reason
     written.write(found, tmp_path)
@@ -163,8 +174,15 @@ def test_wrong_stages_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         if contender.row.form == "torch":
             (*most, last) = attempt(contender)
             assert contender.judge([*most, last]) is None
-            spoiled = {**last, "codes": last["codes"] ^ 1} if isinstance(last, dict) else last * 1.001
-            assert contender.judge([*most, spoiled])
+            assert contender.judge([*most, _spoiled(last)])
+
+
+def _spoiled(output: Any) -> Any:
+    """Values that are off, or streams of other codes."""
+    if isinstance(output, Tensor):
+        return output * 1.001
+    codes = entropy.decode(output["codes"], entropy.HEAD.unpack(output["codes"][: entropy.HEAD.size])[4])
+    return {**output, "codes": entropy.encode(codes ^ 1, "zstd", 1)}
 
 
 def test_baselines_equal_the_formula() -> None:

@@ -1,31 +1,42 @@
-"""Compress and decompress the keys and values of many layers as `kvtc_lite` does: its stages in every form, and RoPE beside them.
+"""Compress and decompress the keys and values of many layers as KVTC does, entropy coding included, and RoPE beside it.
 
-The loops run on two layers of two heads, where all forms run once more: they would take an hour on all of them. Keys and values have
-components of falling variance, as those of models do; each layer has learned its own from other vectors of the same kind.
+`kvtc_lite` runs in every form of its stages. The loops run on two layers of two heads, where all forms run once more: they would take an
+hour on all of them. Keys and values have components of falling variance, as those of models do; each layer has learned its own from other
+vectors of the same kind.
+
+`kvtc_paper` has one vector of all layers and heads, and its rows differ in how many components it keeps, r, at about four bits each: time
+follows r, not the ratio. Its components are not searched for here, which takes minutes; they are any r orthonormal directions, and vectors
+vary along them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from tqbench.bench.contender import PLACE, Contender, relative
+from tqbench.bench.contender import PLACE, Contender, forms, relative
 from tqbench.bench.convert import CODES_OFF, DECODED_OFF, codes_off
 from tqbench.bench.plan import Geometry, Plan
 from tqbench.bench.result import Row
 from tqbench.cache.rope import Rope
 from tqbench.codecs.kvtc_lite import KvtcLite
-from tqbench.core.codec import Packed, nbytes
+from tqbench.codecs.kvtc_paper import KvtcPaper, Seen
+from tqbench.core.codec import Codec, Learned, Packed, nbytes
+from tqbench.core.op import Impl
 from tqbench.core.scheme import Scheme
-from tqbench.kernels import _sections, project
+from tqbench.kernels import _sections, decode, encode, entropy, project
+from tqbench.kernels.entropy import Grain
+from tqbench.measure.stages import stage
 
 LAYERS, CALIBRATION = 32, 1024  # and tokens that each layer learns from
 FEW_LAYERS, FEW_HEADS = 2, 2  # for the loops
+RANKS, BITS = (128, 256, 512, 1024), 4  # components of the paper's rows, and bits of each
+CODER, LEVEL = "zstd", 1
 DATA = "falling variance"
 REFERENCE = "reference"
 COMPARISONS = {"torch": "{scheme}/torch", "reference": f"{{scheme}}/{REFERENCE}"}
@@ -37,38 +48,76 @@ WORDS = {
 SPREAD = 2.0  # orders of magnitude between the largest and the smallest component
 BASE = 10000.0
 Direction = Literal["compress", "decompress"]
+DIRECTIONS: tuple[Direction, Direction] = ("compress", "decompress")
+Streams = dict[str, bytes]
 
 
 @dataclass(frozen=True)
 class Half:
-    """Keys or values of one layer, with the codec that stores them and what its reference makes of them."""
+    """Keys or values, of one layer or of all, with the codec that stores them and what its reference makes of them."""
 
-    codec: KvtcLite
+    codec: Codec
     x: Tensor
     packed: Packed
+    streams: Streams
     decoded: Tensor
+
+    @staticmethod
+    def of(codec: Codec, x: Tensor) -> Half:
+        """By the codec's own mathematics."""
+        packed = codec.encode(x)
+        return Half(codec, x, packed, _squeeze(packed), codec.decode(packed, x.shape[-1], torch.float32))
+
+
+@dataclass(frozen=True)
+class Way:
+    """A form of encoding with one of decoding."""
+
+    encode: Callable[[Half], Packed]
+    decode: Callable[[Half, Packed], Tensor]
 
 
 def contenders(plan: Plan, tokens: int, note: Callable[[str], None]) -> list[Contender]:
-    """RoPE, then every scheme with all heads and layers, and with few."""
-    found = list(_rope(plan.geometry, tokens))
+    """RoPE, then every scheme; those of the paper share their rows, which are at no scheme's ratio."""
+    found, spanning = list(_rope(plan.geometry, tokens)), list[Scheme]()
     for scheme in plan.schemes:
-        if not all(type(side.codec) is KvtcLite for side in (scheme.k, scheme.v)):
-            reason = "only schemes of codec kvtc_lite, with nothing wrapped around it, have these stages"
+        codecs = [side.codec for side in (scheme.k, scheme.v)]
+        if all(type(codec) is KvtcLite for codec in codecs):
+            found += _lite(scheme, plan.geometry, tokens, note)
+        elif all(type(codec) is KvtcPaper and codec.across == "model" for codec in codecs):
+            spanning.append(scheme)
+        else:
+            reason = "only kvtc_lite, and kvtc_paper over all layers, have these stages, with nothing wrapped around them"
             found.append(Contender(Row(tokens, scheme.name, "–", "form", "no stages", "unsupported", reason), (), lambda _: 0.0))
-            continue
-        few = replace(plan.geometry, kv_heads=min(FEW_HEADS, plan.geometry.kv_heads))
-        sizes = {"": (plan.geometry, LAYERS), f" {FEW_LAYERS}×{few.kv_heads}": (few, FEW_LAYERS)}
-        for label, (geometry, layers) in sizes.items():
-            note(f"learning and packing {scheme.name}{label}")
-            halves = [half for layer in range(layers) for half in _layer(scheme, geometry, tokens, layer)]
-            forms = _sections.FORMS if label else _sections.FORMS[:-1]
-            found += [
-                each
-                for direction in ("compress", "decompress")
-                for each in _forms(f"{scheme.name} {direction}{label}", direction, halves, forms)
-            ]
+    for scheme in spanning[:1]:
+        found += _paper(scheme, plan.geometry, tokens, note)
     return found
+
+
+# --- kvtc_lite: each layer and head by itself ---
+
+
+def _lite(scheme: Scheme, g: Geometry, tokens: int, note: Callable[[str], None]) -> Iterator[Contender]:
+    """With all heads and layers, and with few."""
+    few = replace(g, kv_heads=min(FEW_HEADS, g.kv_heads))
+    sizes = {"": (g, LAYERS), f" {FEW_LAYERS}×{few.kv_heads}": (few, FEW_LAYERS)}
+    for label, (geometry, layers) in sizes.items():
+        note(f"learning and packing {scheme.name}{label}")
+        halves = [half for layer in range(layers) for half in _layer(scheme, geometry, tokens, layer)]
+        ways = {form: _staged(form) for form in _sections.FORMS if label or form != REFERENCE}
+        for direction in DIRECTIONS:
+            for form, way in ways.items():
+                impl = next(impl for impl in project.PROJECT.impls if impl.name == form)
+                row = _row(f"{scheme.name} {direction}{label}", direction, halves)
+                row = replace(row, form=form, words=WORDS[form], role="baseline" if form == REFERENCE else "form")
+                yield _contender(row, direction, halves, way, impl.refuses(halves[0].codec, PLACE))
+
+
+def _staged(form: str) -> Way:
+    return Way(
+        lambda half: _sections.encode(half.codec, half.x, form),  # type: ignore[arg-type]
+        lambda half, packed: _sections.decode(half.codec, packed, half.x.shape[-1], form),  # type: ignore[arg-type]
+    )
 
 
 def _layer(scheme: Scheme, g: Geometry, tokens: int, layer: int) -> Iterator[Half]:
@@ -81,16 +130,62 @@ def _layer(scheme: Scheme, g: Geometry, tokens: int, layer: int) -> Iterator[Hal
         text, x = (
             torch.randn(batch, g.kv_heads, n, g.head_dim, generator=generator) @ turn for batch, n in ((1, CALIBRATION), (g.batch, whole))
         )
-        ready = codec.calibrate(text)
-        packed = ready.encode(x)
-        yield Half(ready, x, packed, ready.decode(packed, g.head_dim, torch.float32))
+        yield Half.of(codec.calibrate(text), x)
 
 
-def _forms(name: str, direction: Direction, halves: list[Half], forms: tuple[str, ...]) -> Iterator[Contender]:
-    run, error = (_compress, _codes_error) if direction == "compress" else (_decompress, _values_error)
-    first = halves[0]
-    row = Row(
-        first.x.shape[2],
+# --- kvtc_paper: all layers together ---
+
+
+def _paper(scheme: Scheme, g: Geometry, tokens: int, note: Callable[[str], None]) -> Iterator[Contender]:
+    """With more and more components; of the scheme's codecs everything but rank and ratio."""
+    features = LAYERS * g.kv_heads * g.head_dim
+    for rank in (rank for rank in RANKS if rank <= features):
+        note(f"packing {scheme.name} with {rank} components")
+        halves = [_spanning(side.codec, g, tokens, rank, seed) for seed, side in enumerate((scheme.k, scheme.v))]
+        about = f"{KvtcPaper.name} with r = {rank} of {features:,} components, at {BITS} bits each"
+        for direction, op in zip(DIRECTIONS, (encode.OP, decode.OP), strict=True):
+            row = _row(f"{KvtcPaper.name} r={rank} {direction}", direction, halves)
+            for impl, reason in forms(op, halves[0].codec):
+                mine = replace(row, form=impl.name, words=f"{about}: {op.name} in form {impl.name}", components=rank)
+                mine = replace(mine, role="baseline" if impl.name == REFERENCE else "form")
+                if reason is None:
+                    yield _contender(mine, direction, halves, _called(impl), None)
+
+
+def _called(impl: Impl) -> Way:
+    form = impl.load()
+    return Way(
+        lambda half: form(half.codec, half.x),
+        lambda half, packed: form(half.codec, packed, half.x.shape[-1], half.x[:, :, :0]),
+    )
+
+
+def _spanning(codec: Any, g: Geometry, tokens: int, rank: int, seed: int) -> Half:
+    """One side of all layers."""
+    span, features = LAYERS * g.kv_heads, LAYERS * g.kv_heads * g.head_dim
+    directions = _directions(features, min(features, max(RANKS)), seed)[:, :rank]
+    generator = torch.Generator().manual_seed(seed)
+    scales = torch.logspace(0, -SPREAD / 2, rank)
+    y = (torch.randn(g.batch, tokens, rank, generator=generator) * scales) @ directions.T
+    codec = replace(codec, rank=rank, ratio=16 * features / (BITS * rank), span=span)
+    seen = Seen.of(y[:1], torch.zeros(1, 1, features), directions[None])
+    ready = replace(codec, learned=Learned(codec.arrange(seen)))
+    return Half.of(ready, y.unflatten(-1, (span, g.head_dim)).transpose(1, 2).contiguous())
+
+
+@cache
+def _directions(features: int, rank: int, seed: int) -> Tensor:
+    """Orthonormal ones."""
+    found: Tensor = torch.linalg.qr(torch.randn(features, rank, generator=torch.Generator().manual_seed(seed))).Q
+    return found
+
+
+# --- both ---
+
+
+def _row(name: str, direction: Direction, halves: list[Half]) -> Row:
+    return Row(
+        halves[0].x.shape[2],
         name,
         "",
         "form",
@@ -99,26 +194,43 @@ def _forms(name: str, direction: Direction, halves: list[Half], forms: tuple[str
         quantization_error=max(relative(half.decoded, half.x) for half in halves),
         bytes_moved=sum(half.x.nbytes + nbytes(half.packed) for half in halves),
     )
-    rivals = tuple(rival.format(scheme=name) for rival in COMPARISONS.values())
-    for form in forms:
-        impl = next(impl for impl in project.PROJECT.impls if impl.name == form)
-        mine = replace(row, form=form, words=WORDS[form], role="baseline" if form == REFERENCE else "form")
-        if reason := impl.refuses(first.codec, PLACE):
-            yield Contender(replace(mine, outcome="unsupported", reason=reason), (), lambda _: 0.0)
-        else:
-            yield Contender(mine, [partial(run, halves, form)], partial(error, halves), rivals, staged=True)
 
 
-def _compress(halves: list[Half], form: str) -> list[Packed]:
-    return [_sections.encode(half.codec, half.x, form) for half in halves]
+def _contender(row: Row, direction: Direction, halves: list[Half], way: Way, reason: str | None) -> Contender:
+    run, error = (_compress, _codes_error) if direction == "compress" else (_decompress, _values_error)
+    if reason:
+        return Contender(replace(row, outcome="unsupported", reason=reason), (), lambda _: 0.0)
+    rivals = tuple(rival.format(scheme=row.scheme) for rival in COMPARISONS.values())
+    return Contender(row, [partial(run, halves, way)], partial(error, halves), rivals, staged=True)
 
 
-def _decompress(halves: list[Half], form: str) -> list[Tensor]:
-    return [_sections.decode(half.codec, half.packed, half.x.shape[-1], form) for half in halves]
+def _compress(halves: list[Half], way: Way) -> list[Streams]:
+    return [_squeeze(way.encode(half)) for half in halves]
 
 
-def _codes_error(halves: list[Half], packed: list[Packed]) -> float:
-    return max(codes_off(mine, half.packed) for mine, half in zip(packed, halves, strict=True))
+def _decompress(halves: list[Half], way: Way) -> list[Tensor]:
+    return [way.decode(half, _expand(half.streams, half.packed)) for half in halves]
+
+
+def _squeeze(packed: Packed) -> Streams:
+    with stage("entropy"):
+        return {
+            name: entropy.encode(array.numpy().reshape(-1).view("u1"), CODER, LEVEL, Grain(array.element_size()))
+            for name, array in packed.items()
+        }
+
+
+def _expand(streams: Streams, like: Packed) -> Packed:
+    """The arrays of streams, in the shapes of these."""
+    with stage("entropy"):
+        return {
+            name: torch.from_numpy(entropy.decode(stream, like[name].nbytes).copy()).view(like[name].dtype).view(like[name].shape)
+            for name, stream in streams.items()
+        }
+
+
+def _codes_error(halves: list[Half], streams: list[Streams]) -> float:
+    return max(codes_off(_expand(mine, half.packed), half.packed) for mine, half in zip(streams, halves, strict=True))
 
 
 def _values_error(halves: list[Half], values: list[Tensor]) -> float:

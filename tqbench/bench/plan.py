@@ -19,7 +19,7 @@ TOKENS = {
     "decode": "4k,32k",
     "kvtc": "1k",
 }  # encode: a decode step of many layers, and a prefill chunk
-SCHEMES = {op: "kvtc_lite_4x,kvtc_lite_8x" if op == "kvtc" else "turbo4,turbo3,q8_0,q4_0,f16,bf16" for op in TOKENS}
+SCHEMES = {op: "kvtc_lite_4x,kvtc_lite_8x,kvtc_paper_8x" if op == "kvtc" else "turbo4,turbo3,q8_0,q4_0,f16,bf16" for op in TOKENS}
 OPS = tuple(TOKENS)
 MOST_TOKENS, MOST_ROUNDS, MOST_THREADS = 1 << 24, 1000, 1024
 Found = TypeVar("Found")

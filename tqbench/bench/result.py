@@ -64,6 +64,7 @@ class Row:
     bytes_moved: int | None = None
     limit_ms: float | None = None  # bytes at the ceiling
     timing: Timing | None = None
+    components: int | None = None  # where time is drawn against these
     stages: dict[str, float] | None = None  # milliseconds of one more call with marks, the median of three; `unexplained` is between them
 
     @property

@@ -122,8 +122,12 @@ class KvtcPaper(Codec):
         return y.unflatten(-1, (-1, head_dim)).transpose(2, 3).flatten(1, 2)
 
     def learn(self, y: Tensor) -> Mapping[str, Tensor]:
-        seen = _seen(y[0], self.rank or y.shape[-1], self.seed)
-        chosen = runs.allocate(seen.energy, {kind: seen.errors[kind] for kind in self.kinds}, self.budget(y.shape[-1] // self.span))
+        return self.arrange(_seen(y[0], self.rank or y.shape[-1], self.seed))
+
+    def arrange(self, seen: Seen) -> Mapping[str, Tensor]:
+        """What is kept of components whose errors are known: the runs that the budget allows, stored by type and size."""
+        budget = self.budget(seen.mean.shape[-1] // self.span)
+        chosen = runs.allocate(seen.energy, {kind: seen.errors[kind] for kind in self.kinds}, budget)
         chosen.sort(key=lambda run: (run.kind.bits, run.kind.size, run.start))
         columns = [column for start, kind in chosen for column in range(start, start + kind.size)]
         counts = [(*kind, len(list(some))) for kind, some in groupby(chosen, lambda run: run.kind)]
@@ -152,7 +156,8 @@ class KvtcPaper(Codec):
 
     def dequantize(self, packed: Packed, dtype: torch.dtype) -> Tensor:
         c = self.coefficients(packed, dtype)
-        return c @ self._kept("basis", c).mT
+        with stage("unproject"):
+            return c @ self._kept("basis", c).mT
 
     def decode_heads(self, packed: Packed, head_dim: int, dtype: torch.dtype, heads: slice) -> Tensor:
         c = self.coefficients(packed, dtype)
@@ -166,9 +171,11 @@ class KvtcPaper(Codec):
         for kind, count in self.plan:
             name, size = STREAMS[kind.bits], kind.code_bytes * count
             raw = packed[name][..., at[name] : at[name] + size]
-            codes = unpack(raw, kind.bits).unflatten(-1, (count, -1))[..., : kind.size]
+            with stage("unpack"):
+                codes = unpack(raw, kind.bits).unflatten(-1, (count, -1))[..., : kind.size]
             scale, shift = (packed[part][..., run : run + count, None] for part in ("scales", "shifts"))
-            found.append(runs.dequantize(codes, scale, shift, kind.bits, dtype).flatten(-2))
+            with stage("dequantize"):
+                found.append(runs.dequantize(codes, scale, shift, kind.bits, dtype).flatten(-2))
             run, at[name] = run + count, at[name] + size
         return torch.cat(found, -1)
 
@@ -186,7 +193,7 @@ class KvtcPaper(Codec):
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """What is the same for every ratio: mean [rows, 1, p], V [rows, p, rank], and the squared errors of runs, summed over rows."""
 
     mean: Tensor
@@ -194,21 +201,27 @@ class _Seen:
     energy: NDArray[np.float64]
     errors: Mapping[Kind, NDArray[np.float64]]
 
+    @staticmethod
+    def of(y: Tensor, mean: Tensor, basis: Tensor) -> Seen:
+        """Measured on vectors [rows, n, p], at most `SIMULATED` of them."""
+        basis = basis.to(torch.float16)
+        some = (y - mean)[:, torch.linspace(0, y.shape[1] - 1, min(SIMULATED // len(y), y.shape[1]), device=y.device).round().long()]
+        c = some @ basis.to(some.dtype)
+        energy = c.square().sum((0, 1), dtype=torch.float64).cpu().numpy()
+        return Seen(mean, basis, energy, runs.errors(c, runs.kinds()))
 
-_LAST: dict[str, _Seen] = {}  # suites go through ratios
+
+_LAST: dict[str, Seen] = {}  # suites go through ratios
 _ROOM = 1 << 28  # bytes of components that are remembered
 
 
-def _seen(y: Tensor, rank: int, seed: int) -> _Seen:
+def _seen(y: Tensor, rank: int, seed: int) -> Seen:
     """Components and errors of vectors [rows, n, p], found once for all ratios."""
     key = hashlib.sha256(y.cpu().contiguous().numpy().tobytes()).hexdigest() + f" {tuple(y.shape)} {y.dtype} {rank} {seed}"
     if key not in _LAST:
         mean = y.mean(1, keepdim=True).to(torch.float32)
-        basis = torch.stack([components(row, rank, seed) for row in y - mean]).to(torch.float16)
-        some = (y - mean)[:, torch.linspace(0, y.shape[1] - 1, min(SIMULATED // len(y), y.shape[1]), device=y.device).round().long()]
-        c = some @ basis.to(some.dtype)
-        energy = c.square().sum((0, 1), dtype=torch.float64).cpu().numpy()
+        basis = torch.stack([components(row, rank, seed) for row in y - mean])
         while sum(seen.basis.nbytes for seen in _LAST.values()) > _ROOM:
             del _LAST[next(iter(_LAST))]
-        _LAST[key] = _Seen(mean, basis, energy, runs.errors(c, runs.kinds()))
+        _LAST[key] = Seen.of(y, mean, basis)
     return _LAST[key]

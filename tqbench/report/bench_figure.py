@@ -1,5 +1,5 @@
 """A benchmark as a figure: time against tokens, one panel for each scheme, with the same uncompressed baselines in all of them in grey and
-the time that memory alone would take."""
+the time that memory alone would take. Benchmarks of stages have a figure of their own (`bench_stages`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from tqbench.bench.result import Bench, Row
+from tqbench.report import bench_stages
 from tqbench.report.bench_table import facts
 from tqbench.report.draw import INK, STYLE
 
@@ -31,22 +32,32 @@ def render(bench: Bench) -> dict[str, bytes]:
 
     found = {}
     with mpl.rc_context(cast("Any", STYLE)):
-        schemes = list(dict.fromkeys(row.scheme for row in bench.rows if row.scheme and row.timing))
-        down, across = -(-len(schemes) // ACROSS) or 1, min(ACROSS, len(schemes)) or 1
-        figure = Figure(figsize=(max(2, across) * PANEL[0] + 0.4, down * PANEL[1] + 1.9), layout="constrained")
+        figure = Figure(layout="constrained")
         FigureCanvasAgg(figure)
-        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-        for axes, scheme in zip(grid.flat, schemes, strict=False):
-            _panel(axes, bench, scheme)
-            axes.label_outer()
-        for axes in grid.flat[len(schemes) :]:
-            axes.set_visible(False)
-        _words(figure, bench)
+        if any(row.stages for row in bench.rows):
+            bench_stages.draw(bench, figure)
+        else:
+            _against_tokens(bench, figure)
+        _title(figure, bench)
         for kind in ("svg", "png"):
             file = io.BytesIO()
             figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
             found[kind] = file.getvalue()
     return found
+
+
+def _against_tokens(bench: Bench, figure: Figure) -> None:
+    schemes = list(dict.fromkeys(row.scheme for row in bench.rows if row.scheme and row.timing))
+    down, across = -(-len(schemes) // ACROSS) or 1, min(ACROSS, len(schemes)) or 1
+    figure.set_size_inches(max(2, across) * PANEL[0] + 0.4, down * PANEL[1] + 1.9)
+    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    for axes, scheme in zip(grid.flat, schemes, strict=False):
+        _panel(axes, bench, scheme)
+        axes.label_outer()
+    for axes in grid.flat[len(schemes) :]:
+        axes.set_visible(False)
+    marks = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=min(5, len(marks) or 1), fontsize=7.5)
 
 
 def _panel(axes: Axes, bench: Bench, scheme: str) -> None:
@@ -106,9 +117,6 @@ def _scales(axes: Axes, tokens: list[int]) -> None:
     axes.minorticks_off()
 
 
-def _words(figure: Figure, bench: Bench) -> None:
-    """The title, and one legend for all panels."""
+def _title(figure: Figure, bench: Bench) -> None:
     figure.suptitle("time per call\n", size=12, weight="bold", ha="left", x=0.01)
     figure.text(0.01, 1 - 0.38 / figure.get_size_inches()[1], " · ".join(facts(bench)), size=7, alpha=0.75, va="center")
-    marks = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=min(5, len(marks) or 1), fontsize=7.5)
