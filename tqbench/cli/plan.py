@@ -132,11 +132,25 @@ def _notes(cell: Cell, cost: Cost) -> list[str]:
     found = cell.params.get("calibration")
     return [
         *([f"unsupported: {cost.unsupported}"] if cost.unsupported else []),
-        *(["at most: until it is decided"] if "judging" in cell.params else []),
+        *([_until(cost)] if "judging" in cell.params else []),
         *(["does not fit the memory here"] if _too_large(cell, cost) else []),
         *([f"downloads {_download(cost)} first"] if cost.download_bytes != 0 else []),
         *([f"calibrated on {found['tokens']:,} tokens of {' '.join(map(str, found['corpus'].values()))}"] if found else []),
     ]
+
+
+def _until(cost: Cost) -> str:
+    """How far a cell will go that ends when it is decided, as far as an earlier one of its scheme tells."""
+    found = cost.expected
+    if found is None:
+        return "at most: until it is decided; how many tokens that takes is not known before the scheme has been scored here"
+    basis = f"by {found.earlier.scored:,} tokens of {' '.join(map(str, found.earlier.cell.corpus.values()))} scored before"
+    if found.share is None:
+        return f"at most; {basis} it lies on the limit, where no number of tokens decides"
+    if found.share > 1:
+        return f"at most; {basis} it stays open, and about {found.tokens:,} tokens of text would decide"
+    took = "" if cost.seconds is None else f" and {duration(found.share * cost.seconds)}"
+    return f"at most; {basis} it is decided after {found.tokens:,} tokens of text{took}"
 
 
 def _too_large(cell: Cell, cost: Cost) -> bool:

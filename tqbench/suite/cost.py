@@ -17,6 +17,7 @@ from tqbench.core.presets import read
 from tqbench.core.record import Cell
 from tqbench.corpora import recipes
 from tqbench.measure import environment
+from tqbench.suite.deciding import Expected
 from tqbench.tasks import decode, memory, prefill, storage
 from tqbench.tasks.perplexity import KEPT_BYTES, passes
 
@@ -42,6 +43,7 @@ class Cost:
     download_bytes: int | None = 0  # for the first cell of a model that is not here; None if nobody knows how much
     unsupported: str | None = None  # why the scheme cannot store this model's vectors
     learned: int = 0  # from how many earlier cells of this machine; 0 is a first guess
+    expected: Expected | None = None  # where a cell that is scored until it is decided is likely to end
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from tqbench.core.record import Cell, Record
 from tqbench.measure import environment
 from tqbench.models import resolve
 from tqbench.suite.cost import Cost, Size, peak_bytes, work
+from tqbench.suite.deciding import Earlier, expected
 
 RUNS = 40  # that are read, the latest
 ENOUGH = 7  # cells that a prediction rests on, at most: the nearest in context, of these the latest
@@ -34,6 +35,7 @@ class Seen:
     work: float
     started: str
     peak: float | None  # of the bytes that were guessed
+    earlier: Earlier
 
 
 # From alike to barely: of the first kind that has been seen, the cells count. Memory does not follow from another model's.
@@ -68,7 +70,8 @@ class History:
         if not alike:
             return guess
         seconds = work(cell, size, first=first) * statistics.median(one.seconds / one.work for one in alike)
-        return dataclasses.replace(guess, seconds=seconds, peak_bytes=self._peak(cell, guess), learned=len(alike))
+        decided = expected(cell, [one.earlier for one in self.seen])
+        return dataclasses.replace(guess, seconds=seconds, peak_bytes=self._peak(cell, guess), learned=len(alike), expected=decided)
 
     def _peak(self, cell: Cell, guess: Cost) -> int | None:
         """By how much such cells exceeded their guesses at most."""
@@ -130,4 +133,5 @@ def _seen(folder: Path) -> Iterator[Seen]:
             continue
         if known > 0:
             peak = record.peak_bytes / guessed if record.peak_bytes and guessed else None
-            yield Seen(record.cell, record.seconds, known, record.started, peak)
+            earlier = Earlier(record.cell, record.metrics, record.text.get("scored", 0))
+            yield Seen(record.cell, record.seconds, known, record.started, peak, earlier)
