@@ -33,7 +33,7 @@ TOGETHER = {  # keys of all layers in one array, values of each by itself
     "v": "turbo4",
     "sinks": 3,
 }
-SCHEMES: dict[str, Any] = {name: name for name in ("turbo4", "turbo3", "q8_0", "kivi2", "f16", "mxfp4")} | {
+SCHEMES: dict[str, Any] = {name: name for name in ("turbo4", "turbo3", "q8_0", "kivi2", "f16", "mxfp4", "kvtc_lite_4x")} | {
     "learns": LEARNS,
     "window": WINDOW,
     "together": TOGETHER,
@@ -333,6 +333,11 @@ def _put(header: Any, place: tuple[Any, ...], value: Any) -> Any:
     return None
 
 
+def _asking_for_more(header: Any) -> None:
+    """As much as its streams may stand for, which is far more than any cache of this context."""
+    header["entries"][0]["arrays"][0][3] = [1 << 30]
+
+
 def test_each_kind_of_damage_is_named(session, tmp_path: Path) -> None:
     saved(session, tmp_path / "a", "turbo4")
     whole, origin = (tmp_path / "a").read_bytes(), Origin.of(session, preset("turbo4"), IDS[:CONTEXT])
@@ -348,6 +353,8 @@ def test_each_kind_of_damage_is_named(session, tmp_path: Path) -> None:
         "cut off after 10 bytes": whole[:10],
         "checksum": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
         "a stream is cut off: 0 bytes": whole[: len(MAGIC) + SIZES.size],
+        "its header says that it has 4294967295 bytes": MAGIC + SIZES.pack(2**32 - 1, 100) + whole[len(MAGIC) + SIZES.size :],
+        "its arrays would take": forged(whole, _asking_for_more),
     }
     for reason, data in named.items():
         (tmp_path / "b").write_bytes(data)

@@ -9,6 +9,7 @@ from tqbench.codecs.kvtc_paper import KvtcPaper
 from tqbench.core.codec import nbytes
 from tqbench.core.errors import ConfigError, Unsupported
 from tqbench.core.presets import preset, read
+from tqbench.core.scheme import Side
 
 
 def text(tokens=400, heads=4, head_dim=64, seed=0):
@@ -147,7 +148,7 @@ def test_the_presets_are_the_papers():
 
 def test_mistakes_are_named():
     with pytest.raises(Unsupported, match=r"head_dim 64 at ratio 64: 2 bytes for 1 KV heads are less than the 5 of one run"):
-        KvtcPaper(ratio=64.0).check(64)
+        KvtcPaper(ratio=64.0, across="layer").check(64)
     KvtcPaper(ratio=64.0).spanning(90).check(64)
     with pytest.raises(ConfigError, match="ratio must be a number from 1 to 1024"):
         KvtcPaper(ratio=0.5)
@@ -155,3 +156,28 @@ def test_mistakes_are_named():
         KvtcPaper().encode(X)
     with pytest.raises(ConfigError, match="window must be at least 1"):
         read({"name": "none", "k": {"codec": "kvtc_paper"}, "v": "q8_0"})
+
+
+def test_a_coefficient_that_no_run_can_hold_is_refused_and_not_dropped() -> None:
+    """Its error is infinite in every run, so the dynamic program would leave out the largest component of all."""
+    c = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    c[:, 0] *= 1e6
+    with pytest.raises(Unsupported, match="overflow the float16"):
+        runs.errors(c, runs.kinds([1, 16]))
+
+
+def test_a_ratio_that_only_all_layers_together_can_meet_is_no_mistake_yet() -> None:
+    """Over how many layers the components run is known once a cache is built, and then it is checked."""
+    side = Side(KvtcPaper(ratio=128.0), window=1)
+    side.check(64, 3)
+    side.codec.spanning(90).check(64)
+    with pytest.raises(Unsupported, match="less than the 5 of one run"):
+        side.codec.spanning(2).check(64)
+    with pytest.raises(Unsupported, match="less than the 5 of one run"):
+        Side(KvtcPaper(ratio=128.0, across="layer")).check(64, 3)
+
+
+def test_the_bits_that_are_listed_are_the_most_for_any_span() -> None:
+    for ratio in (4.0, 6.0, 12.0, 16.0):
+        codec = KvtcPaper(ratio=ratio)
+        assert all(codec.spanning(span).layout(64).bits(64) <= codec.listed_bits(64) == 16 / ratio for span in (2, 3, 7, 90))

@@ -275,7 +275,7 @@ def test_the_long_suite_reaches_8k() -> None:
 def test_the_storage_suite_has_both_coders_at_both_depths() -> None:
     (suite,) = load([SUITES / "storage.yaml"])
     found = plan(suite)
-    assert [one.name for one in suite.schemes] == ["f16", "q8_0", "turbo4", "turbo3", "kivi2"]
+    assert [one.name for one in suite.schemes] == ["f16", "q8_0", "turbo4", "turbo3", "kivi2", "kvtc_lite_4x", "kvtc_paper_8x"]
     assert {(cell.params["context"], cell.params["entropy"]) for cell in found.cells} == {
         (c, e) for c in (1024, 4096) for e in ("zstd", "ans")
     }

@@ -16,9 +16,10 @@ from tqbench.core.evidence import SideEvidence
 from tqbench.core.presets import preset, read
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Terms
+from tqbench.schemes.kvtc import PRESETS
 from tqbench.tasks._proof import _declared
 
-IDS = np.random.default_rng(0).integers(0, 256, 160)  # KIVI and its like flush after 128
+IDS = np.random.default_rng(0).integers(0, 256, 288)  # KIVI and its like flush after 128; kvtc_lite packs its first section after 260
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,8 @@ NAMES = (
 )
 SCHEMES = [preset(name) for name in NAMES]
 SCHEMES.append(read({"name": "guarded", "k": "turbo4", "v": "q4_0", "sinks": 4, "protect": {"first": 1, "scheme": "q8_0"}}))
+SCHEMES += [preset(name) for name in PRESETS]
+SCHEMES += [dataclasses.replace(preset("kvtc_paper_8x"), bypass=bypass) for bypass in ("identity", "bridge")]
 SCHEMES += [dataclasses.replace(preset("q8_0/turbo3"), bypass=bypass) for bypass in ("identity", "bridge")]
 
 

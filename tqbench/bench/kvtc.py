@@ -25,11 +25,11 @@ from tqbench.bench.plan import Geometry, Plan
 from tqbench.bench.result import Row
 from tqbench.cache.rope import Rope
 from tqbench.codecs.kvtc_lite import KvtcLite
-from tqbench.codecs.kvtc_paper import KvtcPaper, Seen
+from tqbench.codecs.kvtc_paper import MOST_RATIO, KvtcPaper, Seen
 from tqbench.core.codec import Codec, Learned, Packed, nbytes
 from tqbench.core.op import Impl
 from tqbench.core.scheme import Scheme
-from tqbench.kernels import _sections, decode, encode, entropy, project
+from tqbench.kernels import _sections, allocate, decode, encode, entropy, project
 from tqbench.kernels.entropy import Grain
 from tqbench.measure.stages import stage
 
@@ -46,7 +46,7 @@ WORDS = {
     REFERENCE: "stages as loops over tokens, values and bits",
 }
 SPREAD = 2.0  # orders of magnitude between the largest and the smallest component
-BASE = 10000.0
+BASE, TURNED_OFF = 10000.0, 1e-4  # angles of late positions are rounded in float32, as models have them
 Direction = Literal["compress", "decompress"]
 DIRECTIONS: tuple[Direction, Direction] = ("compress", "decompress")
 Streams = dict[str, bytes]
@@ -84,6 +84,7 @@ def contenders(plan: Plan, tokens: int, note: Callable[[str], None]) -> list[Con
         codecs = [side.codec for side in (scheme.k, scheme.v)]
         if all(type(codec) is KvtcLite for codec in codecs):
             found += _lite(scheme, plan.geometry, tokens, note)
+            found += _allocation(scheme, plan.geometry, tokens)
         elif all(type(codec) is KvtcPaper and codec.across == "model" for codec in codecs):
             spanning.append(scheme)
         else:
@@ -133,13 +134,36 @@ def _layer(scheme: Scheme, g: Geometry, tokens: int, layer: int) -> Iterator[Hal
         yield Half.of(codec.calibrate(text), x)
 
 
+def _allocation(scheme: Scheme, g: Geometry, tokens: int) -> Iterator[Contender]:
+    """The bits of components: decided once, when a codec learns, so it is no stage of compressing."""
+    codec: Any = scheme.k.codec
+    few = FEW_LAYERS * min(FEW_HEADS, g.kv_heads)
+    draw = torch.Generator().manual_seed(0)
+    spectra = [(torch.logspace(0, -SPREAD, g.head_dim) * torch.rand(g.head_dim, generator=draw)).tolist() for _ in range(few)]
+    truth = _allocated(next(impl for impl in allocate.OP.impls if impl.name == REFERENCE).load(), spectra, codec, g.head_dim)
+    for impl in allocate.OP.impls:
+        reference = impl.name == REFERENCE
+        words = "dynamic programming in whole numbers" if reference else "the greedy rule, which comes to the same"
+        row = Row(tokens, f"{scheme.name} allocate {few} heads", impl.name, "baseline" if reference else "form", words, tolerance=0.0)
+        yield Contender(
+            row,
+            [partial(_allocated, impl.load(), spectra, codec, g.head_dim)],
+            lambda found: float(found != truth),
+            (COMPARISONS[REFERENCE].format(scheme=row.scheme),),
+        )
+
+
+def _allocated(form: Callable[..., list[int]], spectra: list[list[float]], codec: KvtcLite, head_dim: int) -> list[list[int]]:
+    return [form(spectrum, codec.budget(head_dim), codec.max_bits) for spectrum in spectra]
+
+
 # --- kvtc_paper: all layers together ---
 
 
 def _paper(scheme: Scheme, g: Geometry, tokens: int, note: Callable[[str], None]) -> Iterator[Contender]:
     """With more and more components; of the scheme's codecs everything but rank and ratio."""
     features = LAYERS * g.kv_heads * g.head_dim
-    for rank in (rank for rank in RANKS if rank <= features):
+    for rank in (rank for rank in RANKS if rank <= features <= MOST_RATIO * BITS * rank / 16):
         note(f"packing {scheme.name} with {rank} components")
         halves = [_spanning(side.codec, g, tokens, rank, seed) for seed, side in enumerate((scheme.k, scheme.v))]
         about = f"{KvtcPaper.name} with r = {rank} of {features:,} components, at {BITS} bits each"
@@ -238,21 +262,30 @@ def _values_error(halves: list[Half], values: list[Tensor]) -> float:
 
 
 def _rope(g: Geometry, tokens: int) -> Iterator[Contender]:
-    """What `rope: pre` adds to both directions, for the keys of all layers; judged by undoing it."""
+    """What `rope: pre` adds to both directions, for the keys of all layers."""
     rope = Rope(tuple(BASE ** (-2 * i / g.head_dim) for i in range(g.head_dim // 2)))
-    keys = [torch.randn(g.batch, g.kv_heads, tokens, g.head_dim, generator=torch.Generator().manual_seed(i)) for i in range(LAYERS)]
-    ways: tuple[tuple[str, str, Any, Any], ...] = (
-        ("rope undo", "the rotary embedding taken out of the keys of all layers, in torch", rope.undo, rope.redo),
-        ("rope redo", "the rotary embedding put back", rope.redo, rope.undo),
+    before = [torch.randn(g.batch, g.kv_heads, tokens, g.head_dim, generator=torch.Generator().manual_seed(i)) for i in range(LAYERS)]
+    after = [_turned(x, rope) for x in before]
+    ways = (
+        ("rope undo", "the rotary embedding taken out of the keys of all layers, in torch", rope.undo, after, before),
+        ("rope redo", "the rotary embedding put back", rope.redo, before, after),
     )
-    for name, words, way, back in ways:
-        row = Row(tokens, None, name, "baseline", words, tolerance=DECODED_OFF, bytes_moved=2 * sum(x.nbytes for x in keys))
-        yield Contender(row, [partial(_each, keys, way)], partial(_undone, keys, back))
+    for name, words, way, given, truth in ways:
+        row = Row(tokens, None, name, "baseline", words, tolerance=TURNED_OFF, bytes_moved=2 * sum(x.nbytes for x in given))
+        yield Contender(row, [partial(_each, given, way)], partial(_farthest, truth))
+
+
+def _turned(x: Tensor, rope: Rope) -> Tensor:
+    """The formula: pairs of channels as complex numbers in float64, turned by position times frequency."""
+    pairs = torch.complex(*x.double().chunk(2, -1))
+    angles = torch.arange(x.shape[2], dtype=torch.float64)[:, None] * torch.tensor(rope.frequencies, dtype=torch.float64)
+    turned = pairs * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([turned.real, turned.imag], -1).to(x.dtype)
 
 
 def _each(keys: list[Tensor], way: Callable[[Tensor, int], Tensor]) -> list[Tensor]:
     return [way(x, 0) for x in keys]
 
 
-def _undone(keys: list[Tensor], back: Callable[[Tensor, int], Tensor], turned: list[Tensor]) -> float:
-    return max(relative(back(y, 0), x) for x, y in zip(keys, turned, strict=True))
+def _farthest(truth: list[Tensor], found: list[Tensor]) -> float:
+    return max(relative(x, y) for x, y in zip(found, truth, strict=True))

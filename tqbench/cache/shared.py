@@ -119,6 +119,10 @@ class Member(SideStore):
         if attended:
             self.drop()
 
+    @property
+    def bypass(self) -> str | None:
+        return self.together.bypass
+
     def _packed(self) -> dict[str, Any]:
         return {name: buffer[:, :, : self.units] for name, buffer in self.together.buffers.items()}
 

@@ -244,9 +244,9 @@ class SideStore:
         self.capacity, self.base, self.exact_sinks, self.unsampled = self.units, position, None, None
 
     @property
-    def bypassed(self) -> bool:
-        """Whether a control stands around the codec."""
-        return isinstance(self.codec, Bridge)
+    def bypass(self) -> str | None:
+        """The control that stands around the codec."""
+        return self.codec.name if isinstance(self.codec, Bridge) else None
 
     def evidence(self, side: str, layer: int, attention: Choice) -> SideEvidence:
         """Counts and bytes, from the arrays that exist."""
@@ -263,7 +263,7 @@ class SideStore:
             layer=layer,
             side=side,
             codec=self.codec.plain.name,
-            runs={"codec": self.codec.plain.name, **self.codec.data(), **({"bypass": self.codec.name} if self.bypassed else {})},
+            runs={"codec": self.codec.plain.name, **self.codec.data(), **({"bypass": self.bypass} if self.bypass else {})},
             order=resolve_order(self.side.order, self.shape.architecture),
             tokens=self.tokens - self.base,
             tokens_forgotten=self.base,

@@ -37,6 +37,8 @@ SCHEMA = "tqbench.cache/1"
 MAGIC = b"TQCACHE\n"
 SIZES = struct.Struct("<II")
 HEAD = entropy.HEAD.size + entropy.CHECK.size  # of every stream
+HEADER_BYTES = 16 << 20
+BEGUN = 1024  # tokens beyond those that are there, for which a store may hold room
 MODEL = ("architecture", "layers", "kv_layers", "heads", "kv_heads", "head_dim", "vocab", "dtype")
 
 
@@ -59,6 +61,12 @@ class Origin:
             len(ids),
             hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest(),
         )
+
+    @property
+    def most_bytes(self) -> int:
+        """No cache of these tokens is larger: all keys and values twice in float64, and units that are begun."""
+        values = 2 * self.model["kv_layers"] * self.model["kv_heads"] * self.model["head_dim"] * (self.tokens + BEGUN)
+        return 16 * values
 
     def check(self, other: dict[str, Any]) -> None:
         """Raise unless a file says the same of itself."""
@@ -139,12 +147,16 @@ def _parsed(data: memoryview, origin: Origin) -> State:
     if len(data) < start:
         raise StorageError(f"it is cut off after {len(data)} bytes")
     plain, coded = SIZES.unpack(data[len(MAGIC) : start])
+    if plain > HEADER_BYTES:
+        raise StorageError(f"its header says that it has {plain} bytes; {HEADER_BYTES} are allowed")
     header = _header(entropy.decode(data[start : start + coded], plain).tobytes())
     try:
         origin.check(header)
         layout = [_entry(data) for data in header["entries"]]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise StorageError(f"its header is damaged: {type(error).__name__}: {error}") from error
+    if (needs := sum(form.nbytes for *_, arrays in layout for form, _ in arrays)) > (most := origin.most_bytes):
+        raise StorageError(f"its arrays would take {needs} bytes; a cache of these {origin.tokens} tokens has at most {most}")
     ends = start + coded + sum(size for *_, arrays in layout for _, size in arrays)
     if ends != len(data):
         raise StorageError(f"it has {len(data)} bytes, its header says {ends}: {'cut off' if ends > len(data) else 'something was added'}")

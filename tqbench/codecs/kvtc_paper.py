@@ -34,6 +34,7 @@ from tqbench.core.lazy import Tensor, torch
 from tqbench.measure.stages import stage
 
 STREAMS = {2: "int2", 4: "int4", 8: "fp8"}  # the array that holds the codes of so many bits
+MOST_RATIO = 1024
 SIMULATED = 1024  # vectors, spread over all calibration tokens, on which errors are measured
 
 
@@ -53,8 +54,8 @@ class KvtcPaper(Codec):
     projected: Literal["float64", "float32"] = "float64"  # what projections are summed in; set by kernels
 
     def __post_init__(self) -> None:
-        if not 1 <= self.ratio <= 1024:
-            raise ConfigError(f"ratio must be a number from 1 to 1024, got {self.ratio}")
+        if not 1 <= self.ratio <= MOST_RATIO:
+            raise ConfigError(f"ratio must be a number from 1 to {MOST_RATIO}, got {self.ratio}")
         if not 0 <= self.rank <= 1 << 16:
             raise ConfigError(f"rank must be a number of components, or 0 for all, got {self.rank}")
         if not 0 <= self.seed < 1 << 32:
@@ -86,7 +87,7 @@ class KvtcPaper(Codec):
 
     def check(self, head_dim: int) -> None:
         least = min(kind.nbytes for kind in self.kinds)
-        if self.budget(head_dim) < least:
+        if self.budget(head_dim) < least and not (self.across == "model" and self.span == 1):  # 1: not known yet
             spread = f"head_dim {head_dim} at ratio {self.ratio:g}: {self.budget(head_dim)} bytes for {self.span} KV heads"
             raise Unsupported(f"{spread} are less than the {least} of one run")
 
@@ -97,6 +98,9 @@ class KvtcPaper(Codec):
         streams = [(STREAMS[bits], sum(kind.code_bytes * count for kind, count in some)) for bits, some in self._by_bits()]
         kept = [Part(name, "float16", (count,), "metadata") for name in ("scales", "shifts")]
         return Layout(1, (*(Part(name, "uint8", (size,)) for name, size in streams), *kept), self.span)
+
+    def listed_bits(self, head_dim: int) -> float:
+        return 16 / self.ratio if self.learned is None else super().listed_bits(head_dim)
 
     @property
     def plan(self) -> list[tuple[Kind, int]]:
@@ -110,11 +114,13 @@ class KvtcPaper(Codec):
         return self.span * head_dim
 
     def transform(self, x: Tensor) -> Tensor:
-        y = x.unflatten(1, (-1, self.span)).transpose(2, 3).flatten(-2)
-        return y if self.learned is None else y - self._kept("mean", y)
+        with stage("gather"):
+            y = x.unflatten(1, (-1, self.span)).transpose(2, 3).flatten(-2)
+            return y if self.learned is None else y - self._kept("mean", y)
 
     def inverse(self, y: Tensor, head_dim: int) -> Tensor:
-        return self._heads(y + self._kept("mean", y), head_dim)
+        with stage("scatter"):
+            return self._heads(y + self._kept("mean", y), head_dim)
 
     @staticmethod
     def _heads(y: Tensor, head_dim: int) -> Tensor:
@@ -128,6 +134,8 @@ class KvtcPaper(Codec):
         """What is kept of components whose errors are known: the runs that the budget allows, stored by type and size."""
         budget = self.budget(seen.mean.shape[-1] // self.span)
         chosen = runs.allocate(seen.energy, {kind: seen.errors[kind] for kind in self.kinds}, budget)
+        if not chosen:
+            raise Unsupported(f"ratio {self.ratio:g} leaves {budget} bytes for a token, and no run of components is worth any of them")
         chosen.sort(key=lambda run: (run.kind.bits, run.kind.size, run.start))
         columns = [column for start, kind in chosen for column in range(start, start + kind.size)]
         counts = [(*kind, len(list(some))) for kind, some in groupby(chosen, lambda run: run.kind)]

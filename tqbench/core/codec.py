@@ -155,6 +155,10 @@ class Codec(ABC):
     def layout(self, head_dim: int) -> Layout:
         """The resident bytes of one unit."""
 
+    def listed_bits(self, head_dim: int) -> float:
+        """Bits per value, scales included; the most that it may be where the layout is learned."""
+        return self.layout(head_dim).bits(head_dim)
+
     def stored_dim(self, head_dim: int) -> int:
         """Values per vector after `transform` (padding makes it larger)."""
         return head_dim

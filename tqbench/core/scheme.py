@@ -37,7 +37,8 @@ class Side:
 
     def check(self, head_dim: int, kv_heads: int | None = None) -> None:
         """Raise Unsupported if the codec cannot store vectors of this size, or of so many heads."""
-        self.codec.spanning(kv_heads or 1).check(head_dim)
+        across = self.codec.tags.across_layers  # over how many layers is known once a cache is built
+        (self.codec if across else self.codec.spanning(kv_heads or 1)).check(head_dim)
         if kv_heads is not None and kv_heads % self.codec.heads:
             raise Unsupported(f"{self.codec.heads} KV heads are packed together here, and the model has {kv_heads}")
 
@@ -132,8 +133,8 @@ class Scheme:
             yield dataclasses.replace(rule.scheme, bypass=self.bypass)
 
     def bits(self, head_dim: int) -> tuple[float, float]:
-        """Bits per packed value of K and of V, scales included."""
-        return tuple(side.codec.layout(head_dim).bits(head_dim) for side in (self.k, self.v))  # type: ignore[return-value]
+        """Bits per packed value of K and of V, scales included; the most where a layout is learned."""
+        return tuple(side.codec.listed_bits(head_dim) for side in (self.k, self.v))  # type: ignore[return-value]
 
     def for_layer(self, index: int, layers: int, sharing: int = 1) -> Scheme:
         """The scheme of the index-th of the KV-bearing layers, in a model whose KV heads serve `sharing` query heads each."""

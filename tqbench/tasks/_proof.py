@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tqbench.core import evidence as proof
+from tqbench.core.codec import Codec
 from tqbench.core.evidence import SideEvidence
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import ModelInfo, TokenScores
@@ -45,10 +46,18 @@ def _declared(evidence: list[SideEvidence], scheme: Scheme, info: ModelInfo) -> 
         wanted = {"codec": codec.plain.name, **codec.data(), **({"bypass": scheme.bypass} if scheme.bypass else {})}
         if e.runs and (not wanted.items() <= e.runs.items() if scheme.bypass else e.runs != wanted):  # a control wraps the codec
             found.append(f"layer {e.layer} {e.side}: {_words(e.runs)} ran, the scheme has {_words(wanted)} there")
-        size = codec.layout(info.head_dim).nbytes * (e.tokens_packed // codec.unit) * (info.kv_heads // codec.heads)
-        if e.runs and not scheme.bypass and e.bytes_declared != size:
-            found.append(f"layer {e.layer} {e.side}: the store declares {e.bytes_declared} bytes, the scheme {size}")
+        size, most = _declared_bytes(codec, e, info), "at most " if codec.tags.learned_layout else ""
+        if e.runs and not scheme.bypass and (e.bytes_declared > size if most else e.bytes_declared != size):
+            found.append(f"layer {e.layer} {e.side}: the store declares {e.bytes_declared} bytes, the scheme {most}{size}")
     return found
+
+
+def _declared_bytes(codec: Codec, e: SideEvidence, info: ModelInfo) -> int:
+    """What a codec says that a layer takes; the most, where its layout is learned. What all layers pack together they share evenly."""
+    together = info.kv_layers if codec.tags.across_layers else 1
+    whole = codec.spanning(info.kv_heads * together)
+    total = whole.layout(info.head_dim).nbytes * (e.tokens_packed // codec.unit) * (info.kv_heads * together // whole.heads)
+    return -(-total // together)
 
 
 def _words(runs: dict[str, Any]) -> str:
@@ -67,9 +76,10 @@ def kernels(evidence: list[SideEvidence]) -> dict[str, Any]:
 def ledger(evidence: list[SideEvidence], info: ModelInfo) -> dict[str, Any]:
     """Resident bytes of the longest window's cache, counted over the arrays that exist, beside what the layouts declare.
 
-    `bits` are those of a packed value; `bits_resident` spread everything that is kept over all values, with exact tokens counted at 16
-    bits whatever the model's dtype, so that a float32 model does not make every scheme look twice as good. `sinks` are a part of `exact`,
-    and `protected` of payload and metadata: what lies in layers that another scheme protects, or that lose nothing.
+    `bits` are those of a packed value; `bits_resident` spread everything that a sequence keeps over all its values, with exact tokens
+    counted at 16 bits whatever the model's dtype, so that a float32 model does not make every scheme look twice as good. `tables` are the
+    model's, once for all sequences, and in neither. `sinks` are a part of `exact`, and `protected` of payload and metadata: what lies in
+    layers that another scheme protects, or that lose nothing.
     """
     parts = ("payload", "metadata", "declared", "tables", "exact", "sinks", "slack")
     total = {name: sum(getattr(e, f"bytes_{name}") for e in evidence) for name in parts}

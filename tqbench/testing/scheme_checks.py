@@ -166,14 +166,12 @@ def check_bits(scheme: Scheme) -> None:
             store = open_store(layer, "float32", head_dim=head_dim)
             feed(store, span(layer), span(layer))
             for side, half, listed in zip(store.evidence(), (layer.k, layer.v), layer.bits(head_dim), strict=True):
-                learned = half.codec.tags.learned_layout
-                declared = half.codec.spanning(store.shape.kv_heads).layout(head_dim).bits(head_dim) if learned else listed
                 where = f"{layer.label} {side.side} at head_dim {head_dim}"
                 assert side.tokens_packed, f"{where}: nothing is packed after {side.tokens} tokens"
                 if layer.bypass is None:
                     measured = 8 * (side.bytes_payload + side.bytes_metadata) / (side.tokens_packed * store.shape.kv_heads * head_dim)
-                    fits = measured <= declared if learned else measured == declared
-                    assert fits, f"{where}: {measured} bits are resident, {declared} declared"
+                    fits = measured <= listed if half.codec.tags.learned_layout else measured == listed
+                    assert fits, f"{where}: {measured} bits are resident, {listed} declared"
 
 
 def check_ledger(scheme: Scheme) -> None:

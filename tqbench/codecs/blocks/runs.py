@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqbench.codecs.blocks.minifloat import LARGEST
+from tqbench.core.errors import Unsupported
 from tqbench.core.lazy import Tensor, torch
 
 SIZES = (1, 16, 64, 256, 1024)
@@ -98,6 +99,8 @@ def errors(c: Tensor, kinds: Sequence[Kind]) -> dict[Kind, NDArray[np.float64]]:
     for kind, measured in found.items():
         if kind.size <= c.shape[-1]:
             measured[kind.size :: kind.stride] = np.concatenate(list(_measured(rows, kind)))
+            if not np.isfinite(measured[kind.size :: kind.stride]).all():  # it would be dropped as if it were nothing
+                raise Unsupported(f"coefficients up to {float(rows.abs().max()):.3g} overflow the float16 scale or shift of their run")
     return found
 
 

@@ -231,6 +231,10 @@ class Heads(Wrapper):
     first: int = 0
     count: int = 1
 
+    @classmethod
+    def parameters(cls) -> list[Field[Any]]:
+        return []  # which heads they are is no matter of the scheme
+
     def decode(self, packed: Packed, head_dim: int, dtype: torch.dtype) -> Tensor:
         return self.inner.decode_heads(packed, head_dim, dtype, slice(self.first, self.first + self.count))
 
