@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqbench import corpora
@@ -43,7 +43,8 @@ def run_plan(plan: Plan, results: Path = RESULTS, reports: Path = REPORTS, *, fr
     with folder.lock():
         folder.describe(plan, command)
         pending = [cell for cell in plan.chosen if folder.finished(cell) is None]
-        with Progress(plan, pending) as progress:
+        done = frozenset(cell.key for cell in plan.chosen if cell not in pending)
+        with Progress(replace(plan, done=done), pending) as progress:
             for _, cells in itertools.groupby(pending, key=lambda cell: cell.group):
                 group.measure(plan, list(cells), folder, progress)
         folder.settle(plan)

@@ -62,16 +62,17 @@ class History:
         folders = [path.parent for path in plans if environment.machine(_environment(path.parent)) == here]
         return History(tuple(seen for folder in folders for seen in _seen(folder)))
 
-    def cost(self, cell: Cell, size: Size | None, guess: Cost, *, first: bool) -> Cost:
+    def cost(self, cell: Cell, size: Size | None, guess: Cost) -> Cost:
         """The guess, corrected by what was seen."""
         if guess.unsupported:
             return guess
         alike = self._alike(cell, KINDS)
         if not alike:
             return guess
-        seconds = work(cell, size, first=first) * statistics.median(one.seconds / one.work for one in alike)
-        decided = expected(cell, [one.earlier for one in self.seen])
-        return dataclasses.replace(guess, seconds=seconds, peak_bytes=self._peak(cell, guess), learned=len(alike), expected=decided)
+        pace = statistics.median(one.seconds / one.work for one in alike)
+        alone, first = (pace * work(cell, size, first=one) for one in (False, True))
+        found = dataclasses.replace(guess, seconds=alone, beside=first - alone, peak_bytes=self._peak(cell, guess), learned=len(alike))
+        return dataclasses.replace(found, expected=expected(cell, [one.earlier for one in self.seen]))
 
     def _peak(self, cell: Cell, guess: Cost) -> int | None:
         """By how much such cells exceeded their guesses at most."""
