@@ -39,12 +39,13 @@ class Folder:
         return self.path / "cells" / cell.key
 
     def finished(self, cell: Cell) -> Record | None:
-        """The cell's record if it need not be measured again. A damaged or foreign record counts as none."""
+        """The cell's record if it need not be measured again. A damaged or foreign record counts as none, and so does one without a seal:
+        whatever measures into this folder seals, so it was changed, and would be sealed as measured if it were taken."""
         try:
             record = Record.read(self.cell(cell) / "record.json")
         except TqbenchError:
             return None
-        return record if record.outcome in FINAL and record.cell == cell else None
+        return record if record.outcome in FINAL and record.cell == cell and record.seal else None
 
     def settle(self, plan: Plan) -> None:
         """Read the records together, and write those anew that the others contradict."""
