@@ -144,7 +144,7 @@ def hostile(make, run_of):
         make.record(cell),
         make.broken(make.cell("lost", model=HOSTILE), reason=f"{HOSTILE}\x1b[31m\n\u202e"),
     ]
-    return run_of(records, [make.gate("*")])
+    return run_of(records, [make.gate("*")], run="hostile")
 
 
 def test_hostile_names_stay_text_on_the_page(hostile, full):
@@ -304,5 +304,5 @@ def test_the_terminal_table_fits(full, width):
 
 def test_plan_json_is_what_the_runner_writes(full):
     plan = json.loads((full.folder / "plan.json").read_text())
-    assert set(plan) == {"schema", "suite", "run", "command", "cells", "gates"}
+    assert set(plan) == {"schema", "suite", "run", "command", "cells", "gates", "seal"}
     assert Path(full.folder).name == plan["run"]

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from tqbench.core.files import seal
 from tqbench.core.record import Cell, Estimate, Record
+from tqbench.report.run import load as load_run
 from tqbench.runner.folder import Folder
 from tqbench.suite.load import load
 from tqbench.suite.plan import Plan, plan
@@ -62,6 +64,12 @@ def test_a_record_that_was_edited_is_measured_again_and_never_sealed(folder: Fol
     assert folder.finished(scheme) is None
     folder.settle(planned)
     assert (folder.cell(scheme) / "record.json").read_bytes() == forged
+
+
+def test_the_plan_is_sealed(folder: Folder, planned: Plan) -> None:
+    plan = json.loads((folder.path / "plan.json").read_text())
+    assert plan["seal"] == seal(plan)
+    assert len(load_run(folder.path).records) == len(planned.cells)
 
 
 def test_records_of_other_cells_and_damaged_ones_count_as_none(folder: Folder, planned: Plan) -> None:
