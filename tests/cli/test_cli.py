@@ -118,6 +118,16 @@ def test_run_dry_prints_the_plan() -> None:
     assert "q8_0 " not in plan.stdout
 
 
+def test_a_suite_that_the_budget_leaves_nothing_of_is_told(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(GOOD)
+    (tmp_path / "two.yaml").write_text(GOOD.replace("q8_0", "turbo4").replace("tokens: 128", "tokens: 128k"))
+    done = run("plan", "one.yaml", "two.yaml", "--budget", "100s", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "one: 2 cells" in done.stdout
+    assert "two: --budget 100s leaves out 2 of 2 cells:\n  perplexity · context 64 · baseline" in done.stdout
+    assert "turbo4: it takes about " in done.stdout
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [

@@ -127,6 +127,14 @@ def test_the_budget_is_for_all_suites_together(planned) -> None:
     assert kept(second) == [(label, "perplexity", 512) for label in ("baseline", "q8_0")]
 
 
+def test_a_suite_that_nothing_is_left_of_still_says_what_is_left_out(planned) -> None:
+    one, two = planned(), planned()
+    first, second = trim([one, two], Limits(budget=f"{START + BASE + CELL:g}s"))
+    assert kept(first) == [(label, "perplexity", 512) for label in ("baseline", "q8_0")]
+    assert kept(second) == []
+    assert second.dropped.keys() == {cell.key for cell in two.cells}
+
+
 def test_it_works_on_what_k_leaves(planned) -> None:
     (some,) = select([planned()], "turbo*")
     (found,) = trim([some], Limits(budget=f"{START + BASE + CELL:g}s"))

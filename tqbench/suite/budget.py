@@ -45,8 +45,9 @@ NONE = Limits()
 
 
 def trim(plans: Sequence[Plan], limits: Limits, done: Collection[str] = ()) -> list[Plan]:
-    """The plans without what does not fit. The budget is for all of them together and for what is yet to be measured: cells that are
-    `done`, by key, cost nothing. A baseline goes with the first scheme that needs it."""
+    """The plans without what does not fit, also those that nothing is left of: what they leave out is told, and counts. The budget is for
+    all of them together and for what is yet to be measured: cells that are `done`, by key, cost nothing. A baseline goes with the first
+    scheme that needs it."""
     seconds, memory = limits.read()
     plans = [dataclasses.replace(plan, done=frozenset(done)) for plan in plans]
     if seconds is None and memory is None:
@@ -57,12 +58,11 @@ def trim(plans: Sequence[Plan], limits: Limits, done: Collection[str] = ()) -> l
         dropped = trimmer.dropped()
         seconds = trimmer.left
         trimmed.append(dataclasses.replace(plan, limits=limits.given(), dropped=dropped))
-    kept = [plan for plan in trimmed if plan.chosen]
-    if not kept:
+    if not any(plan.chosen for plan in trimmed):
         given = " ".join(f"--{name} {value}" for name, value in limits.given().items())
         why = [f"{plan.suite}: {cell.key}: {plan.dropped[cell.key]}" for plan in trimmed for cell in plan.asked if cell.scheme]
         raise ConfigError([f"{given} leaves nothing to measure; give more, or make cells smaller with --set", *why[:SHOWN]])
-    return kept
+    return trimmed
 
 
 class _Trimmer:
