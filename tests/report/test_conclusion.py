@@ -12,7 +12,7 @@ from tqbench.core.record import Estimate
 from tqbench.report import github, junit, markdown, page, terminal
 from tqbench.report.conclusion import conclude
 
-INSIDE = Estimate(0.05, 0.03, 0.07)
+INSIDE, NEAR = Estimate(0.05, 0.03, 0.07), Estimate(0.15, 0.105, 0.195)  # of the limit, 0.2; NEAR alone is inside it, among four it is not
 
 
 def told(run, found):
@@ -62,6 +62,19 @@ def test_what_was_not_asked_for_does_not_count_and_the_sentence_says_so(make, ru
     assert (told(run, found), kinds(run, found), github.notices(run, found)) == ({0}, {"skipped": "not run"}, [])
     whole = conclude(run)
     assert (whole.code, told(run, whole), len(github.notices(run, whole))) == (3, {3}, 2)
+
+
+def test_a_cell_is_judged_among_all_of_the_plan_however_few_are_measured_or_asked_for(make, run_of):
+    near, others = make.record(make.cell("near"), dppl=NEAR), [make.cell(name) for name in "abc"]
+    alone = conclude(run_of([make.baseline(), near], [make.gate("*")], run="alone"))
+    assert alone.verdicts[0].status == "pass"
+    few = run_of([make.baseline(), near], [make.gate("*")], unrun=others, run="few")
+    (verdict,) = conclude(few, asked=few.cells[:2]).verdicts
+    assert verdict.status == "inconclusive"
+    every = run_of([make.baseline(), near, *(make.record(cell, dppl=Estimate(0.19, 0.15, 0.23)) for cell in others)], [make.gate("*")])
+    (again,) = conclude(every, asked=few.cells[:2]).verdicts
+    assert again == verdict
+    assert conclude(every).verdicts[0] == verdict
 
 
 def test_without_gates_a_run_is_not_judged_and_a_gate_is_not_green(make, run_of):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from tqbench.core.errors import worst
 from tqbench.core.gate import Gate
 from tqbench.core.record import Cell
-from tqbench.report.gate import EXIT, Open, Verdict, exit_code, judge
+from tqbench.report.gate import EXIT, Open, Verdict, exit_code, judge, judged
 from tqbench.report.run import Run
 
 NOTHING_JUDGED = 5
@@ -47,7 +47,7 @@ def conclude(
     keys = None if asked is None else {cell.key for cell in asked}
     unasked = {cell.key: UNASKED for cell in run.cells if keys is not None and cell.key not in keys}
     left = {cell.key: f"left out: {run.dropped[cell.key]}" for cell in run.cells if cell.key in run.dropped and run.record(cell) is None}
-    found = judge(run, more, beside)
+    found = judge(run, more, beside, _unmeasured(run, more, beside))
     verdicts = [_open(verdict, left) for verdict in found if verdict.cell is None or verdict.cell.key not in unasked]
     aside = left | unasked
     code = exit_code(run.only(cell for cell in run.cells if cell.key not in aside), verdicts)
@@ -56,6 +56,13 @@ def conclude(
     code = worst([code, *([NOTHING_JUDGED] if silent and gated else [])])
     part = f"; {len(run.cells) - len(unasked)} of {len(run.cells)} cells were asked for" if unasked else ""
     return Conclusion(verdicts, code, f"{says}{part}", aside)
+
+
+def _unmeasured(run: Run, more: Sequence[Gate], beside: Sequence[Verdict | Open]) -> int:
+    """How many judgements there will be once the whole plan is measured. A scheme that the model cannot have never asks for one."""
+    cells = [cell for gate in (*run.gates, *more) for cell in judged(run, gate)]
+    cells += [one.cell for one in beside if isinstance(one, Verdict) and one.cell]
+    return sum(run.outcome(cell) not in ("ok", "unsupported") for cell in cells)
 
 
 def _open(verdict: Verdict, left: Mapping[str, str]) -> Verdict:
