@@ -77,6 +77,16 @@ def test_a_cell_is_judged_among_all_of_the_plan_however_few_are_measured_or_aske
     assert conclude(every).verdicts[0] == verdict
 
 
+@pytest.mark.parametrize("gated", [True, False])
+def test_only_gates_that_judged_nothing_are_not_green(make, run_of, gated):
+    foreign = make.broken(make.cell("foreign"), "unsupported")
+    run = run_of([make.baseline(), make.record(make.cell("good")), foreign], [make.gate("foreign", required=False)])
+    found = conclude(run, gated=gated)
+    assert [verdict.status for verdict in found.verdicts] == ["skipped"]
+    assert found.sentence == "nothing was judged, every gate was skipped (exit code 5)"
+    assert told(run, found) == {5}
+
+
 def test_without_gates_a_run_is_not_judged_and_a_gate_is_not_green(make, run_of):
     run = run_of([make.baseline(), make.record(make.cell())])
     for gated, code in ((False, 0), (True, 5)):

@@ -51,9 +51,9 @@ def conclude(
     verdicts = [_open(verdict, left) for verdict in found if verdict.cell is None or verdict.cell.key not in unasked]
     aside = left | unasked
     code = exit_code(run.only(cell for cell in run.cells if cell.key not in aside), verdicts)
-    silent = not verdicts
-    says = EXIT[code] if code or not silent else "nothing was judged, there are no gates"
-    code = worst([code, *([NOTHING_JUDGED] if silent and gated else [])])
+    silent = all(verdict.status == "skipped" for verdict in verdicts)
+    says = EXIT[code] if code or not silent else f"nothing was judged, {'every gate was skipped' if verdicts else 'there are no gates'}"
+    code = worst([code, *([NOTHING_JUDGED] if silent and (gated or verdicts) else [])])
     part = f"; {len(run.cells) - len(unasked)} of {len(run.cells)} cells were asked for" if unasked else ""
     return Conclusion(verdicts, code, f"{says}{part}", aside)
 
