@@ -11,9 +11,9 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tqbench.core.errors import ConfigError, LockedError, TqbenchError
+from tqbench.core.errors import ConfigError, EditedError, LockedError, TqbenchError
 
-USAGE, INCOMPLETE, INTERNAL, INTERRUPTED = 2, 3, 70, 130
+USAGE, INCOMPLETE, AUDIT, INTERNAL, INTERRUPTED = 2, 3, 4, 70, 130
 PIPE_CLOSED = 141  # what a shell reports for a program that SIGPIPE ended
 
 
@@ -67,7 +67,7 @@ def _refused(error: TqbenchError) -> int:
     sys.stderr.write("".join(f"{plain(line)}\n" for line in problems))
     if os.environ.get("TQBENCH_DEBUG") == "1":
         traceback.print_exception(error)
-    return USAGE if isinstance(error, ConfigError | LockedError) else INCOMPLETE
+    return USAGE if isinstance(error, ConfigError | LockedError) else AUDIT if isinstance(error, EditedError) else INCOMPLETE
 
 
 def _crashed(error: Exception) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tqbench.core.files import seal
 from tqbench.core.record import Cell, Record
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ ENDINGS = """
 import sys
 from tqbench.__main__ import main
 from tqbench.cli import app
-from tqbench.core.errors import LockedError, TqbenchError, Unsupported
+from tqbench.core.errors import EditedError, LockedError, TqbenchError, Unsupported
 
 def ending(error):
     def command():
@@ -36,6 +37,7 @@ def ending(error):
     return command
 
 for name, error in {
+    "edited": EditedError("not what was written"),
     "crash": ZeroDivisionError("[bold]by\\x1b zero"), "interrupt": KeyboardInterrupt(), "locked": LockedError("busy"),
     "unsupported": Unsupported("no such thing here"), "memory": MemoryError(), "pipe": BrokenPipeError(),
 }.items():
@@ -116,6 +118,16 @@ def test_run_dry_prints_the_plan() -> None:
     assert "q8_0 " not in plan.stdout
 
 
+def test_a_suite_that_the_budget_leaves_nothing_of_is_told(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(GOOD)
+    (tmp_path / "two.yaml").write_text(GOOD.replace("q8_0", "turbo4").replace("tokens: 128", "tokens: 128k"))
+    done = run("plan", "one.yaml", "two.yaml", "--budget", "100s", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "one: 2 cells" in done.stdout
+    assert "two: --budget 100s leaves out 2 of 2 cells:\n  perplexity · context 64 · baseline" in done.stdout
+    assert "turbo4: it takes about " in done.stdout
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -193,6 +205,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     [
         ("locked", 2, "tqbench: busy\n"),
         ("unsupported", 3, "tqbench: no such thing here\n"),
+        ("edited", 4, "tqbench: not what was written\n"),
         ("interrupt", 130, ""),
         ("pipe", 141, ""),
     ],
@@ -301,7 +314,8 @@ def test_runs_counts_outcomes_and_survives_damage(tmp_path: Path) -> None:
     for cell, outcome in zip(cells, ("ok", "oom"), strict=False):
         Record(cell, outcome, started="2030-01-02T03:04:05+00:00").write(folder / "cells" / cell.key)
     plan = {"schema": "tqbench.plan/1", "suite": "mine", "run": "abc", "command": "", "gates": []}
-    (folder / "plan.json").write_text(json.dumps({**plan, "cells": [dataclasses.asdict(cell) for cell in cells]}))
+    plan |= {"cells": [dataclasses.asdict(cell) for cell in cells]}
+    (folder / "plan.json").write_text(json.dumps({**plan, "seal": seal(plan)}))
     broken = tmp_path / "results" / "mine" / "def"
     broken.mkdir()
     (broken / "plan.json").write_text("{")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tqbench.core.files import seal
 from tqbench.core.record import Record
 
 VOCAB = 1024  # more than there are bytes: a tenth of it is the worst perplexity that a gate takes for a working model's
@@ -133,6 +134,12 @@ def reseal(path: Path, **changes: Any) -> None:
     dataclasses.replace(Record.read(path), **changes).write(path.parent)
 
 
+def replan(path: Path, **changes: Any) -> None:
+    """The same for the plan."""
+    data = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(data | {"seal": seal(data)}))
+
+
 def reasons(folder: Path) -> dict[str, str]:
     records = [Record.read(path) for path in folder.glob("results/small/*/cells/*/record.json")]
     return {record.cell.label: "; ".join(record.audits) or record.reason or "" for record in records if record.outcome != "ok"}
@@ -217,6 +224,35 @@ def test_an_edited_record(honest: Path) -> None:
     assert "1 of 2 cells measured now" in again.stdout
 
 
+def test_a_record_without_its_seal_is_measured_and_not_sealed_anew(honest: Path) -> None:
+    path = record_of(honest, "q8_0")
+    measured = json.loads(path.read_text())
+    dppl = {"value": 0.0, "low": 0.0, "high": 0.0}
+    path.write_text(json.dumps(measured | {"seal": None, "floors": {}, "metrics": measured["metrics"] | {"dppl": dppl}}))
+    again = tqbench(honest, "run", "small.yaml")
+    assert "1 of 2 cells measured now" in again.stdout
+    assert json.loads(path.read_text())["metrics"] == measured["metrics"]
+
+
+def test_a_cell_that_fails_struck_from_the_plan(honest: Path) -> None:
+    (plan,) = honest.glob("results/small/*/plan.json")
+    data = json.loads(plan.read_text())
+    for changes, said in (
+        ({"gates": []}, "does not fit its seal"),
+        ({"cells": data["cells"][:1]}, "does not fit its seal"),
+        ({"cells": data["cells"][:1], "seal": None}, "the plan has no seal"),
+    ):
+        plan.write_text(json.dumps(data | changes))
+        done = tqbench(honest, "gate", "small")
+        assert (done.returncode, done.stdout) == (4, "")
+        assert said in done.stderr
+    replan(plan, cells=data["cells"][:1])
+    done = tqbench(honest, "gate", "small")
+    assert done.returncode == 4, done.stdout
+    assert "the plan does not list what lies in cells/: q8_0-perplexity" in done.stderr
+    assert tqbench(honest, "run", "small.yaml").returncode == 0  # it writes the plan that it runs
+
+
 def test_edited_scores(honest: Path) -> None:
     path = record_of(honest, "q8_0").with_name("nll.npy")
     np.save(path, np.load(path) * np.float32(0.99))
@@ -227,7 +263,7 @@ def test_edited_scores(honest: Path) -> None:
     reseal_without.update(seal=None, arrays={})  # as old records are
     record_of(honest, "q8_0").write_text(json.dumps(reseal_without))
     (plan,) = honest.glob("results/small/*/plan.json")
-    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"sealed": False}))
+    replan(plan, sealed=False)
     shutil.copytree(plan.parent, honest / "results" / "small" / "old")
     reseal(record_of_run(honest / "results" / "small" / "old", "q8_0"), fingerprint="0" * 64)
     done = tqbench(honest, "compare", f"small/{plan.parent.name}:q8_0", "small/old:q8_0")
@@ -270,7 +306,7 @@ def test_an_empty_set_of_results(honest: Path) -> None:
     assert "there is no result (not run)" in done.stdout
     data = json.loads(plan.read_text())
     for gates, code, said in ((data["gates"], 1, "no scheme of this run matches q8_0"), ([], 5, "nothing was measured")):
-        plan.write_text(json.dumps(data | {"cells": [], "gates": gates}))
+        replan(plan, cells=[], gates=gates)
         done = tqbench(honest, "gate", "small")
         assert done.returncode == code, done.stdout
         assert said in done.stdout

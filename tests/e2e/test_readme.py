@@ -62,12 +62,13 @@ def test_the_table_is_the_committed_run() -> None:
 
 @pytest.mark.parametrize(("folder", "run"), [("", "quickstart-cpu"), ("long_ctx_small", "long_ctx_small-cpu")])
 def test_the_sample_page_and_its_plots_are_those_of_the_committed_run(folder: str, run: str, tmp_path: Path) -> None:
-    from tqbench.report import gate, together
+    from tqbench.report import together
+    from tqbench.report.conclusion import conclude
     from tqbench.report.run import load
     from tqbench.report.write import write_pages
 
     found, committed = load(ROOT / "results" / "reference" / run), ROOT / "reports" / "sample" / folder
-    write_pages([(found, gate.judge(found))], together.views([found]), tmp_path)
+    write_pages([(found, conclude(found))], together.views([found]), tmp_path)
     stale = [
         path.name
         for path in tmp_path.iterdir()

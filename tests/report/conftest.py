@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tqbench.core.files import seal
 from tqbench.core.record import Cell, Estimate, Outcome, Record
 from tqbench.report.run import Run, load
 
@@ -177,6 +178,11 @@ class Factory:
         return {"schemes": [schemes], "metric": metric, "limit": limit, **other}
 
     @staticmethod
+    def plan(folder: Path, data: dict[str, Any]) -> None:
+        """Write a plan, sealed."""
+        (folder / "plan.json").write_text(json.dumps({**data, "seal": seal(data)}))
+
+    @staticmethod
     def folder(
         root: Path, records: Sequence[Record], gates: Sequence[dict[str, Any]] = (), unrun: Sequence[Cell] = (), **named: str
     ) -> Path:
@@ -187,7 +193,7 @@ class Factory:
             record.write(folder / "cells" / record.cell.key)
         cells = [dataclasses.asdict(cell) for cell in (*(record.cell for record in records), *unrun)]
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "plan.json").write_text(json.dumps({**plan, "cells": cells, "gates": list(gates)}))
+        Factory.plan(folder, {**plan, "cells": cells, "gates": list(gates)})
         (folder / "environment.json").write_text(json.dumps({"schema": "tqbench.environment/1", "cpu": "a cpu", "memory_bytes": 2**30}))
         return folder
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tqbench.core.record import Estimate
-from tqbench.report import gate, together
+from tqbench.report import together
+from tqbench.report.conclusion import conclude
 from tqbench.report.run import load
 from tqbench.report.write import write_pages
 
@@ -81,7 +82,7 @@ def many(make, tmp_path_factory) -> Path:
     gates = [make.gate("q8_0"), make.gate("turbo*"), make.gate(HOSTILE), make.gate("lost")]
     other = [make.baseline(), make.record(make.cell("later")), make.speed(make.cell("q8_0", task="decode", params=cell["decode"]))]
     runs = [load(make.folder(root, records, gates, suite="many")), load(make.folder(root, other, suite="many", run="other"))]
-    return write_pages([(run, gate.judge(run)) for run in runs], together.views(runs), root / "page")
+    return write_pages([(run, conclude(run)) for run in runs], together.views(runs), root / "page")
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_verdicts_come_first_and_in_words(show, many) -> None:
     first = page.locator("ul.gates li").first
     assert first.inner_text().split()[0] == "pass"
     assert "q8_0" in first.inner_text()
-    assert page.locator(".verdict .says").nth(1).inner_text().endswith("No gates: nothing was judged")
+    assert page.locator(".verdict .says").nth(1).inner_text().endswith("Nothing was judged, there are no gates")
 
 
 def test_speeds_of_two_runs_share_no_table(show, many) -> None:

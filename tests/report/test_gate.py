@@ -82,6 +82,13 @@ def test_what_is_not_finite_fails(make, run_of, value):
     assert (judge(run)[0].status, exit_code(run, judge(run))) == ("fail", 1)
 
 
+def test_what_is_yet_to_be_measured_takes_its_share_of_the_error(make, run_of):
+    run = run_of([make.baseline(), make.record(make.cell(), dppl=Estimate(0.15, 0.105, 0.195))], [make.gate("q8_0")])
+    assert judge(run)[0].status == "pass"
+    (found,) = judge(run, among=3)
+    assert (found.status, "may or may not be" in found.reason) == ("inconclusive", True)
+
+
 def test_a_missing_metric_fails_also_where_failing_is_expected(make, run_of):
     run = run_of([make.baseline(), make.record(make.cell())], [make.gate("q8_0", "needles", expect="fail")])
     assert judge(run)[0].status == "fail"

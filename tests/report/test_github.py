@@ -12,7 +12,7 @@ import yaml
 
 from tqbench.core.record import Estimate
 from tqbench.report import github
-from tqbench.report.gate import judge
+from tqbench.report.conclusion import conclude
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,8 +33,8 @@ def run(make, run_of):
 
 
 def test_annotations_stand_at_the_lines_of_their_gates_errors_first(run):
-    lost, bad, unclear = sorted(github.notices(run, judge(run)), key=lambda line: ("lost" not in line, "bad" not in line))
-    assert [line.split()[0] for line in github.notices(run, judge(run))] == ["::error", "::error", "::warning"]
+    lost, bad, unclear = sorted(github.notices(run, conclude(run)), key=lambda line: ("lost" not in line, "bad" not in line))
+    assert [line.split()[0] for line in github.notices(run, conclude(run))] == ["::error", "::error", "::warning"]
     assert bad.startswith("::error file=suites/x.yaml,line=7,title=fail%3A bad Δppl::bad: Δppl ")
     assert unclear.startswith("::warning file=suites/x.yaml,line=8,title=inconclusive%3A unclear Δppl::")
     assert lost.startswith("::error file=suites/x.yaml,title=lost%3A oom::lost, ")
@@ -44,25 +44,25 @@ def test_annotations_stand_at_the_lines_of_their_gates_errors_first(run):
 
 def test_a_limit_from_the_command_line_has_no_line_and_an_old_run_no_file(run):
     unplaced = dataclasses.replace(run, lines={})
-    assert all("line=" not in line for line in github.notices(unplaced, judge(unplaced)))
+    assert all("line=" not in line for line in github.notices(unplaced, conclude(unplaced)))
     old = dataclasses.replace(unplaced, source="")
-    assert all(line.split("::")[1].split(" ", 1)[1].startswith("title=") for line in github.notices(old, judge(old)))
+    assert all(line.split("::")[1].split(" ", 1)[1].startswith("title=") for line in github.notices(old, conclude(old)))
 
 
 def test_the_file_is_named_from_the_root_of_the_checkout(run, tmp_path, monkeypatch):
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path / "sub")
     monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path))
-    assert "file=sub/suites/x.yaml,line=7" in github.notices(run, judge(run))[0]
+    assert "file=sub/suites/x.yaml,line=7" in github.notices(run, conclude(run))[0]
 
 
 def test_the_summary_has_verdicts_and_tables_or_the_verdicts_alone(run, monkeypatch):
-    text = github.summary(run, judge(run))
+    text = github.summary(run, conclude(run))
     assert text.startswith("## suite: a required cell did not complete (exit code 3)\n")
     for part in ("| **fail** | bad |", "| **inconclusive** | unclear |", "| **pass** | good |", "<details>", "| scheme | bits |"):
         assert part in text
     monkeypatch.setattr(github, "LARGEST", 1000)
-    short = github.summary(run, judge(run))
+    short = github.summary(run, conclude(run))
     assert "| **fail** | bad |" in short
     assert "<details>" not in short
 
@@ -78,9 +78,9 @@ def test_figures_of_which_smaller_is_better(run):
 
 
 def test_junit_and_figures_are_written_and_names_tell_what_was_compared(run, tmp_path):
-    verdicts = judge(run)
-    against = dataclasses.replace(verdicts[0], against="reference/gate-cpu")
-    github.write(run, [*verdicts, against], tmp_path)
+    found = conclude(run)
+    against = dataclasses.replace(found.verdicts[0], against="reference/gate-cpu")
+    github.write(run, dataclasses.replace(found, verdicts=[*found.verdicts, against]), tmp_path)
     names = re.findall(r'<testcase [^>]*name="([^"]+)"', (tmp_path / "junit.xml").read_text())
     assert "bad: dppl" in names
     assert "bad: dppl against reference/gate-cpu" in names

@@ -19,7 +19,7 @@ import pytest
 
 from tqbench.core.record import Estimate, Record
 from tqbench.report import figures, junit, markdown, page, summary, terminal
-from tqbench.report.gate import judge
+from tqbench.report.conclusion import conclude
 from tqbench.report.run import load
 from tqbench.report.table import tables
 from tqbench.report.write import write, write_results
@@ -31,7 +31,7 @@ def on_terminal(run, width=200):
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    for part in (*terminal.render(run), terminal.verdicts(run, judge(run))):
+    for part in (*terminal.render(run), terminal.verdicts(run, conclude(run))):
         console.print(part)
     return console.file.getvalue()
 
@@ -42,13 +42,13 @@ def xml(text):
 
 def outputs(run):
     """Every text that a run becomes."""
-    verdicts, charts = judge(run), figures.charts(run)
+    found, charts = conclude(run), figures.charts(run)
     texts = {
         "terminal": on_terminal(run),
-        "markdown": markdown.render(run, verdicts, charts),
-        "page": page.render(run, verdicts, charts),
+        "markdown": markdown.render(run, found, charts),
+        "page": page.render(run, found, charts),
         "csv": summary.render(run),
-        "junit": junit.render(run, verdicts),
+        "junit": junit.render(run, found),
     }
     return texts | {chart.name: chart.svg for chart in charts}
 
@@ -144,7 +144,7 @@ def hostile(make, run_of):
         make.record(cell),
         make.broken(make.cell("lost", model=HOSTILE), reason=f"{HOSTILE}\x1b[31m\n\u202e"),
     ]
-    return run_of(records, [make.gate("*")])
+    return run_of(records, [make.gate("*")], run="hostile")
 
 
 def test_hostile_names_stay_text_on_the_page(hostile, full):
@@ -158,7 +158,7 @@ def test_hostile_names_stay_text_on_the_page(hostile, full):
 
 
 def test_hostile_names_stay_text_in_markdown(hostile):
-    text = markdown.render(hostile, judge(hostile))
+    text = markdown.render(hostile, conclude(hostile))
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("| ")}
     assert widths == {4, 11}  # three columns of verdicts, ten of results
     assert "<script" not in text
@@ -209,7 +209,7 @@ def test_junit_counts(make, run_of):
         make.broken(make.cell("foreign"), "unsupported"),
     ]
     run = run_of([*records, make.broken(make.cell("idle"), "inactive")], [make.gate("ok", limit=0.01), make.gate("ok", limit=0.12)])
-    root = xml(junit.render(run, judge(run)))
+    root = xml(junit.render(run, conclude(run)))
     counts = [[suite.get(name) for name in ("tests", "failures", "errors", "skipped")] for suite in root]
     assert counts == [["5", "1", "1", "1"], ["2", "1", "1", "0"]]
 
@@ -261,7 +261,7 @@ def test_several_contexts_are_drawn_against_each_other(make, run_of):
         *("kld-bits-2", "dppl-bits-2", "ledger-2"),
         "kld-context-1",
     ]
-    assert "context 1024" in markdown.render(run, judge(run)).split("##")[0]  # verdicts say which
+    assert "context 1024" in markdown.render(run, conclude(run)).split("##")[0]  # verdicts say which
 
 
 def test_two_kernels_of_one_scheme_are_told_apart(make, run_of):
@@ -270,8 +270,8 @@ def test_two_kernels_of_one_scheme_are_told_apart(make, run_of):
 
 
 def test_everything_is_written(full, tmp_path):
-    write_results(full, judge(full))
-    path = write(full, judge(full), tmp_path / "reports")
+    write_results(full, conclude(full))
+    path = write(full, conclude(full), tmp_path / "reports")
     assert path == tmp_path / "reports" / "suite" / "run" / "index.html"
     assert sorted(p.name for p in path.parent.iterdir()) == ["dppl-bits-1.svg", "index.html", "kld-bits-1.svg", "ledger-1.svg", "report.md"]
     assert (full.folder / "summary.csv").read_text() == summary.render(full)
@@ -280,13 +280,13 @@ def test_everything_is_written(full, tmp_path):
 
 def test_names_cannot_leave_the_reports_folder(make, run_of, tmp_path):
     run = dataclasses.replace(run_of([make.baseline()]), suite="../../up", name="..")
-    assert write(run, [], tmp_path / "reports").resolve().is_relative_to((tmp_path / "reports").resolve())
+    assert write(run, conclude(run), tmp_path / "reports").resolve().is_relative_to((tmp_path / "reports").resolve())
 
 
 def test_reading_and_judging_a_run_imports_no_framework(full):
     code = (
-        "import sys, pathlib; from tqbench.report import run, gate, table, markdown; r = run.load(pathlib.Path(sys.argv[1]));"
-        "markdown.render(r, gate.judge(r)); print(sorted({'torch', 'pandas', 'matplotlib', 'jinja2', 'rich'} & sys.modules.keys()))"
+        "import sys, pathlib; from tqbench.report import run, conclusion as c, markdown; r = run.load(pathlib.Path(sys.argv[1]));"
+        "markdown.render(r, c.conclude(r)); print(sorted({'torch', 'pandas', 'matplotlib', 'jinja2', 'rich'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code, str(full.folder)], check=True, capture_output=True, text=True).stdout == "[]\n"
 
@@ -304,5 +304,5 @@ def test_the_terminal_table_fits(full, width):
 
 def test_plan_json_is_what_the_runner_writes(full):
     plan = json.loads((full.folder / "plan.json").read_text())
-    assert set(plan) == {"schema", "suite", "run", "command", "cells", "gates"}
+    assert set(plan) == {"schema", "suite", "run", "command", "cells", "gates", "seal"}
     assert Path(full.folder).name == plan["run"]

@@ -14,8 +14,9 @@ import pytest
 
 from tqbench.core.errors import ConfigError
 from tqbench.core.record import Estimate
-from tqbench.report import across, figures, gate, latex, markdown, page, together
+from tqbench.report import across, figures, latex, markdown, page, together
 from tqbench.report.bundle import write_bundle
+from tqbench.report.conclusion import conclude
 from tqbench.report.embed import embed, markers
 from tqbench.report.labels import spread
 from tqbench.report.run import load
@@ -64,7 +65,7 @@ def test_a_document_gets_the_tables_between_its_markers_and_keeps_the_rest(one) 
 
 
 def test_a_bundle_is_whole_the_same_each_time_and_makes_the_page_again(one, tmp_path) -> None:
-    judged, views = [(one, gate.judge(one))], together.views([one])
+    judged, views = [(one, conclude(one))], together.views([one])
     count = write_bundle(judged, views, tmp_path / "a.zip")
     write_bundle(judged, views, tmp_path / "b.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
@@ -77,7 +78,7 @@ def test_a_bundle_is_whole_the_same_each_time_and_makes_the_page_again(one, tmp_
     manifest = dict(reversed(line.split("  ", 1)) for line in (tmp_path / "out" / "MANIFEST.sha256").read_text().splitlines())
     assert manifest == {n: hashlib.sha256((tmp_path / "out" / n).read_bytes()).hexdigest() for n in names if n != "MANIFEST.sha256"}
     again = load(tmp_path / "out" / "runs" / "suite-run")
-    assert page.render(again, gate.judge(again), figures.charts(again)) == (tmp_path / "out" / "index.html").read_text()
+    assert page.render(again, conclude(again), figures.charts(again)) == (tmp_path / "out" / "index.html").read_text()
 
 
 def test_figures_come_in_every_form_with_the_numbers_that_they_show(one, tmp_path) -> None:
@@ -116,7 +117,7 @@ def test_what_is_not_comparable_stands_apart_and_says_why(make, run_of) -> None:
         assert why in views[1].notes[0]
     names = [chart.name for view in views for chart in view.charts]
     assert len(names) == len(set(names))
-    assert why in markdown.several([(first, []), (views[1].run, [])], views)
+    assert why in markdown.several([(run, conclude(run)) for run in (first, views[1].run)], views)
 
 
 def test_names_at_the_ends_of_lines_keep_their_order_and_their_distance() -> None:

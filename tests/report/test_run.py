@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from tqbench.core.errors import ConfigError, TqbenchError
+from tqbench.core.errors import ConfigError, EditedError, TqbenchError
 from tqbench.report.run import METRICS, find, load
 
 
@@ -118,9 +118,47 @@ def test_a_seal_that_is_gone_is_missed_only_where_there_was_one(make, write_run)
     for path in folder.glob("cells/*/record.json"):
         path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "seal"}))
     assert load(folder).record(cell).outcome == "ok"
-    plan = json.loads((folder / "plan.json").read_text())
-    (folder / "plan.json").write_text(json.dumps(plan | {"sealed": True}))
+    make.plan(folder, json.loads((folder / "plan.json").read_text()) | {"sealed": True})
     assert "lost its seal" in load(folder).record(cell).reason
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        (lambda plan: plan["cells"].pop(), "does not fit its seal"),
+        (lambda plan: plan["gates"].clear(), "does not fit its seal"),
+        (lambda plan: plan.update(gates=[plan["gates"][0] | {"limit": 9.0}]), "does not fit its seal"),
+        (lambda plan: plan.update(dropped={"x": "it takes long"}), "does not fit its seal"),
+        (lambda plan: plan.update(seal=None), "has no seal, the records have"),
+        (lambda plan: plan.update(cells=plan["cells"][:1], seal=None), "has no seal, the records have"),
+    ],
+    ids=["a cell less", "no gates", "another limit", "a cell left out", "no seal", "a cell less and no seal"],
+)
+def test_a_plan_that_was_changed_is_not_read(make, write_run, lie, said):
+    folder = write_run([make.baseline(), make.record(make.cell())], [make.gate("q8_0", limit=0.01)])
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan, sort_keys=True))  # laid out in another way: it says the same
+    assert len(load(folder).gates) == 1
+    lie(plan)
+    (folder / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(EditedError, match=said):
+        load(folder)
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_record_that_the_plan_does_not_list_is_refused(make, write_run, sealed):
+    """Also in runs that are older than seals, and where the forger knows how to seal."""
+    bad = make.cell("bad")
+    folder = write_run([make.baseline(), make.record(make.cell()), make.record(bad)], [make.gate("*")])
+    plan = {key: value for key, value in json.loads((folder / "plan.json").read_text()).items() if key != "seal"}
+    make.plan(folder, plan | {"cells": plan["cells"][:2]})
+    if not sealed:
+        for path in (folder / "plan.json", *folder.glob("cells/*/record.json")):
+            path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "seal"}))
+    with pytest.raises(EditedError, match=f"the plan does not list what lies in cells/: {bad.key}"):
+        load(folder)
+    shutil.rmtree(folder / "cells" / bad.key)
+    assert load(folder).record(make.cell()).outcome == "ok"
 
 
 def test_arrays_of_another_measurement_are_told(make, write_run):
@@ -156,8 +194,7 @@ def test_a_plan_knows_its_suite_and_the_lines_of_its_gates_and_an_old_one_does_n
     folder = write_run([make.baseline()], [make.gate("q8_0"), make.gate("*", "kld")])
     old = load(folder)
     assert (old.source, old.lines) == ("", {})
-    plan = json.loads((folder / "plan.json").read_text())
-    (folder / "plan.json").write_text(json.dumps(plan | {"source": "suites/x.yaml", "lines": [12, 14]}))
+    make.plan(folder, json.loads((folder / "plan.json").read_text()) | {"source": "suites/x.yaml", "lines": [12, 14]})
     new = load(folder)
     assert new.source == "suites/x.yaml"
     assert [new.lines[gate] for gate in new.gates] == [12, 14]

@@ -11,7 +11,7 @@ import pytest
 
 from tqbench.core.record import Estimate, Record
 from tqbench.report import across, details, figures, markdown, page, speed, summary, terminal
-from tqbench.report.gate import judge
+from tqbench.report.conclusion import conclude
 from tqbench.report.table import tables
 
 DECODE = {"new": 32, "repetitions": 3, "protocol": "strict"}
@@ -39,8 +39,8 @@ def outputs(run) -> dict[str, str]:
         console.print(part)
     return {
         "terminal": console.file.getvalue(),
-        "markdown": markdown.render(run, judge(run), charts),
-        "page": page.render(run, judge(run), charts),
+        "markdown": markdown.render(run, conclude(run), charts),
+        "page": page.render(run, conclude(run), charts),
         "csv": summary.render(run),
         **{chart.name: chart.svg for chart in charts},
     }

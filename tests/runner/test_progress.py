@@ -91,7 +91,7 @@ def test_each_task_goes_by_its_own_cells(planned: Plan, now: list[float]) -> Non
 
 def test_what_was_learned_is_not_upset_by_one_odd_cell(planned: Plan, now: list[float]) -> None:
     """The first cell takes nine times as long as ever before, because something else ran meanwhile."""
-    sure = dataclasses.replace(planned, costs=tuple(dataclasses.replace(cost, learned=3) for cost in planned.costs))
+    sure = dataclasses.replace(planned, prices=tuple(dataclasses.replace(cost, learned=3) for cost in planned.costs))
     truth = [(9.0 if i == 0 else 1.0) * (cost.seconds or 0) for i, cost in enumerate(planned.costs)]
     after = [(done, said / left) for done, said, left in watched(sure, truth.__getitem__, now) if done and left > 1]
     assert all(0.5 < ratio <= 4.4 for _, ratio in after)  # 9 ** (2 / 3): what was learned counts for half a cell
@@ -99,7 +99,7 @@ def test_what_was_learned_is_not_upset_by_one_odd_cell(planned: Plan, now: list[
 
 
 def test_a_machine_that_is_busier_than_ever_is_seen_after_the_first_cell(planned: Plan, now: list[float]) -> None:
-    sure = dataclasses.replace(planned, costs=tuple(dataclasses.replace(cost, learned=3) for cost in planned.costs))
+    sure = dataclasses.replace(planned, prices=tuple(dataclasses.replace(cost, learned=3) for cost in planned.costs))
     truth = [7.0 * (cost.seconds or 0) for cost in planned.costs]
     assert all(0.5 < said / left < 2 for done, said, left in watched(sure, truth.__getitem__, now) if done and left > 10)
 
@@ -110,14 +110,14 @@ def test_it_is_told_before_anything_is_done(planned: Plan, now: list[float], cap
     watch = Progress(planned, cells)
     assert watch.left().endswith("min left (first guess)")
     assert seconds(watch.left()) == pytest.approx(whole, rel=0.01)
-    sure = dataclasses.replace(planned, costs=tuple(dataclasses.replace(cost, learned=3) for cost in planned.costs))
+    sure = dataclasses.replace(planned, prices=tuple(dataclasses.replace(cost, learned=3) for cost in planned.costs))
     assert Progress(sure, cells).left().endswith("min left")
-    blind = dataclasses.replace(planned, costs=tuple(dataclasses.replace(cost, seconds=None) for cost in planned.costs))
+    blind = dataclasses.replace(planned, prices=tuple(dataclasses.replace(cost, seconds=None) for cost in planned.costs))
     assert Progress(blind, cells).left() == "time left unknown"
 
 
 def test_without_times_the_tokens_tell(planned: Plan, now: list[float]) -> None:
-    blind = dataclasses.replace(planned, costs=tuple(dataclasses.replace(cost, seconds=None) for cost in planned.costs))
+    blind = dataclasses.replace(planned, prices=tuple(dataclasses.replace(cost, seconds=None) for cost in planned.costs))
     watch = Progress(blind, list(planned.cells))
     first, *others = planned.cells
     watch.start(first)

@@ -38,7 +38,7 @@ def planned(tmp_path: Path) -> Callable[..., Plan]:
             dataclasses.replace(cost, seconds=CELL if cell.scheme else BASE, peak_bytes=peak)
             for cell, cost, peak in zip(found.cells, found.costs, peaks, strict=True)
         ]
-        return dataclasses.replace(found, costs=tuple(costs), startups=dict.fromkeys(found.startups, START))
+        return dataclasses.replace(found, prices=tuple(costs), startups=dict.fromkeys(found.startups, START))
 
     return make
 
@@ -84,8 +84,20 @@ def test_a_cell_that_does_not_fit_leaves_room_for_those_behind_it(planned) -> No
     costs = tuple(
         dataclasses.replace(c, seconds=1000.0) if cell.label == "turbo3" else c for cell, c in zip(found.cells, found.costs, strict=True)
     )
-    (found,) = trim([dataclasses.replace(found, costs=costs)], Limits(budget="25s"))
+    (found,) = trim([dataclasses.replace(found, prices=costs)], Limits(budget="25s"))
     assert kept(found) == [("baseline", "perplexity", 512), ("q8_0", "perplexity", 512)]
+
+
+def test_the_budget_counts_the_pass_of_the_baseline_once_for_whatever_is_kept_of_a_setting(planned) -> None:
+    found = planned("priority: [turbo4, q8_0]\n")
+    found = dataclasses.replace(found, prices=tuple(dataclasses.replace(price, beside=3.0) for price in found.prices))
+    (left,) = trim([found], Limits(budget=f"{START + BASE + 2 * CELL + 3:g}s"))
+    assert kept(left) == [(label, "perplexity", 512) for label in ("baseline", "q8_0", "turbo4")]
+    assert sum(left.cost(cell).seconds for cell in left.chosen) == BASE + 2 * CELL + 3
+    (left,) = trim([found], Limits(budget=f"{START + BASE + 2 * CELL + 2:g}s"))
+    assert kept(left) == [(label, "perplexity", 512) for label in ("baseline", "turbo4")]
+    (left,) = trim([found], Limits(budget=f"{CELL + START + 2:g}s"), {found.cells[0].key, found.cells[2].key})  # turbo4 has run, before
+    assert kept(left) == [(label, "perplexity", 512) for label in ("baseline", "turbo4")]
 
 
 def test_priority_does_not_name_the_run(planned) -> None:
@@ -115,6 +127,14 @@ def test_the_budget_is_for_all_suites_together(planned) -> None:
     assert kept(second) == [(label, "perplexity", 512) for label in ("baseline", "q8_0")]
 
 
+def test_a_suite_that_nothing_is_left_of_still_says_what_is_left_out(planned) -> None:
+    one, two = planned(), planned()
+    first, second = trim([one, two], Limits(budget=f"{START + BASE + CELL:g}s"))
+    assert kept(first) == [(label, "perplexity", 512) for label in ("baseline", "q8_0")]
+    assert kept(second) == []
+    assert second.dropped.keys() == {cell.key for cell in two.cells}
+
+
 def test_it_works_on_what_k_leaves(planned) -> None:
     (some,) = select([planned()], "turbo*")
     (found,) = trim([some], Limits(budget=f"{START + BASE + CELL:g}s"))
@@ -130,7 +150,7 @@ def test_what_is_not_known_is_left_out_and_says_how_to_know_it(planned) -> None:
         dataclasses.replace(c, seconds=None, peak_bytes=None) if cell.label == "q8_0" else c
         for cell, c in zip(found.cells, found.costs, strict=True)
     )
-    unknown = dataclasses.replace(found, costs=costs)
+    unknown = dataclasses.replace(found, prices=costs)
     for limits in (Limits(budget="1h"), Limits(memory="99g")):
         (left,) = trim([unknown], limits)
         assert "q8_0" not in {cell.label for cell in left.chosen}

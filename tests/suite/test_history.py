@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from tqbench.core.record import Cell, Record
+from tqbench.corpora import recipes
 from tqbench.measure import environment
 from tqbench.models import packaged, resolve
 from tqbench.suite import cost as first_guess
-from tqbench.suite.cost import Size, peak_bytes
+from tqbench.suite.cost import Size, peak_bytes, work
 from tqbench.suite.history import NOTHING, History
 from tqbench.suite.load import load
 from tqbench.suite.plan import Plan, plan, tokens
@@ -157,6 +158,19 @@ def test_a_cell_that_was_decided_early_teaches_as_far_as_it_went(suite, tmp_path
     assert suite(text + tasks.format(tokens="16k"), history).costs[1].seconds == pytest.approx(record.seconds)
     again = suite(text + tasks.format(tokens="until decided, at most 64k"), history)
     assert again.costs[1].seconds > 2.5 * record.seconds  # at most
+
+
+def test_a_cell_that_was_decided_early_ran_its_windows_and_no_more_where_they_overlap(suite, tmp_path: Path) -> None:
+    text = f"model: {MODEL}\ncorpus: python-docs\nschemes: [q8_0]\ngates: [{{schemes: q8_0, metric: dppl, limit: 0.01}}]\n"
+    tasks = 'tasks: [perplexity: {context: 512, recipe: hf-stride, stride: 256, tokens: "until decided, at most 64k"}]\n'
+    cell = suite(text + tasks).cells[1]
+    write(tmp_path, [])
+    record = Record(cell, "ok", seconds=100.0, text={"windows": 30}, started="2030-01-01T00:00:00+00:00")
+    record.write(tmp_path / "suite" / "run" / "cells" / cell.key)
+    (seen,) = History.read(tmp_path).seen
+    covered = dataclasses.replace(cell, params={**cell.params, "tokens": 29 * 256 + 512})
+    assert len(recipes.spans(covered.params)) == 30
+    assert seen.work == work(covered, SIZE, first=True)
 
 
 def test_the_latest_records_count(suite, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -198,6 +199,23 @@ def test_the_baseline_runs_beside_the_first_scheme_only_while_its_logits_are_kep
     assert small[2] == pytest.approx(small[1] * 2 * SCHEME_PASS / (1 + 2 * SCHEME_PASS))
     large = [cost.seconds for cost in planned("f16, bf16", task="context: 64, tokens: 1024k").costs]  # 1000 logits each: more than 2 GB
     assert large[2] == large[1]
+
+
+def test_the_baseline_is_brought_by_the_first_scheme_that_will_be_measured(planned) -> None:
+    """Not by one that `-k` or a budget leaves out, that is measured, or that cannot run."""
+    beside, alone = (cost.seconds for cost in planned("f16, bf16").costs[1:])
+    assert beside > alone
+    whole = planned("q8_0, f16, bf16, f32")  # q8_0 has blocks of 32 channels, heads here have 16
+    f16, bf16, f32 = whole.cells[2:]
+
+    def taken(found: Plan) -> list[float | None]:
+        return [pytest.approx(found.cost(cell).seconds) for cell in (f16, bf16, f32)]
+
+    assert [beside, alone, alone] == taken(whole)
+    (some,) = select([whole], "bf16,f32")
+    assert [alone, beside, alone] == taken(some)
+    assert [alone, alone, beside] == taken(dataclasses.replace(some, done=frozenset({bf16.key})))
+    assert [alone, alone, beside] == taken(dataclasses.replace(some, dropped={bf16.key: "it takes long"}))
 
 
 def test_costs_count_overlapping_windows(planned) -> None:

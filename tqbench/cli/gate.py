@@ -9,7 +9,6 @@ import typer
 
 from tqbench.cli import ci, complete, table
 
-NOTHING_JUDGED = 5  # a run without gates is not green
 EXAMPLES = """Examples:
 
 tqbench gate quickstart
@@ -47,21 +46,21 @@ def gate(
     from tqbench.core.errors import worst
     from tqbench.report import against as reference
     from tqbench.report import fail_on as limits
-    from tqbench.report import gate, terminal
     from tqbench.report import github as machine
+    from tqbench.report import terminal
+    from tqbench.report.conclusion import conclude
     from tqbench.report.run import find, load
 
-    out, codes = table.console(), []
+    out = table.console()
     runs = [load(find(ref, results)) for ref in refs]  # all are found before any is judged
     old = load(find(against, results)) if against else None
     more = limits.gates(fail_on or [], runs)
     beside = [reference.judgements(run, old, extra) if old else [] for run, extra in zip(runs, more, strict=True)]
-    judged = [gate.judge(run, extra, rest) for run, extra, rest in zip(runs, more, beside, strict=True)]
-    for run, verdicts in zip(runs, judged, strict=True):
-        codes += [gate.exit_code(run, verdicts), *([] if verdicts else [NOTHING_JUDGED])]
-        for part in (terminal.verdicts(run, verdicts), *terminal.lost(run, verdicts)):
+    judged = [conclude(run, extra, rest, gated=True) for run, extra, rest in zip(runs, more, beside, strict=True)]
+    for run, found in zip(runs, judged, strict=True):
+        for part in (terminal.verdicts(run, found), *terminal.lost(run, found)):
             out.print(part)
-        ci.tell(run, verdicts, wanted=github)
+        ci.tell(run, found, wanted=github)
         if output:
-            machine.write(run, verdicts, output / run.folder.absolute().parent.name / run.folder.absolute().name)
-    raise typer.Exit(worst(codes))
+            machine.write(run, found, output / run.folder.absolute().parent.name / run.folder.absolute().name)
+    raise typer.Exit(worst(found.code for found in judged))

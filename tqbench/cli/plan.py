@@ -83,7 +83,8 @@ def show(wanted: Wanted) -> None:
         for heading, members in itertools.groupby(pairs, key=lambda pair: _heading(pair[0])):
             table.show(f"{planned.suite} · {heading}", COLUMNS, [_row(cell, cost, wanted.done) for cell, cost in members])
             typer.echo()
-        typer.echo("\n".join(_total(planned, wanted.done)))
+        if planned.chosen:
+            typer.echo("\n".join(_total(planned, wanted.done)))
         for line in dropped(planned):
             typer.echo(line)
 

@@ -83,15 +83,16 @@ def _printed(run: Run, form: Format) -> str:
 
 def _pages(runs: list[Run], output: Path, page: Path | None, figures: Path | None, bundle: Path | None) -> None:
     """Everything that has figures."""
-    from tqbench.report import gate, terminal, together, write
+    from tqbench.report import terminal, together, write
     from tqbench.report.bundle import write_bundle
+    from tqbench.report.conclusion import conclude
 
-    judged, views, out = [(run, gate.judge(run)) for run in runs], together.views(runs), table.console()
+    judged, views, out = [(run, conclude(run)) for run in runs], together.views(runs), table.console()
     for view in views:
         for part in (*terminal.render(view.run), *view.notes):
             out.print(part)
-    for run, verdicts in judged:
-        out.print(terminal.verdicts(run, verdicts))
+    for run, found in judged:
+        out.print(terminal.verdicts(run, found))
     out.print(f"\n{write.write_pages(judged, views, page or output / write.folder(runs))}", soft_wrap=True)
     if figures:
         out.print(f"{len(write.write_figures(views, figures))} files in {figures}", soft_wrap=True)

@@ -71,12 +71,12 @@ def _run(planned: Plan, output: Path, *, fresh: bool) -> int:
     console = table.console()
     for part in terminal.render(done.run):
         console.print(part)
-    if done.verdicts:
-        console.print(terminal.verdicts(done.run, done.verdicts))
-    ci.tell(done.run, done.verdicts)
+    if done.conclusion.verdicts or done.conclusion.code:
+        console.print(terminal.verdicts(done.run, done.conclusion))
+    ci.tell(done.run, done.conclusion)
     typer.echo(f"\n{planned.suite}: {done.measured} of {len(planned.chosen)} cells measured now")
     typer.echo(f"results  {done.run.folder}\npage     {done.page}")
-    return done.exit_code
+    return done.conclusion.code
 
 
 @contextmanager

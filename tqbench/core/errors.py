@@ -4,6 +4,7 @@ TqbenchError
 ├── ConfigError        a suite, option or name is wrong: exit 2, all problems of a file at once
 ├── Unsupported        the thing asked for cannot run here: outcome `unsupported`, with the reason
 ├── EvidenceError      a cache or kernel contradicts itself while running: outcome `failed`
+├── EditedError        the files of a run are not those that were written: exit 4
 ├── StorageError       a saved cache or stream is damaged, or belongs to something else: outcome `failed`
 └── LockedError        another run works in this result folder: exit 2
 """
@@ -32,6 +33,10 @@ class Unsupported(TqbenchError):
 
 class EvidenceError(TqbenchError):
     """The run contradicts what it claims to do."""
+
+
+class EditedError(TqbenchError):
+    """Files of a run were changed after they were written, so nothing in it can be trusted."""
 
 
 class StorageError(TqbenchError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tqbench.core.errors import TqbenchError
-from tqbench.core.files import sha256_file, short_hash, write_json
+from tqbench.core.files import seal, sha256_file, short_hash, write_json
 
 SCHEMA = "tqbench.record/1"
 Outcome = Literal["ok", "oom", "crashed", "timeout", "unsupported", "inactive", "failed"]
@@ -119,8 +118,7 @@ class Record:
     def write(self, folder: Path) -> None:
         """Write `record.json` whole, sealed."""
         data = {"schema": SCHEMA, **dataclasses.asdict(self)}
-        data["seal"] = _seal(data)
-        write_json(folder / "record.json", data)
+        write_json(folder / "record.json", data | {"seal": seal(data)})
 
     @staticmethod
     def read(path: Path) -> Record:
@@ -131,7 +129,7 @@ class Record:
             raise TqbenchError(f"{path}: not a readable record: {error}") from error
         if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
             raise TqbenchError(f"{path}: this is not a {SCHEMA} file")
-        edited = data.get("seal") is not None and data["seal"] != _seal({"schema": SCHEMA, **data})
+        edited = data.get("seal") is not None and data["seal"] != seal({"schema": SCHEMA, **data})
         try:
             cell = Cell(**data.pop("cell"))
             metrics = {name: Estimate(**value) for name, value in data.pop("metrics", {}).items()}
@@ -143,12 +141,6 @@ class Record:
         if record.metrics and record.outcome != "ok":
             raise TqbenchError(f"{path}: outcome {record.outcome} carries metrics; a cell that did not pass has no numbers")
         return record.audited(*([EDITED] if edited else []), *_foreign(record.arrays, path.parent))
-
-
-def _seal(data: dict[str, Any]) -> str:
-    """The hash of what a record says, however it is laid out in the file."""
-    said = {key: value for key, value in data.items() if key != "seal"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def _foreign(arrays: dict[str, str], folder: Path) -> list[str]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from tqbench.core.files import write_atomic
 from tqbench.report import about, latex, markdown, summary
-from tqbench.report.gate import EXIT, exit_code
+from tqbench.report.conclusion import Judged
 from tqbench.report.run import Run
 from tqbench.report.text import plain
-from tqbench.report.together import Judged, View
+from tqbench.report.together import View
 from tqbench.report.write import write_figures, write_pages
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that an archive can hold
@@ -68,11 +68,9 @@ def _readme(judged: Sequence[Judged]) -> str:
         "`tables/` the tables as CSV, Markdown and LaTeX; `runs/` the records that all of it is made from. `sha256sum -c MANIFEST.sha256` "
         "checks the files; `tqbench report runs/NAME` makes the report again and `tqbench gate runs/NAME` the verdicts, without measuring.",
     ]
-    for run, verdicts in judged:
-        code = exit_code(run, verdicts)
-        judgement = f"{EXIT[code]} (exit code {code})" if verdicts or code else "no gates: nothing was judged"
+    for run, found in judged:
         parts += [
-            f"## {markdown.escape(run.suite)} {markdown.escape(run.name)}: {markdown.escape(judgement)}",
+            f"## {markdown.escape(run.suite)} {markdown.escape(run.name)}: {found.sentence}",
             f"To measure it again:\n\n    {plain(run.command)}",
             "\n".join(f"- {markdown.escape(name)}: {markdown.escape(text)}" for name, text in about.texts(run)),
             f"Measured with {markdown.escape(json.dumps(run.environment.get('versions', {}), ensure_ascii=False))}.",

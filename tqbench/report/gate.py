@@ -46,16 +46,17 @@ class Verdict:
         return self.cell.label if self.cell.kernel == "auto" else f"{self.cell.label} ({self.cell.kernel})"
 
 
-def judge(run: Run, more: Sequence[Gate] = (), beside: Sequence[Verdict | Open] = ()) -> list[Verdict]:
+def judge(run: Run, more: Sequence[Gate] = (), beside: Sequence[Verdict | Open] = (), among: int = 0) -> list[Verdict]:
     """Every gate of the suite, and some more, on every cell that it matches. What rests on intervals is judged together, also with what
-    is judged beside: all of it holds at 95 %, as each may err with an equal share of the 5 % among those that are still open (Holm)."""
+    is judged beside: all of it holds at 95 %, as each may err with an equal share of the 5 % among those that are still open (Holm), and
+    `among` so many more that cells yet to be measured will ask for: what is measured first must not be judged more gently."""
     found = [*(verdict for gate in (*run.gates, *more) for verdict in _verdicts(run, gate)), *beside]
     waiting = {i: judgement for i, judgement in enumerate(found) if isinstance(judgement, Open)}
     settled = {i: verdict for i, verdict in enumerate(found) if isinstance(verdict, Verdict)}
-    while clear := {i: judgement.verdict(len(waiting)) for i, judgement in waiting.items() if judgement.decided(len(waiting))}:
+    while clear := {i: one.verdict(len(waiting) + among) for i, one in waiting.items() if one.decided(len(waiting) + among)}:
         settled |= clear
         waiting = {i: judgement for i, judgement in waiting.items() if i not in clear}
-    settled |= {i: judgement.verdict(len(waiting)) for i, judgement in waiting.items()}
+    settled |= {i: judgement.verdict(len(waiting) + among) for i, judgement in waiting.items()}
     return [settled[i] for i in range(len(found))]
 
 

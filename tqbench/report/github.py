@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tqbench.core.files import write_atomic
 from tqbench.core.record import Cell, Estimate
 from tqbench.report import junit, markdown
+from tqbench.report.conclusion import Conclusion
 from tqbench.report.gate import Verdict
 from tqbench.report.run import Run
 from tqbench.report.table import heading
@@ -27,24 +28,25 @@ SMALLER_IS_BETTER = {
 UNITS = {"ppl": "ppl", "kld": "nats", "kld_p99": "nats", "rms_dp": "probability"}
 
 
-def notices(run: Run, verdicts: Sequence[Verdict]) -> list[str]:
+def notices(run: Run, found: Conclusion) -> list[str]:
     """Workflow commands, errors first because GitHub shows ten of a kind: each gate that does not pass, at its line of the suite, and each
-    cell without a result that no gate speaks of."""
-    told = {verdict.cell.key for verdict in verdicts if verdict.cell and verdict.status != "pass"}
-    found = [(LEVELS[v.status], _of_gate(run, v), plain(f"{v.who}: {v.reason}")) for v in verdicts if v.status in LEVELS]
+    cell without a result that was asked for and no gate speaks of."""
+    told = {verdict.cell.key for verdict in found.verdicts if verdict.cell and verdict.status != "pass"} | found.aside.keys()
+    lines = [(LEVELS[v.status], _of_gate(run, v), plain(f"{v.who}: {v.reason}")) for v in found.verdicts if v.status in LEVELS]
     for cell in run.cells:
         outcome, record = run.outcome(cell), run.record(cell)
         if outcome != "ok" and cell.key not in told:
             reason = f": {record.reason}" if record and record.reason else ""
             where = _place(run, None, f"{cell.label}: {outcome}")
-            found.append((LOST.get(outcome, "error"), where, plain(f"{cell.label}, {heading(cell)}: {outcome}{reason}")))
-    found.sort(key=lambda one: ("error", "warning", "notice").index(one[0]))
-    return [f"::{level} {place}::{_data(text)}" for level, place, text in found]
+            lines.append((LOST.get(outcome, "error"), where, plain(f"{cell.label}, {heading(cell)}: {outcome}{reason}")))
+    lines.sort(key=lambda one: ("error", "warning", "notice").index(one[0]))
+    return [f"::{level} {place}::{_data(text)}" for level, place, text in lines]
 
 
-def summary(run: Run, verdicts: Sequence[Verdict]) -> str:
+def summary(run: Run, found: Conclusion) -> str:
     """The verdicts and the tables as Markdown; the verdicts alone if GitHub would not take the whole."""
-    head = f"## {markdown.escape(run.suite)}: {markdown.outcome(run, list(verdicts))}\n\n{markdown.verdicts(run, list(verdicts))}\n"
+    verdicts = f"\n{markdown.verdicts(run, found)}\n" if found.verdicts else ""
+    head = f"## {markdown.escape(run.suite)}: {found.sentence}\n{verdicts}"
     tables = f"\n<details><summary>Tables</summary>\n\n{markdown.brief(run)}\n\n</details>\n\n"
     if len((head + tables).encode()) <= LARGEST:
         return head + tables
@@ -56,9 +58,9 @@ def benchmark(run: Run) -> str:
     return json.dumps(list(_figures(run)), indent=1, ensure_ascii=False) + "\n"
 
 
-def write(run: Run, verdicts: Sequence[Verdict], folder: Path) -> None:
+def write(run: Run, found: Conclusion, folder: Path) -> None:
     """`junit.xml` and `benchmark.json`: what other programs read of the verdicts and the figures."""
-    write_atomic(folder / "junit.xml", junit.render(run, list(verdicts)).encode())
+    write_atomic(folder / "junit.xml", junit.render(run, found).encode())
     write_atomic(folder / "benchmark.json", benchmark(run).encode())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from tqbench.core.record import Cell
+from tqbench.report.conclusion import Conclusion
 from tqbench.report.gate import Verdict
 from tqbench.report.run import Run
 from tqbench.report.table import heading
@@ -14,11 +15,11 @@ OUTCOMES = {"ok": None, "unsupported": "skipped", "inactive": "failure"}  # any 
 STATUSES = {"pass": None, "fail": "failure", "inconclusive": "error", "skipped": "skipped"}
 
 
-def render(run: Run, verdicts: list[Verdict]) -> str:
-    """One suite of all cells, one of all verdicts."""
+def render(run: Run, found: Conclusion) -> str:
+    """One suite of all cells, one of all verdicts. A cell that the conclusion does not speak of is no error."""
     root = ET.Element("testsuites", name=plain(run.suite))
-    _suite(root, "cells", [_cell(run, cell) for cell in run.cells])
-    _suite(root, "gates", [_verdict(verdict) for verdict in verdicts])
+    _suite(root, "cells", [_cell(run, cell, found.aside.get(cell.key)) for cell in run.cells])
+    _suite(root, "gates", [_verdict(verdict) for verdict in found.verdicts])
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=False) + "\n"
 
@@ -29,11 +30,12 @@ def _suite(root: ET.Element, name: str, cases: list[ET.Element]) -> None:
     ET.SubElement(root, "testsuite", {"name": name, "tests": str(len(cases)), **counts}).extend(cases)
 
 
-def _cell(run: Run, cell: Cell) -> ET.Element:
+def _cell(run: Run, cell: Cell, aside: str | None) -> ET.Element:
     record, outcome = run.record(cell), run.outcome(cell)
     seconds = record.seconds if record and record.seconds is not None else 0.0
     case = ET.Element("testcase", classname=heading(cell), name=plain(f"{cell.label} ({cell.kernel})"), time=f"{seconds:.3f}")
-    _end(case, OUTCOMES.get(outcome, "error"), outcome, (record.reason if record else "") or "")
+    kind = "skipped" if aside and outcome != "ok" else OUTCOMES.get(outcome, "error")
+    _end(case, kind, outcome, (record.reason if record else aside) or "")
     return case
 
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from tqbench.report.across import grids
 from tqbench.report.chart import Chart
 from tqbench.report.column import Figure
+from tqbench.report.conclusion import Conclusion, Judged
 from tqbench.report.details import Grid
-from tqbench.report.gate import EXIT, Verdict, exit_code
 from tqbench.report.run import Run
 from tqbench.report.table import Row, Table, short_headings, tables
 from tqbench.report.text import plain
-from tqbench.report.together import Judged, View
+from tqbench.report.together import View
 
 BRIEF = (
     "bits",
@@ -34,7 +34,7 @@ BRIEF = (
 )
 
 
-def render(run: Run, found: list[Verdict], charts: Sequence[Chart] = ()) -> str:
+def render(run: Run, found: Conclusion, charts: Sequence[Chart] = ()) -> str:
     """Verdicts, then one table per setting with its figures, which lie beside it as SVG files."""
     return several([(run, found)], [View(run, list(charts))])
 
@@ -45,8 +45,8 @@ def several(judged: Sequence[Judged], views: Sequence[View]) -> str:
     return "\n\n".join((*parts, *(f"Command: {escape(run.command)}" for run, _ in judged))) + "\n"
 
 
-def _judged(run: Run, found: list[Verdict]) -> list[str]:
-    return [f"# {escape(run.suite)}", f"Run {escape(run.name)}: {outcome(run, found)}.", verdicts(run, found)]
+def _judged(run: Run, found: Conclusion) -> list[str]:
+    return [f"# {escape(run.suite)}", f"Run {escape(run.name)}: {found.sentence}.", *([verdicts(run, found)] if found.verdicts else [])]
 
 
 def _view(view: View) -> list[str]:
@@ -87,18 +87,10 @@ def grid(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
 
 
-def outcome(run: Run, found: list[Verdict]) -> str:
-    """What the verdicts amount to."""
-    code = exit_code(run, found)
-    return f"{EXIT[code]} (exit code {code})"
-
-
-def verdicts(run: Run, found: list[Verdict]) -> str:
+def verdicts(run: Run, found: Conclusion) -> str:
     """A row per verdict."""
-    if not found:
-        return "No gates: nothing was judged."
     short = short_headings(run)
-    rows = [(f"**{v.status}**", escape(v.who), escape(short[v.cell.setting] if v.cell else ""), escape(v.reason)) for v in found]
+    rows = [(f"**{v.status}**", escape(v.who), escape(short[v.cell.setting] if v.cell else ""), escape(v.reason)) for v in found.verdicts]
     if not any(short.values()):
         return grid(("verdict", "scheme", "reason"), [(status, who, reason) for status, who, _, reason in rows])
     return grid(("verdict", "scheme", "setting", "reason"), rows)

@@ -11,11 +11,12 @@ from urllib.parse import quote
 
 from tqbench.report import about, across, details, draw
 from tqbench.report.chart import Chart
-from tqbench.report.gate import EXIT, Verdict, exit_code
+from tqbench.report.conclusion import Conclusion, Judged
+from tqbench.report.gate import Verdict
 from tqbench.report.run import Run
 from tqbench.report.table import MARKS, Table, short_headings, tables
 from tqbench.report.text import plain
-from tqbench.report.together import Judged, View
+from tqbench.report.together import View
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Verdicts:
     where: dict[str, str]
 
 
-def render(run: Run, verdicts: list[Verdict], charts: list[Chart]) -> str:
+def render(run: Run, found: Conclusion, charts: list[Chart]) -> str:
     """The page of a run."""
-    return several([(run, verdicts)], [View(run, charts)])
+    return several([(run, found)], [View(run, charts)])
 
 
 def several(judged: Sequence[Judged], views: Sequence[View]) -> str:
@@ -70,7 +71,7 @@ def several(judged: Sequence[Judged], views: Sequence[View]) -> str:
         title=" + ".join(dict.fromkeys(run.suite for run in runs)),
         runs=runs,
         verdicts=[_judged(run, found) for run, found in judged],
-        judged=any(found for _, found in judged),
+        judged=any(found.verdicts for _, found in judged),
         known=about.facts(runs),
         columns=list({(column.title, column.meaning): column for table in shown for column in table.columns}.values()),
         marks=MARKS,
@@ -81,17 +82,14 @@ def several(judged: Sequence[Judged], views: Sequence[View]) -> str:
     )
 
 
-def _judged(run: Run, verdicts: list[Verdict]) -> Verdicts:
-    code = exit_code(run, verdicts)
-    counts = Counter(verdict.status for verdict in verdicts)
+def _judged(run: Run, found: Conclusion) -> Verdicts:
+    counts = Counter(verdict.status for verdict in found.verdicts)
     ok = sum(run.outcome(cell) == "ok" for cell in run.cells)
-    says = f"{EXIT[code][0].upper()}{EXIT[code][1:]}"
-    if verdicts:
+    says = f"{found.says[0].upper()}{found.says[1:]}"
+    if counts:
         says += f": {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}"
-    elif code == 0:
-        says = "No gates: nothing was judged"
-    tone = "open" if code == 5 else "bad" if code else "good" if verdicts else "none"
-    return Verdicts(run, code, tone, says, f"{ok} of {len(run.cells)} cells measured", verdicts, short_headings(run))
+    tone = "open" if found.code == 5 else "bad" if found.code else "good" if counts else "none"
+    return Verdicts(run, found.code, tone, says, f"{ok} of {len(run.cells)} cells measured", found.verdicts, short_headings(run))
 
 
 def inline(chart: Chart) -> str:

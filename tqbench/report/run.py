@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqbench.core.codec import ITEMSIZE
-from tqbench.core.errors import ConfigError, TqbenchError
+from tqbench.core.errors import ConfigError, EditedError, TqbenchError
+from tqbench.core.files import seal
 from tqbench.core.gate import Gate
 from tqbench.core.record import Cell, Record
 from tqbench.report.audit import settle
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 SCHEMA = "tqbench.plan/1"
 NOT_RUN = "not run"  # a planned cell without a record
 UNSEALED = "the record has lost its seal, which every record of this run was written with: it was changed after it was measured"
+ANEW = "run the suite again to write it anew"
 BITS = ("bits", "bits_k", "bits_v", "bits_resident")
 METRICS = (
     *("ppl", "base_ppl", "dppl", "ln_ratio"),
@@ -149,7 +151,8 @@ def bits_of(record: Record) -> dict[str, float]:
 
 
 def load(folder: Path) -> Run:
-    """Read a run folder. What the records contradict, each for itself or together, has no numbers."""
+    """Read a run folder. What the records contradict, each for itself or together, has no numbers; where the plan is not the one that was
+    written, or does not list all that was measured, nothing is read: what it leaves out might be what failed."""
     plan = _read(folder / "plan.json")
     if plan.get("schema") != SCHEMA:
         raise TqbenchError(f"{folder / 'plan.json'}: this is not a {SCHEMA} file")
@@ -163,6 +166,7 @@ def load(folder: Path) -> Run:
     machine = folder / "environment.json"
     environment = _read(machine) if machine.exists() else {}
     found = [record for cell in cells if (record := _record(folder, cell))]
+    _check(folder, plan, {cell.key for cell in cells}, sealed=any(record.seal for record in found))
     if plan.get("sealed"):
         found = [record if record.seal else record.audited(UNSEALED) for record in found]
     return Run(
@@ -178,6 +182,18 @@ def load(folder: Path) -> Run:
         lines=lines,
         dropped=dict(plan.get("dropped") or {}),
     )
+
+
+def _check(folder: Path, plan: dict[str, Any], keys: set[str], *, sealed: bool) -> None:
+    """Whether the plan is the one that was written. Runs from before there were seals have none at all."""
+    path, written = folder / "plan.json", plan.get("seal")
+    if written is None and (sealed or plan.get("sealed")):
+        raise EditedError(f"{path}: the plan has no seal, the records have: it was changed after it was written; {ANEW}")
+    if written is not None and written != seal(plan):
+        raise EditedError(f"{path}: the plan was changed after it was written: its content does not fit its seal; {ANEW}")
+    stray = sorted(record.parent.name for record in folder.glob("cells/*/record.json") if record.parent.name not in keys)
+    if stray:
+        raise EditedError(f"{path}: the plan does not list what lies in cells/: {', '.join(stray)}; {ANEW}, or take that away")
 
 
 def _record(folder: Path, cell: Cell) -> Record | None:

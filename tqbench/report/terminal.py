@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tqbench.report.gate import EXIT, Verdict, exit_code
+from tqbench.report.conclusion import Conclusion
 from tqbench.report.run import Run
 from tqbench.report.table import Row, Table, short_headings, tables
 from tqbench.report.text import plain
@@ -23,7 +23,7 @@ def render(run: Run) -> list[RenderableType]:
     return [part for table in tables(run) for part in _table(table)]
 
 
-def verdicts(run: Run, found: list[Verdict]) -> RenderableType:
+def verdicts(run: Run, found: Conclusion) -> RenderableType:
     """One line per verdict, and what they amount to."""
     from rich.console import Group
     from rich.table import Table as Grid
@@ -31,24 +31,24 @@ def verdicts(run: Run, found: list[Verdict]) -> RenderableType:
 
     short = short_headings(run)
     grid = Grid.grid("", "", "", padding=(0, 2, 0, 0))
-    for v in found:
+    for v in found.verdicts:
         where = short[v.cell.setting] if v.cell else ""
         name = Text.assemble((plain(v.who), "bold"), f" {where}" if where else "", overflow="fold")
         grid.add_row(Text(v.status, COLOURS[v.status]), name, Text(plain(v.reason), overflow="fold"))
-    code = exit_code(run, found)
-    amounts = Text(f"{plain(run.suite)}: {EXIT[code]} (exit code {code})", "bold" if code else "bold green")
-    return Group(Text(), grid if found else Text("no gates", "dim"), amounts)
+    amounts = Text(f"{plain(run.suite)}: {found.sentence}", "bold" if found.code else "bold green")
+    return Group(Text(), *([grid] if found.verdicts else []), amounts)
 
 
-def lost(run: Run, found: list[Verdict]) -> list[RenderableType]:
+def lost(run: Run, found: Conclusion) -> list[RenderableType]:
     """A line for each cell without numbers that no verdict is about, such as a baseline."""
     from rich.text import Text
 
-    told, short, lines = {v.cell.key for v in found if v.cell}, short_headings(run), []
+    told, short, lines = {v.cell.key for v in found.verdicts if v.cell}, short_headings(run), []
     for cell in run.cells:
         if run.outcome(cell) != "ok" and cell.key not in told:
             record, who = run.record(cell), " · ".join(filter(None, (cell.label, short[cell.setting])))
-            reason = f": {record.reason}" if record and record.reason else ""
+            why = record.reason if record else found.aside.get(cell.key)
+            reason = f": {why}" if why else ""
             lines.append(Text(plain(f"{run.outcome(cell)}: {who}{reason}"), "yellow", overflow="fold"))
     return list(lines)
 

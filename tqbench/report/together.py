@@ -8,11 +8,9 @@ from dataclasses import dataclass, field, replace
 from tqbench.core.record import Cell, Record
 from tqbench.report import figures
 from tqbench.report.chart import Chart
-from tqbench.report.gate import Verdict
 from tqbench.report.run import Run
 from tqbench.report.text import number
 
-Judged = tuple[Run, list[Verdict]]
 TIMED = ("decode", "prefill")
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from tqbench.core.files import write_atomic
 from tqbench.report import github, markdown, page, summary, together
+from tqbench.report.conclusion import Conclusion, Judged
 from tqbench.report.draw import Form
-from tqbench.report.gate import Verdict
 from tqbench.report.run import Run
-from tqbench.report.together import Judged, View
+from tqbench.report.together import View
 
 FORMS: tuple[Form, ...] = ("svg", "pdf", "png")
 
 
-def write(run: Run, verdicts: list[Verdict], reports: Path) -> Path:
+def write(run: Run, found: Conclusion, reports: Path) -> Path:
     """Write the page, the Markdown and the figures of a run; the path of the page."""
-    return write_pages([(run, verdicts)], together.views([run]), reports / _safe(run.suite) / _safe(run.name))
+    return write_pages([(run, found)], together.views([run]), reports / _safe(run.suite) / _safe(run.name))
 
 
 def folder(runs: Sequence[Run]) -> Path:
@@ -48,10 +48,10 @@ def write_figures(views: Sequence[View], to: Path) -> list[Path]:
     return written
 
 
-def write_results(run: Run, verdicts: list[Verdict]) -> None:
+def write_results(run: Run, found: Conclusion) -> None:
     """Write `summary.csv`, `junit.xml` and `benchmark.json` into the run's folder."""
     write_atomic(run.folder / "summary.csv", summary.render(run).encode())
-    github.write(run, verdicts, run.folder)
+    github.write(run, found, run.folder)
 
 
 def _safe(name: str) -> str:

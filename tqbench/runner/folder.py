@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tqbench.core.errors import ConfigError, LockedError, TqbenchError
-from tqbench.core.files import write_json
+from tqbench.core.files import seal, write_json
 from tqbench.core.record import FINAL, Cell, Record
 from tqbench.measure import environment
 from tqbench.report import audit
@@ -39,12 +39,13 @@ class Folder:
         return self.path / "cells" / cell.key
 
     def finished(self, cell: Cell) -> Record | None:
-        """The cell's record if it need not be measured again. A damaged or foreign record counts as none."""
+        """The cell's record if it need not be measured again. A damaged or foreign record counts as none, and so does one without a seal:
+        whatever measures into this folder seals, so it was changed, and would be sealed as measured if it were taken."""
         try:
             record = Record.read(self.cell(cell) / "record.json")
         except TqbenchError:
             return None
-        return record if record.outcome in FINAL and record.cell == cell else None
+        return record if record.outcome in FINAL and record.cell == cell and record.seal else None
 
     def settle(self, plan: Plan) -> None:
         """Read the records together, and write those anew that the others contradict."""
@@ -54,7 +55,7 @@ class Folder:
                 after.write(self.cell(after.cell))
 
     def describe(self, plan: Plan, command: str) -> None:
-        """Write what is about to be done, and where."""
+        """Write what is about to be done, sealed as records are, and where."""
         data = {
             "schema": "tqbench.plan/1",
             "suite": plan.suite,
@@ -68,7 +69,7 @@ class Folder:
             "lines": list(plan.lines),
             "sealed": True,
         }
-        write_json(self.path / "plan.json", data)
+        write_json(self.path / "plan.json", data | {"seal": seal(data)})
         write_json(self.path / "environment.json", {"schema": "tqbench.environment/1", **environment.describe(), "code": plan.code()})
 
     @contextlib.contextmanager

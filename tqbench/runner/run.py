@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqbench import corpora
-from tqbench.core.errors import ConfigError, worst
+from tqbench.core.errors import ConfigError
 from tqbench.core.files import short_hash
 from tqbench.core.record import Cell
-from tqbench.report import gate
+from tqbench.report.conclusion import Conclusion, conclude
 from tqbench.report.run import Run
 from tqbench.report.run import load as load_run
 from tqbench.report.write import write, write_results
@@ -22,17 +22,15 @@ from tqbench.suite.plan import Plan
 
 RESULTS = Path("results")
 REPORTS = Path("reports")
-INCONCLUSIVE = 5
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that has ended: its records, verdicts, page, and the code to exit with."""
+    """A run that has ended: its records, what they came to, and its page."""
 
     run: Run
-    verdicts: list[gate.Verdict]
+    conclusion: Conclusion
     page: Path
-    exit_code: int
     measured: int  # cells measured now; the others were there
 
 
@@ -43,15 +41,16 @@ def run_plan(plan: Plan, results: Path = RESULTS, reports: Path = REPORTS, *, fr
     with folder.lock():
         folder.describe(plan, command)
         pending = [cell for cell in plan.chosen if folder.finished(cell) is None]
-        with Progress(plan, pending) as progress:
+        done = frozenset(cell.key for cell in plan.chosen if cell not in pending)
+        with Progress(replace(plan, done=done), pending) as progress:
             for _, cells in itertools.groupby(pending, key=lambda cell: cell.group):
                 group.measure(plan, list(cells), folder, progress)
         folder.settle(plan)
         run = load_run(folder.path)
-        verdicts = gate.judge(run)
-        write_results(run, verdicts)
-        page = write(run, verdicts, reports)
-    return Finished(run, verdicts, page, _exit_code(run, plan), len(pending))
+        conclusion = conclude(run, asked=plan.asked)
+        write_results(run, conclusion)
+        page = write(run, conclusion, reports)
+    return Finished(run, conclusion, page, len(pending))
 
 
 def _read_texts(plan: Plan, cells: Sequence[Cell]) -> None:
@@ -65,11 +64,3 @@ def _read_texts(plan: Plan, cells: Sequence[Cell]) -> None:
             problems += [f"{plan.suite}: {line}" for line in error.problems]
     if problems:
         raise ConfigError(problems)
-
-
-def _exit_code(run: Run, plan: Plan) -> int:
-    """What the cells that were asked for came to. Where limits have left out a cell that a gate must judge, that is not known."""
-    asked = run.only(plan.chosen)
-    missed = [cell for cell in plan.asked if cell.key in plan.dropped and cell.scheme and run.record(cell) is None]
-    judged = any(one.required and one.covers(cell.label) and one.measured_by(cell.task) for one in plan.gates for cell in missed)
-    return worst([gate.exit_code(asked, gate.judge(asked)), *([INCONCLUSIVE] if judged else [])])

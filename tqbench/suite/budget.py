@@ -45,31 +45,34 @@ NONE = Limits()
 
 
 def trim(plans: Sequence[Plan], limits: Limits, done: Collection[str] = ()) -> list[Plan]:
-    """The plans without what does not fit. The budget is for all of them together and for what is yet to be measured: cells that are
-    `done`, by key, cost nothing. A baseline goes with the first scheme that needs it."""
+    """The plans without what does not fit, also those that nothing is left of: what they leave out is told, and counts. The budget is for
+    all of them together and for what is yet to be measured: cells that are `done`, by key, cost nothing. A baseline goes with the first
+    scheme that needs it."""
     seconds, memory = limits.read()
+    plans = [dataclasses.replace(plan, done=frozenset(done)) for plan in plans]
     if seconds is None and memory is None:
-        return list(plans)
+        return plans
     trimmed = []
     for plan in plans:
-        trimmer = _Trimmer(plan, seconds, memory, frozenset(done))
+        trimmer = _Trimmer(plan, seconds, memory)
         dropped = trimmer.dropped()
         seconds = trimmer.left
         trimmed.append(dataclasses.replace(plan, limits=limits.given(), dropped=dropped))
-    kept = [plan for plan in trimmed if plan.chosen]
-    if not kept:
+    if not any(plan.chosen for plan in trimmed):
         given = " ".join(f"--{name} {value}" for name, value in limits.given().items())
         why = [f"{plan.suite}: {cell.key}: {plan.dropped[cell.key]}" for plan in trimmed for cell in plan.asked if cell.scheme]
         raise ConfigError([f"{given} leaves nothing to measure; give more, or make cells smaller with --set", *why[:SHOWN]])
-    return kept
+    return trimmed
 
 
 class _Trimmer:
     """One plan under limits."""
 
-    def __init__(self, plan: Plan, left: float | None, memory: int | None, done: frozenset[str]):
-        self.plan, self.left, self.memory, self.done = plan, left, memory, done
+    def __init__(self, plan: Plan, left: float | None, memory: int | None):
+        self.plan, self.left, self.memory, self.done = plan, left, memory, plan.done
+        self.prices = dict(zip((cell.key for cell in plan.cells), plan.prices, strict=True))
         self.kept: set[str] = set()
+        self.settings: set[str] = set()  # whose baselines run beside a scheme that is kept
         self.groups: set[tuple[str, ...]] = set()  # whose workers have been counted
         self.bases = {cell.setting: cell for cell in plan.asked if cell.scheme is None}
 
@@ -101,7 +104,7 @@ class _Trimmer:
         return next(found, len(patterns))
 
     def _too_large(self, cell: Cell) -> str | None:
-        peak = self.plan.cost(cell).peak_bytes
+        peak = self.prices[cell.key].peak_bytes
         if self.memory is None or cell.key in self.done:
             return None
         if peak is None:
@@ -113,13 +116,15 @@ class _Trimmer:
         pending = [one for one in needed if one.key not in self.done]
         if self.left is None or not pending:
             return None
-        times = [self.plan.cost(one).seconds for one in pending]
+        times = [self.prices[one.key].seconds for one in pending]
         if None in times:
             return "how long it takes is not known before it has run: measure it once with -k"
-        takes = sum(filter(None, times)) + (0.0 if cell.group in self.groups else self.plan.startup([cell]))
+        brought = 0.0 if cell not in pending or cell.setting in self.settings else self.prices[cell.key].beside
+        takes = sum(filter(None, times)) + brought + (0.0 if cell.group in self.groups else self.plan.startup([cell]))
         if takes > self.left:
             beside = " with its baseline" if len(pending) > 1 else ""
             return f"it takes about {duration(takes)}{beside}, {duration(self.left)} of the budget are left"
         self.groups.add(cell.group)
+        self.settings |= {cell.setting} if brought else set()
         self.left -= takes
         return None

@@ -37,12 +37,13 @@ class Cost:
     """What a cell will take. None where the model's configuration or the device is not known before it is loaded."""
 
     tokens: int
-    seconds: float | None
+    seconds: float | None  # without `beside`
     peak_bytes: int | None
     disk_bytes: int | None = None  # its record and arrays; for the first cell of a model that must be converted, that too
     download_bytes: int | None = 0  # for the first cell of a model that is not here; None if nobody knows how much
     unsupported: str | None = None  # why the scheme cannot store this model's vectors
     learned: int = 0  # from how many earlier cells of this machine; 0 is a first guess
+    beside: float = 0.0  # seconds more if no scheme of its setting is measured before it: the baseline then runs beside it
     expected: Expected | None = None  # where a cell that is scored until it is decided is likely to end
 
 
@@ -101,14 +102,17 @@ def _covered(cell: Cell) -> int:
     return sum(span.end - span.start for span in recipes.spans(cell.params))
 
 
-def cost(cell: Cell, size: Size | None, *, first: bool = True) -> Cost:
-    """The first guess for one cell. `first`: no scheme of its setting was measured before it, so the baseline must run beside it."""
+def cost(cell: Cell, size: Size | None) -> Cost:
+    """The first guess for one cell."""
     if size is None:
         return Cost(tokens(cell), None, None)
-    unsupported = _unsupported(cell, size)
-    seconds = work(cell, size, first=first) / int(environment.threads()) if cell.device == "cpu" else None
-    peak = peak_bytes(cell, size)
-    return Cost(tokens(cell), 0.0 if unsupported else seconds, peak, _disk_bytes(cell, size), unsupported=unsupported)
+    unsupported, peak, disk = _unsupported(cell, size), peak_bytes(cell, size), _disk_bytes(cell, size)
+    if unsupported:
+        return Cost(tokens(cell), 0.0, peak, disk, unsupported=unsupported)
+    if cell.device != "cpu":
+        return Cost(tokens(cell), None, peak, disk)
+    alone, first = (work(cell, size, first=one) / int(environment.threads()) for one in (False, True))
+    return Cost(tokens(cell), alone, peak, disk, beside=first - alone)
 
 
 def startup(size: Size | None, dtype: str) -> float:
@@ -116,8 +120,9 @@ def startup(size: Size | None, dtype: str) -> float:
     return STARTUP + (size.weights(dtype) / READ_BYTES if size else 0.0)
 
 
-def work(cell: Cell, size: Size | None, *, first: bool = True) -> float:
-    """What there is to compute, in seconds of a core; tokens where the model is not known. Only good for ratios on other devices."""
+def work(cell: Cell, size: Size | None, *, first: bool) -> float:
+    """What there is to compute, in seconds of a core; tokens where the model is not known. Only good for ratios on other devices.
+    `first`: no scheme of its setting was measured before it, so the baseline must run beside it."""
     if size is None:
         return float(tokens(cell))
     slower, token = 2 if cell.dtype == "float64" else 1, _token(size, cell.params["context"] / 2)

@@ -17,6 +17,7 @@ from typing import Any
 
 from tqbench.core.errors import TqbenchError
 from tqbench.core.record import Cell, Record
+from tqbench.corpora import recipes
 from tqbench.measure import environment
 from tqbench.models import resolve
 from tqbench.suite.cost import Cost, Size, peak_bytes, work
@@ -62,16 +63,17 @@ class History:
         folders = [path.parent for path in plans if environment.machine(_environment(path.parent)) == here]
         return History(tuple(seen for folder in folders for seen in _seen(folder)))
 
-    def cost(self, cell: Cell, size: Size | None, guess: Cost, *, first: bool) -> Cost:
+    def cost(self, cell: Cell, size: Size | None, guess: Cost) -> Cost:
         """The guess, corrected by what was seen."""
         if guess.unsupported:
             return guess
         alike = self._alike(cell, KINDS)
         if not alike:
             return guess
-        seconds = work(cell, size, first=first) * statistics.median(one.seconds / one.work for one in alike)
-        decided = expected(cell, [one.earlier for one in self.seen])
-        return dataclasses.replace(guess, seconds=seconds, peak_bytes=self._peak(cell, guess), learned=len(alike), expected=decided)
+        pace = statistics.median(one.seconds / one.work for one in alike)
+        alone, first = (pace * work(cell, size, first=one) for one in (False, True))
+        found = dataclasses.replace(guess, seconds=alone, beside=first - alone, peak_bytes=self._peak(cell, guess), learned=len(alike))
+        return dataclasses.replace(found, expected=expected(cell, [one.earlier for one in self.seen]))
 
     def _peak(self, cell: Cell, guess: Cost) -> int | None:
         """By how much such cells exceeded their guesses at most."""
@@ -98,11 +100,13 @@ def _distance(a: Cell, b: Cell) -> float:
 
 
 def _ran(record: Record) -> Cell:
-    """The cell as far as it went: one that is scored until it is decided may have stopped early."""
+    """The cell as far as it went: one that is scored until it is decided may have stopped early. Windows may overlap, so the text that it
+    took ends where its last window does."""
     cell = record.cell
     if cell.scheme is None or "until" not in cell.params:
         return cell
-    return dataclasses.replace(cell, params={**cell.params, "tokens": record.text["windows"] * cell.params["context"]})
+    last = recipes.spans(cell.params)[record.text["windows"] - 1]
+    return dataclasses.replace(cell, params={**cell.params, "tokens": last.end})
 
 
 def _environment(folder: Path) -> dict[str, Any]:
@@ -129,7 +133,7 @@ def _seen(folder: Path) -> Iterator[Seen]:
         try:
             size, ran = Size.of(resolve.config(record.cell.model)), _ran(record)
             known, guessed = work(ran, size, first=first), peak_bytes(ran, size) if size else None
-        except (KeyError, TypeError, ValueError):  # the parameters of an older version
+        except (LookupError, TypeError, ValueError):  # the parameters of an older version
             continue
         if known > 0:
             peak = record.peak_bytes / guessed if record.peak_bytes and guessed else None

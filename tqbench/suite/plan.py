@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ from tqbench.suite.schema import Perplexity, Suite, Task, UntilDecided
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be measured, in order. `costs` are those of `cells`, one by one."""
+    """What will be measured, in order. `prices` are what the `cells` cost, one by one, whatever else is measured."""
 
     suite: str
     root: Path
     cells: tuple[Cell, ...]
-    costs: tuple[Cost, ...]
+    prices: tuple[Cost, ...]
     gates: tuple[Gate, ...]
     timeout: float
     trust_remote_code: bool
@@ -39,6 +40,7 @@ class Plan:
     startups: Mapping[tuple[str, ...], float] = field(default_factory=dict)  # seconds until a group's worker measures
     limits: Mapping[str, str] = field(default_factory=dict)  # `budget` and `memory`, as the user wrote them
     dropped: Mapping[str, str] = field(default_factory=dict)  # cells that do not fit these, by key, and why
+    done: frozenset[str] = frozenset()  # keys of the cells that need not be measured again
     source: str = ""  # the suite's file as it was named, and in it
     lines: tuple[int, ...] = ()  # the line of each gate
 
@@ -67,8 +69,25 @@ class Plan:
         return sum(self.startups.get(group, 0.0) for group in {cell.group for cell in cells})
 
     def cost(self, cell: Cell) -> Cost:
-        """The guess for a cell."""
-        return self.costs[self.cells.index(cell)]
+        """The guess for a cell, the baseline's pass beside it included if it is the one that brings that."""
+        price = self.prices[self.cells.index(cell)]
+        beside = price.beside if cell in self._first else 0.0
+        return dataclasses.replace(price, seconds=None if price.seconds is None else price.seconds + beside, beside=0.0)
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """The guesses for all cells."""
+        return tuple(self.cost(cell) for cell in self.cells)
+
+    @cached_property
+    def _first(self) -> list[Cell]:
+        """Of each setting the scheme that will be measured first: neither what is left out nor what cannot run brings the baseline."""
+        found: dict[str, Cell] = {}
+        supported = {cell.key for cell, price in zip(self.cells, self.prices, strict=True) if not price.unsupported}
+        for cell in self.chosen:
+            if cell.scheme is not None and cell.key in supported - self.done:
+                found.setdefault(cell.setting, cell)
+        return list(found.values())
 
     def tokens(self, cell: Cell) -> int:
         """How many tokens a cell runs through the model."""
@@ -84,7 +103,7 @@ def plan(suite: Suite, history: History = NOTHING) -> Plan:
         settings.name,
         root,
         every,
-        tuple(_costs(every, sizes, root, history)),
+        tuple(_prices(every, sizes, root, history)),
         suite.gates,
         settings.timeout,
         settings.trust_remote_code,
@@ -97,14 +116,12 @@ def plan(suite: Suite, history: History = NOTHING) -> Plan:
     )
 
 
-def _costs(every: Sequence[Cell], sizes: dict[str, Size | None], root: Path, history: History) -> Iterator[Cost]:
-    """What each cell costs; what is done once per setting or model is the matter of the first that needs it."""
-    settings: set[str] = set()
+def _prices(every: Sequence[Cell], sizes: dict[str, Size | None], root: Path, history: History) -> Iterator[Cost]:
+    """What each cell costs; bringing a model here is the matter of the first cell that needs it."""
     models: set[str] = set()
     for cell in every:
-        size, first = sizes[cell.model], cell.scheme is not None and cell.setting not in settings
-        found = history.cost(cell, size, cost(cell, size, first=first), first=first)
-        settings |= {cell.setting} if first else set()
+        size = sizes[cell.model]
+        found = history.cost(cell, size, cost(cell, size))
         if cell.model not in models:
             models.add(cell.model)
             found = _fetched(found, resolve.needs(cell.model, root), size)

@@ -55,6 +55,8 @@ def plan() -> Schema:
         "gates": {"type": "array", "items": _of(Gate)},
         "limits": {"type": "object", "description": "budget and memory, as they were given", "additionalProperties": {"type": "string"}},
         "dropped": {"type": "object", "description": "cells that the limits left out, and why", "additionalProperties": {"type": "string"}},
+        "sealed": {"type": "boolean", "description": "every record of the run carries a seal"},
+        "seal": {"type": "string", "description": "hash of all the rest; runs from before there were seals have none"},
     }
     return _file("tqbench.plan/1", {"type": "object", "properties": keys, "required": ["suite", "run", "command", "cells", "gates"]})
 

@@ -1,0 +1,72 @@
+"""What a run came to: its verdicts, one exit code and one sentence. Found once, and told alike by the terminal, pages, JUnit, GitHub and
+the process, so that nobody reads `passed` where the code says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tqbench.core.errors import worst
+from tqbench.core.gate import Gate
+from tqbench.core.record import Cell
+from tqbench.report.gate import EXIT, Open, Verdict, exit_code, judge, judged
+from tqbench.report.run import Run
+
+NOTHING_JUDGED = 5
+UNASKED = "not asked for"
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """Verdicts, and what they and the outcomes of cells amount to. `aside`: cells that it does not speak of, by key, and why."""
+
+    verdicts: list[Verdict]
+    code: int
+    says: str
+    aside: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def sentence(self) -> str:
+        """What it amounts to, with the code to exit with."""
+        return f"{self.says} (exit code {self.code})"
+
+
+Judged = tuple[Run, Conclusion]
+
+
+def conclude(
+    run: Run,
+    more: Sequence[Gate] = (),
+    beside: Sequence[Verdict | Open] = (),
+    *,
+    asked: Collection[Cell] | None = None,
+    gated: bool = False,
+) -> Conclusion:
+    """Judge a whole run, and say what the cells that were `asked` for came to, which are all by default. What limits left out counts by the
+    record that it has from an earlier run; without one it is not known. `gated`: a run that has no gates is not green."""
+    keys = None if asked is None else {cell.key for cell in asked}
+    unasked = {cell.key: UNASKED for cell in run.cells if keys is not None and cell.key not in keys}
+    left = {cell.key: f"left out: {run.dropped[cell.key]}" for cell in run.cells if cell.key in run.dropped and run.record(cell) is None}
+    found = judge(run, more, beside, _unmeasured(run, more, beside))
+    verdicts = [_open(verdict, left) for verdict in found if verdict.cell is None or verdict.cell.key not in unasked]
+    aside = left | unasked
+    code = exit_code(run.only(cell for cell in run.cells if cell.key not in aside), verdicts)
+    silent = all(verdict.status == "skipped" for verdict in verdicts)
+    says = EXIT[code] if code or not silent else f"nothing was judged, {'every gate was skipped' if verdicts else 'there are no gates'}"
+    code = worst([code, *([NOTHING_JUDGED] if silent and (gated or verdicts) else [])])
+    part = f"; {len(run.cells) - len(unasked)} of {len(run.cells)} cells were asked for" if unasked else ""
+    return Conclusion(verdicts, code, f"{says}{part}", aside)
+
+
+def _unmeasured(run: Run, more: Sequence[Gate], beside: Sequence[Verdict | Open]) -> int:
+    """How many judgements there will be once the whole plan is measured. A scheme that the model cannot have never asks for one."""
+    cells = [cell for gate in (*run.gates, *more) for cell in judged(run, gate)]
+    cells += [one.cell for one in beside if isinstance(one, Verdict) and one.cell]
+    return sum(run.outcome(cell) not in ("ok", "unsupported") for cell in cells)
+
+
+def _open(verdict: Verdict, left: Mapping[str, str]) -> Verdict:
+    """What was left out on purpose has not failed; a gate that needs it is open."""
+    if verdict.cell is None or verdict.cell.key not in left:
+        return verdict
+    return replace(verdict, status="inconclusive" if verdict.gate.required else "skipped", reason=left[verdict.cell.key])
