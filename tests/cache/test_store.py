@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import json
 import weakref
 from dataclasses import replace
 from math import log
@@ -227,6 +228,24 @@ def test_an_attention_that_reads_only_exact_tokens_covers_nothing():
     assert "no attended key or value was packed" in found
     assert any("attention was handed 0 packed positions" in text for text in found)
     assert any("off the reference" in text for text in found)
+
+
+@pytest.mark.parametrize("wrong", [1, 5, TOKENS])
+def test_an_attention_that_was_no_number_once_is_not_forgotten(wrong):
+    """By no later call that is right, and the record can hold it."""
+    store, calls = open_store(preset("q8_0")), []
+    attention = store.attention.fn
+
+    def once(*given):
+        calls.append(given)
+        store.unchecked = True  # compare every call, as after tokens were forgotten
+        return attention(*given) * (float("nan") if len(calls) == wrong else 1.0)
+
+    store.attention.fn = once
+    feed(store, 1)
+    evidence = store.evidence()
+    assert any("off the reference" in text for text in audit(evidence, 1, lossless=False, identical=False))
+    assert json.dumps([dataclasses.asdict(side) for side in evidence], allow_nan=False)
 
 
 def test_what_a_codec_packs_must_be_what_it_declares():

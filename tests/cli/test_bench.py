@@ -19,7 +19,7 @@ def bench(*args: str) -> subprocess.CompletedProcess[str]:
 def test_a_benchmark_prints_its_table_and_writes_its_files(tmp_path: Path) -> None:
     done = bench("--shape", "kv1 q2 d64", "--tokens", "32", "--schemes", "turbo4", "--rounds", "1", "-o", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
-    for said in ("turbo4/naive", "turbo4/torch", "sdpa bf16", "best torch way", "limit %", "32 tokens"):
+    for said in ("turbo4/naive", "turbo4/torch", "sdpa bf16", "× best torch", "best torch row: ", "limit %", "32 tokens"):
         assert said in done.stdout
     assert json.loads((tmp_path / "out" / "bench.json").read_text())["ceiling"]["threads"] == 1
     assert {path.name for path in (tmp_path / "out").iterdir()} == {f"bench.{kind}" for kind in ("json", "csv", "md", "svg", "png")}

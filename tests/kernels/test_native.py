@@ -1,6 +1,7 @@
 """The native library in every instruction set that runs here, against the reference in float64."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import torch
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.build import Layer, Shape
 from tqbench.cache.store import Store
+from tqbench.codecs.fp8 import Fp8
 from tqbench.core.errors import ConfigError, EvidenceError, Unsupported
 from tqbench.core.presets import read
 from tqbench.core.session import Terms
-from tqbench.kernels import attend, decode, native
+from tqbench.kernels import attend, decode, native, packed
 from tqbench.kernels.attend import reference
 from tqbench.kernels.attend._native import Switches, switched
 from tqbench.measure import environment
@@ -113,13 +115,28 @@ DATA = {
     "a huge channel": lambda q, k, v: (q, k * torch.where(torch.arange(k.shape[-1]) == 5, 30.0, 1.0), v),
     "all alike": lambda q, k, v: (q, torch.ones_like(k), torch.ones_like(v)),
     "zeros": lambda q, k, v: (q, torch.zeros_like(k), v),
+    "a large query channel": lambda q, k, v: (q * large(30), k / large(30), v),
 }
+
+
+def large(factor, *channels):
+    return torch.where(torch.isin(torch.arange(64), torch.tensor(channels or (5,))), float(factor), 1.0)
 
 
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("scheme", ["turbo4", "turbo3", "q8_0", "q4_0", "mlx4_g64", "kivi4"])
 def test_unfriendly_data(isa, scheme, data):
     q, k, v = DATA[data](vectors(0, 1, 6, 1, 64), vectors(1, 1, 2, 700, 64), vectors(2, 1, 2, 700, 64))
+    assert error(filled(scheme, k, v, 699, 6), q, 699) <= attend.PRECISE
+
+
+@pytest.mark.parametrize("channels", [(5,), (5, 7)], ids=["one", "two of a run"])
+@pytest.mark.parametrize("factor", [10, 100, 1000])
+@pytest.mark.parametrize("scheme", ["q8_0", "q8_0_rot", "q5_1", "q4_0", "iq4_nl", "mlx4_g64", "kivi4", "nvfp4"])
+def test_queries_of_which_few_channels_are_large(isa, scheme, factor, channels):
+    """Keys are as small there, so that scores are of a few units; with four bits behind a rotation the keys' error would make them tens."""
+    x = large(factor, *channels)
+    q, k, v = vectors(0, 1, 6, 1, 64) * x, vectors(1, 1, 2, 700, 64) / x, vectors(2, 1, 2, 700, 64)
     assert error(filled(scheme, k, v, 699, 6), q, 699) <= attend.PRECISE
 
 
@@ -170,6 +187,12 @@ def test_ten_thousand_random_calls():
     finally:
         torch.set_num_threads(before)
     assert worst <= 2 * attend.PRECISE  # keys ten times as long as queries expect make scores of hundreds
+
+
+@pytest.mark.parametrize("scheme", ["q8_0", "q4_0", "mlx8_g32"])
+def test_bytes_of_a_query_with_a_large_channel(isa, scheme):
+    q, k, v = vectors(0, 1, 6, 1, 64) * large(100), vectors(1, 1, 2, 700, 64) / large(100), vectors(2, 1, 2, 700, 64)
+    assert error(filled(scheme, k, v, 699, 6, form="native_fast"), q, 699) <= attend.FAST
 
 
 @pytest.mark.parametrize("scheme", [*FORMATS, "q8_0/turbo3", "turbo3/q4_1", "q5_1/mlx4_g64"])
@@ -284,6 +307,23 @@ def test_nan_stays_nan(isa, scheme, where):
     assert bool(store.attention.fn(q, store.k.view(), store.v.view(), 199, 0.125).isnan().all())
 
 
+@pytest.mark.parametrize("form", ["native", "native_fast"])
+@pytest.mark.parametrize(
+    ("scheme", "part"), [("turbo4", "norms"), ("q8_0", "scales"), ("q4_1", "scales"), ("q4_1", "minima"), ("f16", "values")]
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_no_numbers_reach_what_the_reference_says(isa, form, scheme, part, value):
+    if (scheme, form) == ("f16", "native_fast"):
+        pytest.skip("values in float16 have no fast form")
+    q, k, v = vectors(0, 1, 4, 1, 64), vectors(1, 1, 2, 200, 64), vectors(2, 1, 2, 200, 64)
+    store = filled(scheme, k, v, 199, 4, form=form)
+    store.v.view().stored()[part][:, 1, 70, ..., 0] = value
+    given = (q, store.k.view(), store.v.view(), 199, 0.125)
+    got, truth = store.attention.fn(*given), reference.attend(*given)
+    assert bool((~truth.isfinite()).any())
+    assert torch.equal(got.isfinite(), truth.isfinite())
+
+
 def test_nan_of_a_whole_task_is_not_lost(isa):
     store = filled("f32", vectors(1, 1, 1, 200, 64), vectors(2, 1, 1, 200, 64), 199, 2)
     k, v, q = store.k.view(), store.v.view(), vectors(0, 1, 2, 1, 64)
@@ -297,6 +337,98 @@ def test_bounds_that_reach_beyond_a_query_need_their_tail():
     short = dataclasses.replace(store.k.view(), tail=k[:, :, :0], tail_start=20)
     with pytest.raises(EvidenceError, match="attend/native refused its arguments"):
         store.attention.fn(vectors(0, 1, 1, 4, 64), short, store.v.view(), 16, 0.125)
+
+
+def _floats(view):
+    held = {name: x.float() for name, x in view.stored().items()}
+    return dataclasses.replace(view, stored=lambda: held)
+
+
+def _one_sequence(view):
+    held = {name: x[:1] for name, x in view.stored().items()}
+    return dataclasses.replace(view, stored=lambda: held)
+
+
+@pytest.mark.parametrize("side", ["k", "v"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda q, view: (q[..., :32].contiguous(), view),
+        lambda q, view: (q[:1], view),
+        lambda q, view: (q, _floats(view)),
+        lambda q, view: (q, _one_sequence(view)),
+        lambda q, view: (q, dataclasses.replace(view, bounds=view.bounds[:1])),
+        lambda q, view: (q, dataclasses.replace(view, tail=view.tail[..., :32])),
+        lambda q, view: (q, dataclasses.replace(view, tail=view.tail[:, :1])),
+        lambda q, view: (q, dataclasses.replace(view, sinks=torch.zeros(2, 2, 0, 32))),
+    ],
+    ids=["head_dim", "batch", "types", "sequences", "bounds", "tail", "heads", "sinks"],
+)
+def test_shapes_and_types_that_the_library_cannot_see_are_refused(side, change):
+    store = filled("turbo4", vectors(1, 2, 2, 100, 64), vectors(2, 2, 2, 100, 64), 98, 4)
+    views, q = {"k": store.k.view(), "v": store.v.view()}, vectors(0, 2, 4, 2, 64)
+    q, views[side] = change(q, views[side])
+    with pytest.raises(EvidenceError, match="attend/native refused its arguments"):
+        store.attention.fn(q, views["k"], views["v"], 98, 0.125)
+
+
+@pytest.mark.parametrize(
+    ("switches", "softcap"),
+    [(Switches(split=2**63 - 1), None), (Switches(ahead=2**40), None), (Switches(), float("nan")), (Switches(), -1.0)],
+)
+def test_numbers_beyond_reason_are_refused(switches, softcap):
+    store = filled("turbo4", vectors(1, 1, 2, 100, 64), vectors(2, 1, 2, 100, 64), 99, 4)
+    with pytest.raises(EvidenceError, match="attend/native refused its arguments"):
+        switched(switches, vectors(0, 1, 4, 1, 64), store.k.view(), store.v.view(), 99, 0.125, softcap)
+
+
+@pytest.mark.parametrize("tokens", [0, 99])
+@pytest.mark.parametrize("field", [("levels", None), ("bits", 9), ("arrangement", 7), ("group", 0), ("value", 9), ("unit", 0)], ids=str)
+def test_a_format_is_checked_whether_anything_is_packed_or_not(monkeypatch, tokens, field):
+    policy = {"name": "mine", "k": "turbo4", "v": "turbo4", "window": 100 - tokens}
+    store = filled(policy, vectors(1, 1, 2, 100, 64), vectors(2, 1, 2, 100, 64), 99, 4)
+    given, describe = (vectors(0, 1, 4, 1, 64), store.k.view(), store.v.view(), 99, 0.125), packed.describe
+
+    def changed(*args, **more):
+        form = describe(*args, **more)
+        fields = type(form.fields).from_buffer_copy(form.fields)
+        setattr(fields, *field)
+        return dataclasses.replace(form, fields=fields)
+
+    store.attention.fn(*given)
+    monkeypatch.setattr(packed, "describe", changed)
+    with pytest.raises(EvidenceError, match="attend/native refused its arguments"):
+        store.attention.fn(*given)
+
+
+def test_a_scale_per_head_must_be_there_for_every_head():
+    codec = Fp8("e4m3", "head").calibrate(vectors(1, 1, 2, 64, 64))
+    x = vectors(2, 1, 2, 40, 64)
+    arrays, three = codec.encode(x), {name: torch.cat([part, part[:, :1]], 1) for name, part in codec.encode(x).items()}
+    form = decode.OP.resolve(codec, "native").fn
+    assert torch.allclose(form(codec, arrays, 64, x), codec.decode(arrays, 64, torch.float32))
+    with pytest.raises(EvidenceError, match=r"decode/native refused its arguments: codes uint8 \[1, 3, 40, 64\]"):
+        form(codec, three, 64, x)
+    view = attend.View(None, lambda: x, 40, x[:, :, :0], 40, [40], codec=codec, stored=lambda: arrays)
+    wide = dataclasses.replace(view, tail=torch.zeros(1, 3, 0, 64), stored=lambda: three)
+    fn = attend.OP.resolve(codec, "native").fn
+    assert bool(fn(vectors(0, 1, 4, 1, 64), view, view, 39, 0.125).isfinite().all())
+    with pytest.raises(EvidenceError, match="attend/native refused its arguments"):
+        fn(vectors(0, 1, 3, 1, 64), wide, wide, 39, 0.125)
+
+
+def test_a_library_of_another_version_is_refused(monkeypatch):
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "abi", lambda: 1)
+            native.library.cache_clear()
+            with pytest.raises(OSError, match="is of another version than this code: build it again"):
+                native.library()
+            patch.setattr(native, "path", lambda: Path(torch.__file__).parent / "lib" / "libshm.so")
+            with pytest.raises(OSError, match="is of another version than this code: build it again"):
+                native.library()
+    finally:
+        native.library.cache_clear()
 
 
 def test_vectors_that_are_too_long_are_refused():

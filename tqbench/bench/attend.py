@@ -14,7 +14,7 @@ from tqbench.bench import ceiling
 from tqbench.bench.contender import PLACE, Contender, forms, relative, twin
 from tqbench.bench.data import Vectors, vectors
 from tqbench.bench.plan import Plan
-from tqbench.bench.result import Row
+from tqbench.bench.result import BEST, Row
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.build import Shape
 from tqbench.cache.side import SideStore
@@ -31,7 +31,7 @@ TOLERANCE = attend.PRECISE  # of a form against float64 on the same codes, relat
 FUSED = "bf16/native"  # an uncompressed cache through the same kind of kernel: what is left is what fewer bytes are worth
 UNCOMPRESSED = tuple(baseline.name for baseline in baselines.BASELINES)
 NAIVE = f"{{scheme}}/{baselines.NAIVE}"
-COMPARISONS = {"naive": NAIVE, "torch SDPA bf16": baselines.USUAL, "best torch": baselines.BEST, "fused bf16": FUSED}
+COMPARISONS = {"naive": NAIVE, "torch SDPA bf16": baselines.USUAL, "best torch": BEST, "fused bf16": FUSED}
 
 
 def contenders(plan: Plan, tokens: int, note: Callable[[str], None]) -> list[Contender]:
@@ -92,7 +92,7 @@ def _baselines(given: Vectors, truth: Tensor) -> Iterator[Contender]:
             bytes_moved=2 * k.nbytes,
         )
         calls = [partial(baseline.run, q, *cache, given.scale) for cache in caches]
-        yield Contender(row, calls, partial(relative, truth=expected), (*UNCOMPRESSED, FUSED))
+        yield Contender(row, calls, partial(relative, truth=expected), (*UNCOMPRESSED, BEST, FUSED))
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Held:
 def _of_scheme(store: Store, given: Vectors, truth: Tensor) -> Iterator[Contender]:
     """The naive way and each form but the reference, which is what they are held to."""
     held, start = Held.of(store, given, truth), given.k.shape[2] - 1
-    rivals = (NAIVE.format(scheme=held.scheme), *UNCOMPRESSED, FUSED)
+    rivals = (NAIVE.format(scheme=held.scheme), *UNCOMPRESSED, BEST, FUSED)
     naive = held.row(baselines.NAIVE, "baseline", baselines.NAIVE_WORDS)
     yield held.contender(naive, lambda pair: baselines.naive(given.q, *pair, given.scale), rivals)
     for impl, reason in forms(attend.OP, store.k.codec, store.v.codec):

@@ -30,6 +30,11 @@ def copies(nbytes: int) -> int:
     return max(1, min(-(-wanted // max(1, nbytes)), 256))
 
 
+def uncached(nbytes: int) -> bool:
+    """Whether so much, read in turn, comes from memory: `copies` gives up where memory is scarce or a cache is tiny."""
+    return nbytes >= 2 * cache_bytes()
+
+
 def cache_bytes() -> int:
     """The last-level cache, or a guess."""
     return environment.last_level_cache() or UNKNOWN_CACHE

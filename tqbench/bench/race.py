@@ -11,15 +11,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tqbench.bench.contender import Contender, attempt
-from tqbench.bench.result import Group, Round, Row, Timing
+from tqbench.bench.result import BEST, Group, Round, Row, Timing
 from tqbench.measure import clock, stages
 from tqbench.measure.noise import Watch
-from tqbench.metrics.spread import Ratio, ratio, spread
+from tqbench.metrics.spread import Ratio, Spread, ratio, spread
 
 STRETCH = 0.02  # seconds of one sample: far above the clock's grain, and a round lasts long enough to see who else runs
 MOST_CALLS = 2000
 SLOW = 0.5  # seconds of a call that needs no more warm-up than one
 STAGED = 3  # calls with marks
+SHORT = 0.1  # seconds of a sample; in a round with longer ones, those below it are watched by themselves
+WATCHED = 0.3  # seconds that others must be watched for: the system counts processor time in hundredths
 BUDGET, FEW = 10.0, 2  # a row may take so many seconds of rounds, and then runs in fewer, but in so many at least
 
 
@@ -31,6 +33,7 @@ class Lane:
     calls: int = 1
     every: int = 1  # takes part in each so-manieth round
     turn: int = 0
+    lasts: float = 0.0  # seconds of a sample, about
     output: Any = None
     samples: dict[int, float] = field(default_factory=dict)  # round -> seconds per call
 
@@ -62,7 +65,7 @@ class Lane:
             self.calls = max(1, min(MOST_CALLS, round(STRETCH / max(one, 1e-7))))
             self.sample()
         fitting = max(FEW, int(BUDGET / (one * self.calls)))
-        self.every = -(-rounds // min(rounds, fitting))
+        self.every, self.lasts = -(-rounds // min(rounds, fitting)), one * self.calls
 
 
 def race(tokens: int, contenders: list[Contender], rounds: int, note: Callable[[str], None]) -> Group:
@@ -74,8 +77,16 @@ def race(tokens: int, contenders: list[Contender], rounds: int, note: Callable[[
         if reason := lane.contender.judge(lane.output):
             lane.contender.drop("wrong", f"on a call that was timed, {reason}")
     fit = {lane.contender.row.name: lane for lane in lanes if lane.contender.row.outcome == "ok"}  # a rival that was wrong is none
-    rows = {name: replace(_row(lane, fit, seen), stages=_stages(lane)) for name, lane in fit.items()}
-    return Group(tokens, tuple(rows.get(c.row.name, c.row) for c in contenders), tuple(seen))
+    best = _best(fit, seen)
+    rivals = fit | ({BEST: fit[best]} if best else {})
+    rows = {name: replace(_row(lane, rivals, seen), stages=_stages(lane)) for name, lane in fit.items()}
+    return Group(tokens, tuple(rows.get(c.row.name, c.row) for c in contenders), tuple(seen), best)
+
+
+def _best(fit: dict[str, Lane], seen: list[Round]) -> str | None:
+    """The fastest baseline that decodes no scheme."""
+    shared = {name: lane for name, lane in fit.items() if lane.contender.row.role == "baseline" and not lane.contender.row.scheme}
+    return min(shared, key=lambda name: _figures(shared[name], seen).median, default=None)
 
 
 def _run(lanes: list[Lane], rounds: int, note: Callable[[str], None]) -> list[Round]:
@@ -94,18 +105,28 @@ def _run(lanes: list[Lane], rounds: int, note: Callable[[str], None]) -> list[Ro
 
 def _round(lanes: list[Lane], turn: int, number: int) -> Round:
     """Each lane of this turn once; the order alternates."""
-    taking_part = {str(i): lane for i, lane in enumerate(lanes) if turn % lane.every == 0}
-    order = list(taking_part)[:: -1 if number % 2 else 1]
+    step = -1 if number % 2 else 1
+    watches = [_block(lanes[::step], number) for lanes in _blocks([lane for lane in lanes if turn % lane.every == 0])[::step]]
+    worst = max(watches, key=lambda watch: watch.foreign or 0.0, default=Watch())
+    return Round(worst.foreign, worst.disturbed)
+
+
+def _blocks(lanes: list[Lane]) -> list[list[Lane]]:
+    """Short lanes apart from long ones: what others use on average of a long round may all have been used during its short lanes."""
+    parts = [[lane for lane in lanes if (lane.lasts < SHORT) == short] for short in (True, False)]
+    return parts if all(sum(lane.lasts for lane in part) >= WATCHED for part in parts) else [lanes]
+
+
+def _block(lanes: list[Lane], number: int) -> Watch:
     with Watch() as watch:
-        seconds = clock.interleaved({i: taking_part[i].sample for i in order}, rounds=1, warmup=0)
-    for i, (sample,) in seconds.items():
-        taking_part[i].samples[number] = sample / taking_part[i].calls
-    return Round(watch.foreign, watch.disturbed)
+        seconds = clock.interleaved({str(i): lane.sample for i, lane in enumerate(lanes)}, rounds=1, warmup=0)
+    for lane, (sample,) in zip(lanes, seconds.values(), strict=True):
+        lane.samples[number] = sample / lane.calls
+    return watch
 
 
 def _row(lane: Lane, fit: dict[str, Lane], seen: list[Round]) -> Row:
-    row, quiet = lane.contender.row, _quiet(lane, seen)
-    figures = spread([1e3 * lane.samples[i] for i in quiet or lane.samples])
+    row, quiet, figures = lane.contender.row, _quiet(lane, seen), _figures(lane, seen)
     timing = Timing(
         calls=lane.calls,
         copies=len(lane.contender.calls),
@@ -117,6 +138,10 @@ def _row(lane: Lane, fit: dict[str, Lane], seen: list[Round]) -> Row:
         ratios={name: _ratio(fit[name], lane, seen) for name in lane.contender.rivals if name in fit and fit[name] is not lane},
     )
     return replace(row, timing=timing)
+
+
+def _figures(lane: Lane, seen: list[Round]) -> Spread:
+    return spread([1e3 * lane.samples[i] for i in _quiet(lane, seen) or lane.samples])
 
 
 def _stages(lane: Lane) -> dict[str, float] | None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from tqbench.metrics.spread import Ratio, Spread
 
 SCHEMA = "tqbench.bench/1"
+BEST = "the fastest uncompressed torch row"  # as a rival: whichever of the group it is
 DIGITS = 5  # of a sample in the file: finer than any clock's noise
 
 
@@ -24,7 +25,8 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class Round:
-    """One pass over all rows of a group. `foreign` is how many cores others used meanwhile, None where the system does not tell."""
+    """One pass over all rows of a group. `foreign` is how many cores others used meanwhile, None where the system does not tell; in a long
+    round it is that during its short or its long rows, whichever is more."""
 
     foreign: float | None
     disturbed: bool | None
@@ -80,6 +82,8 @@ class Group:
     tokens: int
     rows: tuple[Row, ...]
     rounds: tuple[Round, ...]
+    best: str | None = None  # of the uncompressed torch rows that were right, the one of the smallest median
+    notes: tuple[str, ...] = ()  # what else is to be known of its times
 
     @property
     def quiet(self) -> int:
@@ -98,7 +102,7 @@ class Bench:
     environment: dict[str, Any]
     ceiling: Ceiling
     groups: tuple[Group, ...]
-    comparisons: dict[str, str]  # what tables compare with, in words -> a row's name, {scheme} being the row's own
+    comparisons: dict[str, str]  # what tables compare with, in words -> a row's name, {scheme} being the row's own, or BEST
 
     @property
     def rows(self) -> list[Row]:

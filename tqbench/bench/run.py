@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from tqbench.kernels import native
 from tqbench.measure import environment, memory
 
 NEEDS = 10  # times the float32 cache: exact copies in three types, the schemes' stores, and what decoding takes meanwhile
+READING = ("attend", "ablation")  # what only reads; the ceiling is one of reading, so others have no share of it
 ENTRIES: dict[str, Any] = {"attend": attend, "ablation": ablation, "encode": convert, "decode": convert, "kvtc": kvtc}
 
 
@@ -44,14 +45,23 @@ def _run(plan: Plan, threads: int, note: Callable[[str], None]) -> Bench:
         getattr(ENTRIES[plan.op], "DATA", plan.data),
         _machine(threads),
         top,
-        _against(groups, top),
+        _against(groups, top) if plan.op in READING else tuple(groups),
         ENTRIES[plan.op].COMPARISONS,
     )
 
 
 def _group(plan: Plan, tokens: int, note: Callable[[str], None]) -> Group:
     """Its caches are gone before those of the next are made."""
-    return race(tokens, ENTRIES[plan.op].contenders(plan, tokens, note), plan.rounds, note)
+    group = race(tokens, ENTRIES[plan.op].contenders(plan, tokens, note), plan.rounds, note)
+    return replace(group, notes=tuple(_cached(group)))
+
+
+def _cached(group: Group) -> Iterator[str]:
+    """Which rows had too few copies."""
+    names = [row.name for row in group.rows if row.timing and row.bytes_moved and not ceiling.uncached(row.timing.copies * row.bytes_moved)]
+    if names:
+        size = f"{ceiling.cache_bytes() / 2**20:.0f} MiB"
+        yield f"all copies together are less than twice the processor's cache of {size}, and may lie there, in {', '.join(names)}"
 
 
 def _against(groups: list[Group], top: Ceiling) -> tuple[Group, ...]:

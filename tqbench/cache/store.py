@@ -7,9 +7,10 @@ are encoded once, when the policy says so, and never again.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import lcm
+from math import isfinite, lcm
 from typing import Any, Literal
 
 from tqbench.cache import state
@@ -32,6 +33,7 @@ from tqbench.measure.stages import stage
 # Of the attention's output against the reference on the same packed data, relative: a kernel computes in float32 at least, and its
 # result is rounded to the model's dtype.
 LARGE_SCORES = 2  # what a kernel says of itself holds for scores of a few units; those of real models are larger
+LARGEST = sys.float_info.max  # what was no number: any comparison would forget NaN, and no record holds infinity
 ATTEND_ERROR = {"float64": 1e-9, "float32": 1e-4, "float16": 5e-3, "bfloat16": 3e-2}
 
 
@@ -144,6 +146,7 @@ class Store:
 
     def attend(self, q: Any, scale: float, softcap: float | None = None) -> Any:
         """Attention of the queries that belong to the tokens appended last."""
+        self._expect(q.shape[2])
         if self.scheme.logits and not self.scheme.bypass:
             keys = range(self.queries + 1, self.queries + q.shape[2] + 1)
             q = self.arrays.scaled(q, [self.scheme.logits.factor(min(n, self.layer.reach or n)) for n in keys])
@@ -172,7 +175,8 @@ class Store:
         views = [dataclasses.replace(v, packed=side.decoded, bounds=v.bounds[-1:]) for side, v in zip(sides, call.views, strict=True)]
         expected = self.reference.fn(call.q[:, :, -1:], *views, self.tokens - 1 - self.k.base, *call.how)
         wrong, size = self.arrays.squares(expected, call.out[:, :, -1:])
-        error = (wrong / size) ** 0.5 if size else 0.0
+        error = (wrong / size) ** 0.5 if size else wrong
+        error = error if isfinite(error) else LARGEST
         self.attend_error, self.unchecked, self.last = max(error, self.attend_error or 0.0), False, None
 
     def visible(self) -> tuple[Any, Any]:
@@ -181,9 +185,12 @@ class Store:
         self._settle(self.tokens - self.queries)
         return keys, values
 
-    def _settle(self, queries: int) -> None:
+    def _expect(self, queries: int) -> None:
         if self.queries + queries != self.tokens:
             raise EvidenceError(f"layer {self.layer.index}: {queries} queries for {self.tokens - self.queries} new tokens")
+
+    def _settle(self, queries: int) -> None:
+        self._expect(queries)
         self.queries = self.tokens
         with stage("settle"):
             self.k.settle()

@@ -42,6 +42,7 @@ def library() -> ctypes.CDLL:
     if found is None:
         raise OSError(missing())
     lib = ctypes.CDLL(str(found))
+    _same(lib, found)
     shared = [name for name in environment.openmp() if not re.search(r"-[0-9a-f]{8}\.so", name)]
     if len(shared) > 1:
         raise OSError(f"{' and '.join(shared)} are both loaded: two OpenMP runtimes in one process wait for each other's threads")
@@ -51,6 +52,27 @@ def library() -> ctypes.CDLL:
     lib.tqbench_use_isa.argtypes = [ctypes.c_char_p]
     _use(lib, os.environ.get("TQBENCH_ISA", ""))
     return lib
+
+
+def _same(lib: ctypes.CDLL, found: Path) -> None:
+    """Raise if library and code do not mean the same structures: one would read the other's wrongly."""
+    asked = getattr(lib, "tqbench_abi", None)
+    if asked is not None:
+        asked.restype = ctypes.c_uint64
+    if asked is None or asked() != abi():
+        raise OSError(f"{found} is of another version than this code: build it again (pip install --force-reinstall --no-deps .)")
+
+
+def abi() -> int:
+    """The sizes of all structures that the library is handed, folded as in abi/native.cpp."""
+    from tqbench.kernels import packed
+    from tqbench.kernels.attend import _native as attend
+    from tqbench.kernels.encode import _native as encode
+
+    folded = 0
+    for structure in (*encode.STRUCTURES, *packed.STRUCTURES, *attend.STRUCTURES):
+        folded = (folded * 1000003 + ctypes.sizeof(structure)) % 2**64
+    return folded
 
 
 def isa() -> str:

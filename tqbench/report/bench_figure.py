@@ -16,8 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"native": "#0072B2", "torch": "#D55E00", "naive": "#CC79A7", "reference": "#CC79A7"}  # of Okabe and Ito
-COMPARED = ("naive", "reference")  # what a scheme's own forms are drawn against
+COLOURS = {
+    "native": "#0072B2",
+    "torch": "#D55E00",
+    "naive": "#CC79A7",
+    "reference": "#CC79A7",
+    "torch eager": "#D55E00",
+}  # of Okabe and Ito
+COMPARED = ("naive", "reference", "torch eager")  # what a scheme's own forms are drawn against
 SPARE = ("#009E73", "#E69F00", "#56B4E9")
 GREYS, DASHES, MARKERS = ("#a3abb3", "#7d8791", "#3e4c59", INK), (":", "--", "-", "-."), ("o", "s", "^", "v")
 ACROSS, PANEL = 3, (3.1, 2.7)  # panels in a line, and inches of each
@@ -80,7 +86,8 @@ def _panel(axes: Axes, bench: Bench, scheme: str) -> None:
                 zorder=3,
             )
     limit = {row.tokens: row.limit_ms for row in own if row.limit_ms}
-    axes.plot(list(limit), list(limit.values()), label="memory limit", color=INK, linewidth=1.2, linestyle=(0, (1, 1.5)), zorder=2)
+    if limit:
+        axes.plot(list(limit), list(limit.values()), label="memory limit", color=INK, linewidth=1.2, linestyle=(0, (1, 1.5)), zorder=2)
     axes.set_title(scheme, size=10, weight="bold", loc="left")
     _scales(axes, sorted({row.tokens for row in bench.rows}))
 

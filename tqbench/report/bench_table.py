@@ -22,13 +22,14 @@ class Column:
 
 def columns(bench: Bench) -> list[Column]:
     """Those that have something to say in this benchmark; the last ones compare, one for each rival that ran."""
+    limited = any(row.timing and row.timing.share is not None for row in bench.rows)
     fixed = [
         Column("ms", f"the median time of a call; {UNQUIET} where no round was quiet", _of_timing(_median)),
         Column("min", "the shortest sample", _of_timing(lambda t: number(t.spread.least))),
         Column("p90", "what nine of ten samples stayed below", _of_timing(lambda t: number(t.spread.p90))),
         Column("±%", "the middle half of the samples, as a share of the median", _of_timing(lambda t: f"{100 * t.spread.spread:.0f}")),
         Column("GB/s", "bytes that a call must move, per second", _of_timing(lambda t: number(t.gbps))),
-        Column("limit %", "GB/s as a share of what this machine can read", _of_timing(_share)),
+        *([Column("limit %", "GB/s as a share of what this machine can read", _of_timing(_share))] if limited else []),
         Column("error", "of the output against the reference on the same packed data, relative", lambda r: _small(r.implementation_error)),
         Column("quantization", "what packing costs: against exact keys and values, relative", lambda r: _small(r.quantization_error)),
     ]
@@ -50,11 +51,11 @@ def facts(bench: Bench) -> list[str]:
 
 
 def heading(group: Group) -> str:
-    """The tokens, and how quiet it was."""
+    """The tokens, how quiet it was, and which row is the best that torch does."""
     total = len(group.rounds)
     unknown = sum(r.disturbed is None for r in group.rounds)
     noise = f"{group.quiet} of {total} rounds quiet" if not unknown else "nobody knows who else used the processor"
-    return f"{group.tokens:,} tokens · {noise}"
+    return f"{group.tokens:,} tokens · {noise}" + (f" · best torch row: {group.best}" if group.best else "")
 
 
 def notes(group: Group) -> Iterator[str]:
@@ -67,6 +68,7 @@ def notes(group: Group) -> Iterator[str]:
         if row.stages:
             whole = sum(row.stages.values())
             yield f"{row.name}: " + ", ".join(f"{name} {number(ms)} ms ({100 * ms / whole:.0f} %)" for name, ms in row.stages.items())
+    yield from group.notes
     if not group.quiet and group.rounds:
         most = max(r.foreign or 0.0 for r in group.rounds)
         yield f"others used up to {number(most, 2)} cores in every round: times are too long, and ratios to slow rows too favourable"

@@ -5,6 +5,9 @@
 q is [batch, heads, queries, head_dim] for the positions start, start + 1, …; k and v are `View`s of everything up to the last query.
 The query at position t sees each key j ≤ t: packed where sinks ≤ j < k.bounds[t − start], exact elsewhere; likewise for values. In a
 sliding window it sees only j > t − reach. A softcap turns each score s into softcap · tanh(s / softcap).
+
+What a query does not see has no weight, which is a factor of zero in some forms: a NaN or an infinity among values at a later position may
+reach earlier queries of the same call.
 """
 
 from __future__ import annotations
@@ -89,7 +92,9 @@ def _load_host() -> Any:
     return attend
 
 
-PRECISE = 2e-4  # of the native form: queries, weights and levels are integers of at most 16 bits
+# Of the native form, for scores of a few units: queries, weights and levels are integers of at most 16 bits. Where few channels of a query
+# stand out, more than 16 times what the others are on average (and keys are as small there), what rounding left over is multiplied too.
+PRECISE = 2e-4
 FAST = 4e-2  # of its fast form, where all three are of 8 bits (7 without byte products); only who asks for it gets it
 REFERENCE = {"torch": "reference", "mlx": "reference (host)"}
 OP = Op(

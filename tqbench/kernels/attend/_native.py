@@ -49,6 +49,9 @@ class _Call(ctypes.Structure):
     ]
 
 
+STRUCTURES = (_Side, _Call)  # that the library is handed
+
+
 @dataclass(frozen=True)
 class Switches:
     """What the library can do otherwise; a store uses it as it is."""
@@ -76,7 +79,7 @@ def switched(switches: Switches, q: Tensor, k: View, v: View, start: int, scale:
     out = torch.empty_like(queries)
     batch, heads, count, head_dim = q.shape
     kv_heads = k.tail.shape[1]
-    sides, kept = zip(_side(k, head_dim, kv_heads, keys=True), _side(v, head_dim, kv_heads, keys=False), strict=True)
+    sides, kept = zip(_side(k, q, kv_heads, keys=True), _side(v, q, kv_heads, keys=False), strict=True)
     reach = EVERYTHING if k.reach is None else k.reach
     shape = (batch, heads, kv_heads, count, head_dim, start, reach)
     dropped = None if switches.dropped is None else switches.dropped.data_ptr()
@@ -89,11 +92,18 @@ def switched(switches: Switches, q: Tensor, k: View, v: View, start: int, scale:
     return out.to(q.dtype)
 
 
-def _side(view: View, head_dim: int, kv_heads: int, *, keys: bool) -> tuple[_Side, Any]:
+def _side(view: View, q: Tensor, kv_heads: int, *, keys: bool) -> tuple[_Side, Any]:
     codec, stored = view.codec, view.stored
     if codec is None or stored is None:
         raise EvidenceError("attend/native reads codes, and this view has none")
-    arrays, form, around = stored(), packed.describe(codec, head_dim, keys=keys), packed.basis(codec, head_dim, kv_heads)
+    (batch, _, queries, head_dim), arrays, exact = q.shape, stored(), {"tail": view.tail, "sinks": view.sinks}
+    held = {name: x for name, x in exact.items() if x is not None}
+    form, fits = packed.describe(codec, head_dim, keys=keys), len(view.bounds) == queries
+    fits &= all((x.shape[0], x.shape[1], x.shape[3]) == (batch, kv_heads, head_dim) for x in held.values())
+    if not fits or not form.takes(arrays, batch, kv_heads):
+        given = f"{len(view.bounds)} bounds, {packed.words(held | arrays)}"
+        raise EvidenceError(f"attend/native refused its arguments: q {list(q.shape)} on {'keys' if keys else 'values'} with {given}")
+    around = packed.basis(codec, head_dim, kv_heads)
     rows, bounds = around.columns if keys else around.rows, numbers("q", view.bounds)
     found, kept = zip(packed.exact(view.sinks), packed.exact(view.tail), form.packed(arrays), strict=True)
     side = _Side(

@@ -15,7 +15,7 @@ struct AttendSide {
 };
 
 struct AttendCall {
-    int64_t batch, heads, kv_heads, queries, head_dim, start, reach;  // reach: 2^62 where a query sees all
+    int64_t batch, heads, kv_heads, queries, head_dim, start, reach;  // reach: 2^40 where a query sees all
     float scale, softcap;                                             // softcap: 0 is none
     const float* q;                                                   // [batch, heads, queries, head_dim]
     float* out;                                                       // the same

@@ -71,7 +71,7 @@ TQB_LOOP void dot_floats(const uint8_t* const* keys, int n, int dim, int64_t ahe
             F query[R];
             for (int r = 0; r < R; ++r) query[r] = load(queries[r] + d);
             for (int k = 0; k < T; ++k) {
-                fetch(keys[t + k] + ahead + d * Number::kBytes, L * Number::kBytes);
+                if (ahead) fetch(keys[t + k] + ahead + d * Number::kBytes, L * Number::kBytes);
                 const F key = Number::get(keys[t + k] + d * Number::kBytes);
                 for (int r = 0; r < R; ++r) acc[r * T + k] = fma(key, query[r], acc[r * T + k]);
             }
@@ -90,7 +90,7 @@ TQB_LOOP void mix_floats(const uint8_t* const* values, int n, int channel, int64
         for (int i = 0; i < V; ++i) acc[r][i] = load(sums[r] + channel + i * L);
     for (int t = 0; t < n; ++t) {
         const uint8_t* row = values[t] + channel * Number::kBytes;
-        fetch(row + ahead, V * L * Number::kBytes);
+        if (ahead) fetch(row + ahead, V * L * Number::kBytes);
         F x[V];
         for (int i = 0; i < V; ++i) x[i] = Number::get(row + i * L * Number::kBytes);
         for (int r = 0; r < R; ++r) {

@@ -4,8 +4,8 @@
 //
 //     q · k = Σ_g scale_g Σ_{f in g} unit · step_f Σ_{d in f} word_d level_d  +  Σ_g minimum_g Σ_{d in g} q_d
 //
-// The innermost sum is exact in 32 bits. Fast form: the same with levels and words of 8 bits, and runs of 32. Formats without such levels:
-// floats.hpp.
+// The innermost sum is exact in 32 bits. Where one channel of a query is far above the others, what rounding left over of q is multiplied as well,
+// as words of their own. Fast form: the same with levels and words of 8 bits, and runs of 32. Formats without such levels: floats.hpp.
 #pragma once
 
 #include "attend/extract.hpp"
@@ -65,8 +65,10 @@ TQB_LOOP void normalize(const Plan& plan, const Extract& extract, KeyScratch& s)
     }
 }
 
+// Scores, or what is to be added to them: then of words that are left over, and minima and offset are there already.
 template <int R, class Extract>
-TQB_LOOP void dot_words(const Plan& plan, const Extract& extract, const QueryRows& q, int row, const KeyScratch& s, float* scores, int stride) {
+TQB_LOOP void dot_words(const Plan& plan, const Extract& extract, const QueryRows& q, int row, const KeyScratch& s, float* scores, int stride,
+                        bool add) {
     constexpr bool kStarts = Extract::kForm == Form::bytes;
     const int32_t *words[R], *starts[R];
     const float* steps[R];
@@ -94,6 +96,10 @@ TQB_LOOP void dot_words(const Plan& plan, const Extract& extract, const QueryRow
         });
     for (int r = 0; r < R; ++r) {
         F x = grouped ? total[r] : total[r] * load(s.scale);
+        if (add) {
+            store(scores + r * stride, load(scores + r * stride) + x);
+            continue;
+        }
         if (plan.minima)
             for (int g = 0; g < plan.groups; ++g) x = fma(all(q.sums(row + r)[g]), load(s.minimum + g * L), x);
         store(scores + r * stride, x + all(q.offset(row + r)));
@@ -108,7 +114,12 @@ inline void score_strip(const Plan& plan, const Head& head, const QueryRows& q, 
     scales_of(head, plan, from, n, L, s.scale, s.minimum);
     with_extract(plan, p.format, [&](const auto& extract) {
         if (extract.kForm == Form::words && p.format.normalized) normalize(plan, extract, s);  // others have no fast form
-        in_groups<8>(first, last, [&](auto rows, int r) { dot_words<rows.value>(plan, extract, q, r, s, scores + r * stride, stride); });
+        in_groups<8>(first, last, [&](auto rows, int r) {
+            dot_words<rows.value>(plan, extract, q, r, s, scores + r * stride, stride, false);
+            float coarse = 0;
+            for (int i = 0; i < rows.value; ++i) coarse += q.coarse(r + i);
+            if (coarse > 0) dot_words<rows.value>(plan, extract, q.rest(), r, s, scores + r * stride, stride, true);
+        });
     });
 }
 

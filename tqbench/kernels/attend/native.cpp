@@ -13,9 +13,9 @@ using namespace tqb;
 
 bool sane(const AttendCall& c, const AttendSide& s) {
     if (!exact_is_sane(s.sinks, c.batch, c.kv_heads, c.head_dim) || !exact_is_sane(s.tail, c.batch, c.kv_heads, c.head_dim)) return false;
-    if (s.packed.units && !packed_is_sane(s.packed, c.batch, c.kv_heads)) return false;
+    if (s.packed.units ? !packed_is_sane(s.packed, c.batch, c.kv_heads) : !format_is_sane(s.packed.format)) return false;
     const int64_t dim = s.packed.format.dim, tokens = c.start + c.queries, sinks = s.sinks.count;
-    if (dim < 1 || dim > kMost || (!s.basis && dim != c.head_dim)) return false;
+    if (!s.basis && dim != c.head_dim) return false;
     if (s.packed_end - sinks != s.packed.units * s.packed.format.unit || s.packed_end < sinks) return false;
     int64_t least = tokens;
     for (int64_t i = 0; i < c.queries; ++i) {
@@ -35,9 +35,9 @@ extern "C" int tqbench_attend(const tqb::AttendCall* call) {
     const int64_t most = INT64_C(1) << 40;
     for (int64_t n : {c.batch, c.heads, c.kv_heads, c.queries, c.head_dim})
         if (n < 1 || n > most) return 2;
-    if (c.head_dim > kMost || c.heads % c.kv_heads || c.start < 0 || c.start > most || c.reach < 1 || c.split < 0) return 2;
-    if (c.ahead < 0 || c.ahead > 1 << 20 || !(c.sparse >= 0)) return 2;
-    if (!c.q || !c.out || !c.k.bounds || !c.v.bounds || c.k.sinks.count != c.v.sinks.count || c.softcap < 0) return 2;
+    if (c.head_dim > kMost || c.heads % c.kv_heads || c.start < 0 || c.start > most || c.reach < 1) return 2;
+    if (c.split < 0 || c.split > most || c.ahead < 0 || c.ahead > 1 << 20 || !(c.sparse >= 0)) return 2;
+    if (!c.q || !c.out || !c.k.bounds || !c.v.bounds || c.k.sinks.count != c.v.sinks.count || !(c.softcap >= 0)) return 2;
     if (!sane(c, c.k) || !sane(c, c.v)) return 2;
     return TQB_CHOSEN(attend)(c);
 }

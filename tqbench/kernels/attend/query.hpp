@@ -9,7 +9,7 @@ namespace {
 // What is prepared of each row (one query head of one query) before any key is read.
 struct QueryRows {
     float* base;
-    int64_t stride, at_packed, at_words, at_steps, at_starts, at_sums, at_offset;  // in floats
+    int64_t stride, at_packed, at_words, at_steps, at_starts, at_sums, at_offset, at_rest;  // in floats
 
     QueryRows(float* memory, int64_t head_dim, const Plan& plan) : base(memory) {
         at_packed = padded_dim(int(head_dim));  // with zeros behind both, so that they fill registers
@@ -18,7 +18,11 @@ struct QueryRows {
         at_starts = at_steps + plan.dim / 16 + 1;
         at_sums = at_starts + plan.dim / 16 + 2;
         at_offset = at_sums + plan.groups;
-        stride = at_offset + 1;
+        at_rest = at_words;
+        stride = at_offset + 2;
+        if (plan.mode == Mode::floats) return;
+        at_rest = stride;
+        stride += at_sums - at_words;
     }
     QueryRows from(int64_t row) const {
         QueryRows rows = *this;
@@ -32,7 +36,20 @@ struct QueryRows {
     int32_t* starts(int64_t r) const { return reinterpret_cast<int32_t*>(base + r * stride + at_starts); }
     float* sums(int64_t r) const { return base + r * stride + at_sums; }
     float& offset(int64_t r) const { return base[r * stride + at_offset]; }
+    float& coarse(int64_t r) const { return base[r * stride + at_offset + 1]; }  // above 0: the words alone are not precise
+    QueryRows rest() const {  // words, steps and starts of what rounding left over
+        QueryRows rows = *this;
+        rows.at_words += at_rest - at_words;
+        rows.at_steps += at_rest - at_words;
+        rows.at_starts += at_rest - at_words;
+        return rows;
+    }
 };
+
+// Whether the largest of n channels is so many times what the others are on average that a step which reaches it is too wide for them. Of
+// sixteen Gaussian values it is 2.4 times that.
+constexpr float kFar = 16;
+inline bool is_far(float most, float whole, int n) { return most * float(n - 1) > kFar * (whole - most); }
 
 // Σ_d x_d basis[d], into dim floats.
 TQB_LOOP void turn(const float* basis, const float* x, int head_dim, int dim, float* out) {
@@ -50,16 +67,14 @@ TQB_LOOP void turn(const float* basis, const float* x, int head_dim, int dim, fl
     }
 }
 
-// The query as integers in the order of the levels of a vector of keys, a step for each run.
+// Floats in the order of the levels of a vector of keys as integers, a step for each run; what rounding leaves over takes their place. Returns
+// whether a run has a channel that is far above the others.
 template <class Arithmetic>
-TQB_LOOP void round_query(const Plan& plan, const Format& f, const QueryRows& q) {
+inline bool round_runs(const Plan& plan, float* ordered, const QueryRows& q) {
     constexpr int kPer = Arithmetic::kPer;
-    const float* packed = q.packed(0);
-    float ordered[kMaxDim + 2 * L] = {};
-    for (int item = 0, at = 0; item < plan.items(); item += kPer)
-        for (int s = 0; s < plan.steps; ++s)
-            for (int k = 0; k < kPer; ++k) ordered[at++] = packed[plan.channel(f, item + k, s)];
     const int length = plan.run * kPer;
+    float scaled[kMaxDim + 2 * L] = {};
+    bool far = false;
     for (int from = 0, run = 0; from < plan.dim; from += length, ++run) {
         const int end = from + length < plan.dim ? from + length : plan.dim;
         float most = 0, whole = 0;
@@ -68,18 +83,36 @@ TQB_LOOP void round_query(const Plan& plan, const Format& f, const QueryRows& q)
             most = size > most ? size : most;
             whole += size;
         }
+        far = far || is_far(most, whole, end - from);
         float factor = most > 0 ? float(plan.limit) / most : 0.0f;
         if (Arithmetic::kForm == Form::words && most > 0) {  // rounding adds at most a half to each word
             const float room = float(plan.room - length) / whole;
             factor = room < factor ? room : factor;
         }
-        for (int i = from; i < end; ++i) ordered[i] *= factor;
+        for (int i = from; i < end; ++i) {
+            scaled[i] = ordered[i] * factor;
+            const float left = (scaled[i] - __builtin_rintf(scaled[i])) / factor;
+            ordered[i] = __builtin_fabsf(left) < __builtin_inff() ? left : 0.0f;
+        }
         q.steps(0)[run] = most > 0 ? plan.unit / factor : 0.0f;
     }
     int32_t* words = q.words(0);
-    for (int i = 0; i < plan.dim; i += 2 * L) Arithmetic::narrow(words + i / kPer, load(ordered + i), load(ordered + i + L));
+    for (int i = 0; i < plan.dim; i += 2 * L) Arithmetic::narrow(words + i / kPer, load(scaled + i), load(scaled + i + L));
     for (int lane = 0, run = 0; lane < plan.lanes; lane += plan.run, ++run)
         q.starts(0)[run] = Arithmetic::start(words + lane, lane + plan.run < plan.lanes ? plan.run : plan.lanes - lane);
+    return far;
+}
+
+// The query as integers, and what that leaves over as integers once more.
+template <class Arithmetic>
+TQB_LOOP void round_query(const Plan& plan, const Format& f, const QueryRows& q) {
+    const float* packed = q.packed(0);
+    float ordered[kMaxDim + 2 * L] = {};
+    for (int item = 0, at = 0; item < plan.items(); item += Arithmetic::kPer)
+        for (int s = 0; s < plan.steps; ++s)
+            for (int k = 0; k < Arithmetic::kPer; ++k) ordered[at++] = packed[plan.channel(f, item + k, s)];
+    q.coarse(0) = round_runs<Arithmetic>(plan, ordered, q) ? 1.0f : 0.0f;
+    round_runs<Arithmetic>(plan, ordered, q.rest());
 }
 
 // Query rows in the basis of the packed keys, their words, and what minima and offsets need of them.
@@ -104,6 +137,13 @@ inline void prepare(const AttendCall& c, const Plan& plan, const float* query, i
         }
     if (plan.form == Form::bytes) round_query<Bytes>(plan, c.k.packed.format, q);
     else round_query<Words>(plan, c.k.packed.format, q);
+    float most = 0, whole = 0;  // a rotation spreads such a channel over all
+    for (int d = 0; d < head_dim; ++d) {
+        const float size = __builtin_fabsf(exact[d]);
+        most = size > most ? size : most;
+        whole += size;
+    }
+    if (is_far(most, whole, head_dim)) q.coarse(0) = 1.0f;
 }
 
 }  // namespace

@@ -36,5 +36,6 @@ def visible(side: View, packed: Tensor, i: int, t: int) -> Tensor:
     ]
     if sinks:
         parts.insert(0, side.sinks[:, :, : t + 1].to(packed.dtype))
-    seen = torch.cat([part.to(packed.dtype) for part in parts], dim=2)
+    parts = [part.to(packed.dtype) for part in parts if part.shape[2]] or parts[:1]
+    seen = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)  # what is packed may be all, and large
     return seen if side.reach is None else seen[:, :, max(0, t + 1 - side.reach) :]

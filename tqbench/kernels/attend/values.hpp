@@ -28,7 +28,7 @@ inline int slots_of(const Plan& plan) {
     return plan.mode == Mode::floats ? padded_dim(plan.dim) : (plan.items() + L - 1) / L * plan.steps * L;
 }
 
-// The weights of a row times the scales, as words or bytes in lanes; returns their step, 0 if there are none.
+// The weights of a row times the scales, as words or bytes in lanes; returns their step: 0 if there are none, NaN if one is not finite.
 template <class Arithmetic>
 inline float weigh(const Plan& plan, const float* weights, const float* scale, int32_t* words) {
     F x[kTile / L], most = all(0.0f), total = all(0.0f);
@@ -37,14 +37,14 @@ inline float weigh(const Plan& plan, const float* weights, const float* scale, i
         most = max(most, abs(x[i]));
         total = total + abs(x[i]);
     }
-    const float top = largest(most);
-    if (!(top > 0)) {
+    const float top = largest(most), whole = sum(total);
+    if (!(top > 0) || !(whole < __builtin_inff())) {  // the largest of some may be none of them that is NaN, their sum is NaN
         std::memset(words, 0, kTile / Arithmetic::kPer * sizeof(int32_t));
-        return 0.0f;
+        return whole < __builtin_inff() ? 0.0f : __builtin_nanf("");
     }
     float factor = float(plan.limit) / top;
     if (Arithmetic::kForm == Form::words) {  // rounding adds at most a half to each word
-        const float room = float(plan.room - kTile) / sum(total);
+        const float room = float(plan.room - kTile) / whole;
         factor = room < factor ? room : factor;
     }
     for (int i = 0; i < kTile / L; i += 2)

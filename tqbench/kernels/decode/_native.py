@@ -25,11 +25,12 @@ def decode(codec: Codec, arrays: Packed, head_dim: int, like: Tensor) -> Tensor:
     form = packed.describe(codec, head_dim)
     batch, heads, units = arrays[form.parts[0] or ""].shape[:3]
     out = torch.empty(batch, heads, units * codec.unit, form.fields.dim, dtype=torch.float32)
+    if not form.takes(arrays, batch, heads):
+        raise EvidenceError(f"decode/native refused its arguments: {packed.words(arrays)}")
     if out.numel():
         given, kept = form.packed(arrays)
         status = native.library().tqbench_decode(ctypes.byref(given), batch, heads, out.data_ptr(), out.numel())
         del kept
         if status:
-            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
-            raise EvidenceError(f"decode/native refused its arguments: {shapes}")
+            raise EvidenceError(f"decode/native refused its arguments: {packed.words(arrays)}")
     return codec.inverse(out, head_dim)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_int32, c_int64, c_void_p, sizeof
+from ctypes import POINTER, Structure, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -16,10 +16,10 @@ from tqbench.core.codec import Codec, Packed
 from tqbench.core.errors import EvidenceError
 from tqbench.kernels import _sections, native
 from tqbench.kernels.encode import _plan
-from tqbench.kernels.encode._plan import TYPES, Plan
+from tqbench.kernels.encode._plan import TYPES, Plan, Plane
 
 _TYPE_OF = {getattr(torch, name): i for i, name in enumerate(TYPES)}
-_NOT_FINITE, _OVERFLOW = 2, 3  # what tqbench_encode returns
+_NOT_FINITE, _OVERFLOW, _NO_MEMORY = 2, 3, 4  # what tqbench_encode returns
 
 
 class Input(Structure):
@@ -33,6 +33,8 @@ class Output(Structure):
 
     _fields_ = [("planes", c_void_p * 2), ("kept", c_void_p * 2)]
 
+
+STRUCTURES = (Plane, Plan, Input, Output)  # that the library is handed
 
 Array = tuple[str, tuple[int, ...], torch.dtype, str, int]  # name, shape of one unit, dtype, the field of Output and the place in it
 
@@ -55,10 +57,6 @@ def supports(codec: Codec) -> str | None:
 @cache
 def _library() -> ctypes.CDLL:
     library = native.library()
-    library.tqbench_encode_sizes.restype = c_int64
-    mine = sizeof(Plan) << 32 | sizeof(Input) << 16 | sizeof(Output)
-    if library.tqbench_encode_sizes() != mine:
-        raise EvidenceError("encode/native: the native library is of another version than this code; build it again")
     library.tqbench_encode_check.argtypes = [POINTER(Plan)]
     library.tqbench_encode.argtypes = [POINTER(Plan), POINTER(Input), POINTER(Output)]
     return library
@@ -96,6 +94,8 @@ def encode(codec: Codec, x: Tensor) -> Packed:
     status = ready.run(ready.plan, given, output)
     if status in (_NOT_FINITE, _OVERFLOW):
         return _refusal(codec, x)
+    if status == _NO_MEMORY:
+        raise EvidenceError("encode/native: out of memory")
     if status:
         raise EvidenceError(f"encode/native refused its arguments: {_describe(x)} for codec {codec.plain.name!r}")
     return packed

@@ -1,10 +1,9 @@
 // C ABI of encode: checks every number that decides where memory is touched, then shares the vectors out to threads.
-#include <cstddef>
 #include <cstdint>
-#include <new>
 
 #include "encode/plan.hpp"
 #include "simd/dispatch.hpp"
+#include "simd/memory.hpp"
 
 TQB_DECLARE(int64_t, encode_scratch, const tqb::Plan&)
 TQB_DECLARE(tqb::Status, encode_range, const tqb::Plan&, const tqb::Input&, const tqb::Output&, int64_t, int64_t, uint8_t*)
@@ -64,15 +63,6 @@ bool sane(const Plan& p, const Input& in, const Output& out) {
     return true;
 }
 
-// Memory of one thread, aligned to the widest register.
-struct Memory {
-    uint8_t* at;
-    explicit Memory(int64_t size) : at(static_cast<uint8_t*>(::operator new(std::size_t(size), std::align_val_t(64)))) {}
-    ~Memory() { ::operator delete(at, std::align_val_t(64)); }
-    Memory(const Memory&) = delete;
-    Memory& operator=(const Memory&) = delete;
-};
-
 Status run(const Plan& p, const Input& in, const Output& out) {
     const int64_t units = in.batch * in.heads * in.tokens / p.unit, values = int64_t(p.unit) * p.dim;
     const int64_t aligned = (kValues / values + 15) / 16 * 16, piece = p.unit > 1 ? kValues / values + 1 : aligned > 0 ? aligned : 16;
@@ -80,11 +70,11 @@ Status run(const Plan& p, const Input& in, const Output& out) {
     int worst = fine;
 #pragma omp parallel if (units * values >= kThreaded)
     {
-        const Memory memory(scratch);
+        const Memory<uint8_t> memory(scratch);
 #pragma omp for schedule(dynamic) reduction(max : worst)
         for (int64_t i = 0; i < pieces; ++i) {
             const int64_t first = i * piece, last = first + piece < units ? first + piece : units;
-            const int status = TQB_CHOSEN(encode_range)(p, in, out, first, last, memory.at);
+            const int status = memory.at ? TQB_CHOSEN(encode_range)(p, in, out, first, last, memory.at) : no_memory;
             worst = status > worst ? status : worst;
         }
     }
@@ -95,13 +85,10 @@ Status run(const Plan& p, const Input& in, const Output& out) {
 
 extern "C" {
 
-// The size of the structures, so that the caller can tell that both sides mean the same.
-int64_t tqbench_encode_sizes() { return int64_t(sizeof(Plan)) << 32 | int64_t(sizeof(Input)) << 16 | int64_t(sizeof(Output)); }
-
 // Whether a plan is sane; ask once, before it is run.
 int tqbench_encode_check(const Plan* plan) { return plan && sane(*plan) ? fine : bad_arguments; }
 
-// Returns 0; 1 if the arguments are not sane; 2 if x is not finite; 3 if a scale does not fit its type.
+// Returns 0; 1 if the arguments are not sane; 2 if x is not finite; 3 if a scale does not fit its type; 4 if there is no memory.
 int tqbench_encode(const Plan* plan, const Input* in, const Output* out) {
     if (!plan || !in || !out || !sane(*plan, *in, *out)) return bad_arguments;
     return run(*plan, *in, *out);

@@ -20,7 +20,7 @@ int64_t carve(const Plan& plan, uint8_t* memory, Scratch& s) {
         return start;
     };
     const int64_t longest = plan.unit > plan.dim ? plan.unit : plan.dim;
-    s.y = (Floats*)take(longest);
+    s.y = (Floats*)take(whole(longest));
     s.codes = (Ints*)take(longest);
     s.words = (Ints*)take(whole(longest) + kLanes);
     s.first = (Floats*)take(longest);

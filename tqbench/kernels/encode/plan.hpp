@@ -6,11 +6,11 @@
 
 namespace tqb {
 
-enum Format : int32_t { codebook, block_symmetric, block_affine, block_nonlinear, affine, symmetric, mlx_affine, fp8, cast };
+enum Method : int32_t { codebook, block_symmetric, block_affine, block_nonlinear, affine, symmetric, mlx_affine, fp8, cast };
 enum Scale : int32_t { norm, norm_corrected, least_squares, unbiased, max_abs };  // of `codebook`
 enum Type : int32_t { float32, float16, bfloat16 };
 enum Turn : int32_t { none, hadamard, dense };
-enum Status : int32_t { fine = 0, bad_arguments = 1, not_finite = 2, overflow = 3 };
+enum Status : int32_t { fine = 0, bad_arguments = 1, not_finite = 2, overflow = 3, no_memory = 4 };
 
 constexpr int kPlanes = 2, kKept = 2;
 
@@ -20,7 +20,7 @@ struct Plane {  // bits `shift` to `shift + bits` of every code, as one stream p
 };
 
 struct Plan {
-    Format format;
+    Method format;
     int32_t head_dim, dim;  // as given, and after padding
     int32_t bits, group;    // values that share a scale
     int32_t unit;           // tokens that share a scale per channel, or 1: then channels share it

@@ -7,7 +7,7 @@ x = Bᵀ y + c, whatever the wrappers are called: B and c are read off by sendin
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import e
 from typing import Any
@@ -63,6 +63,7 @@ class CPacked(ctypes.Structure):
         *((name, CArray) for name in ("codes", "high", "scales", "minima")),
         ("units", ctypes.c_int64),
         ("head_scale", ctypes.c_void_p),
+        ("head_scales", ctypes.c_int64),
     ]
 
 
@@ -72,7 +73,9 @@ class CExact(ctypes.Structure):
     _fields_ = [("rows", CArray), ("count", ctypes.c_int64), ("number", ctypes.c_int32)]
 
 
+STRUCTURES = (CFormat, CArray, CPacked, CExact)  # that the library is handed
 Parts = tuple[str, str | None, str | None, str | None]
+Stored = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # an array's type, and its shape for one unit of one head
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,16 @@ class Format:
     fields: CFormat
     kept: tuple[Any, ...]  # what the pointers of `fields` point to
     head_scale: Tensor | None = None
+    stored: Stored | None = None
+
+    def takes(self, arrays: Packed, batch: int, heads: int) -> bool:
+        """Whether these are arrays of this format for so many sequences and KV heads: the library sees addresses, not types and shapes."""
+        used = [arrays[part] for part in self.parts if part is not None and arrays]
+        expected = [(self.stored or {})[part] for part in self.parts if part is not None]
+        return all(
+            x.dtype == dtype and x.shape == (batch, heads, used[0].shape[2], *shape)
+            for x, (dtype, shape) in zip(used, expected[: len(used)], strict=True)
+        )
 
     def packed(self, arrays: Packed) -> tuple[CPacked, Any]:
         """These arrays in this format, and what must live as long as it is used. Without arrays nothing is packed."""
@@ -92,7 +105,8 @@ class Format:
                 kept.append(together(arrays[part], 3))
                 setattr(found, name, array(kept[-1]))
                 found.units = kept[-1].shape[2]
-        found.head_scale = None if self.head_scale is None else self.head_scale.data_ptr()
+        if self.head_scale is not None:
+            found.head_scale, found.head_scales = self.head_scale.data_ptr(), self.head_scale.numel()
         return found, kept
 
 
@@ -137,6 +151,11 @@ def refuses_fast(codec: Codec, head_dim: int | None = None) -> str | None:
     return None
 
 
+def words(arrays: Packed) -> str:
+    """What these arrays are, for errors."""
+    return ", ".join(f"{name} {str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for name, x in arrays.items())
+
+
 def together(x: Tensor, leading: int) -> Tensor:
     """The tensor, copied if its dimensions after the first `leading` do not lie together."""
     expected = 1
@@ -165,10 +184,13 @@ def exact(x: Tensor | None) -> tuple[CExact, Any]:
 @lru_cache(maxsize=512)
 def describe(codec: Codec, head_dim: int, *, keys: bool = True) -> Format:
     """The codec's format, with levels for the sums that keys or values are in; `refuses` has been asked before."""
-    dim = codec.stored_dim(head_dim)
+    dim, fields = codec.stored_dim(head_dim), _of(("values", None, None, None), arrangement=FLOATS)
     if isinstance(codec, Bridge):
-        return _format(dim, **_of(("values", None, None, None), arrangement=FLOATS, number=NUMBERS[codec.dtype]))
-    return _format(dim, QUERY if keys else WEIGHT, **DESCRIBE[type(codec.plain)](codec.plain, dim))
+        fields |= {"number": NUMBERS[codec.dtype]}
+    else:
+        fields = DESCRIBE[type(codec.plain)](codec.plain, dim)
+    stored = {part.name: (getattr(torch, part.dtype), part.shape) for part in codec.layout(head_dim).parts}
+    return replace(_format(dim, QUERY if keys else WEIGHT, **fields), stored=stored)
 
 
 def _of(parts: Parts, **fields: Any) -> dict[str, Any]:

@@ -50,7 +50,8 @@ struct Packed {
     Format format;
     Array codes, high, scales, minima;
     int64_t units;
-    const float* head_scale;  // [kv_heads], or null
+    const float* head_scale;  // [head_scales], or null
+    int64_t head_scales;      // as many as heads
 };
 
 struct Exact {  // floating-point vectors [batch, heads, rows, head_dim]
@@ -59,6 +60,6 @@ struct Exact {  // floating-point vectors [batch, heads, rows, head_dim]
     int32_t number;
 };
 
-inline int32_t bytes_of(int32_t number) { return number == kF32 ? 4 : number == kByte ? 1 : number == kNone ? 0 : 2; }
+static inline int32_t bytes_of(int32_t number) { return number == kF32 ? 4 : number == kByte ? 1 : number == kNone ? 0 : 2; }
 
 }  // namespace tqb

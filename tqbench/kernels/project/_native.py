@@ -15,7 +15,7 @@ from tqbench.core.errors import EvidenceError
 from tqbench.kernels import native
 
 TILE, CHANNELS = 8, 32  # kTile and kChannels of project.hpp
-NOT_FINITE = 2  # what tqbench_project returns
+NOT_FINITE, NO_MEMORY = 2, 3  # what tqbench_project returns
 
 
 @cache
@@ -60,7 +60,7 @@ def project(codec: KvtcLite, x: Tensor) -> Tensor | None:
     if status == NOT_FINITE:
         return None
     if status:
-        raise EvidenceError(f"project/native refused its arguments: {list(x.shape)}")
+        raise EvidenceError(_refusal(status, x))
     return rows
 
 
@@ -72,9 +72,14 @@ def unproject(codec: KvtcLite, rows: Tensor, head_dim: int) -> Tensor:
     if rows.dtype != torch.float32 or (len(mean), mean.shape[-1], codec.active()) != (heads, head_dim, active):
         raise EvidenceError(f"project/native: learned for {list(mean.shape)}, given {rows.dtype} {list(rows.shape)} of {head_dim} channels")
     x = torch.empty(batch, heads, units * section, head_dim)
-    if _library().tqbench_unproject(rows.data_ptr(), _sizes(rows, head_dim), mean.data_ptr(), panels.data_ptr(), x.data_ptr()):
-        raise EvidenceError(f"project/native refused its arguments: {list(rows.shape)}")
+    status = _library().tqbench_unproject(rows.data_ptr(), _sizes(rows, head_dim), mean.data_ptr(), panels.data_ptr(), x.data_ptr())
+    if status:
+        raise EvidenceError(_refusal(status, rows))
     return x
+
+
+def _refusal(status: int, x: Tensor) -> str:
+    return f"project/native {'is out of memory for' if status == NO_MEMORY else 'refused its arguments:'} {list(x.shape)}"
 
 
 def _sizes(rows: Tensor, head_dim: int) -> Any:
