@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tqbench.core.gate import RATIOS
 from tqbench.core.record import Cell, Estimate, Record
 from tqbench.report import markdown
 from tqbench.report.knobs import KINDS, Knob
@@ -20,7 +21,6 @@ SPEED = {  # of each task, what stands side by side
     "memory": ("kv_bytes_per_token",),
 }
 QUALITY = ("cell", "ppl first>", "ppl other>", "Δppl>", "95 %>", "ln ratio>", "tokens>", "says")
-RATIOS = ("decode_ratio", "prefill_ratio")  # paired inside each run with the model's own cache
 UNPAIRED_SPEED = (
     "speeds of different runs are never paired: another time, other neighbours. × own cache is paired inside each run, so it survives that "
     "best; whether intervals overlap is all that can be said"

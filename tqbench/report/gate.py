@@ -12,8 +12,9 @@ from tqbench.core.gate import Gate
 from tqbench.core.record import Cell, Estimate, Record
 from tqbench.metrics.paired import ENOUGH
 from tqbench.metrics.verdict import decide, factor, widened
+from tqbench.report.grounds import lacking, round_up
 from tqbench.report.run import Run
-from tqbench.report.text import bare, exact, interval, title
+from tqbench.report.text import bare, interval, title
 
 Status = Literal["pass", "fail", "inconclusive", "skipped"]
 LOWEST_PPL = 1.5  # below this a baseline has seen the text, or nothing was scored
@@ -108,13 +109,11 @@ def _verdict(run: Run, gate: Gate, cell: Cell) -> Verdict | Open:
 
 
 def judgement(one: Open) -> Verdict | Open:
-    """Too few windows make no interval; a figure without one is judged as it is, alone; the rest stays open."""
-    windows, (low, high) = one.record.text.get("windows", ENOUGH), one.estimate.ends
-    if windows < ENOUGH and not exact(one.estimate):
-        tokens = _round_up(one.record.text.get("scored", 0) * ENOUGH / max(windows, 1))
-        return one.say(
-            "inconclusive", one.estimate, f"rests on {windows} windows, an interval needs {ENOUGH}: score {tokens:,} tokens", tokens
-        )
+    """Without grounds there is no decision; a figure that is a point is judged as it is, alone; the rest stays open."""
+    if problem := lacking(one.record, one.gate.metric, one.estimate):
+        says, tokens = problem
+        return one.say("inconclusive", one.estimate, says, tokens)
+    low, high = one.estimate.ends
     return one.verdict(1) if low == high else one
 
 
@@ -176,7 +175,7 @@ class Open:
         more = factor(self.gate, estimate)
         if more is None or not scored:
             return self.say("inconclusive", estimate, "lies on the limit: no number of tokens would decide")
-        tokens = _round_up(scored * more)
+        tokens = round_up(scored * more)
         return self.say("inconclusive", estimate, f"may or may not be {kept}; about {tokens:,} scored tokens would decide", tokens)
 
     def say(self, status: Status, estimate: Estimate, says: str, tokens: int | None = None) -> Verdict:
@@ -184,12 +183,6 @@ class Open:
         advice = self.advice if status == "inconclusive" else ""
         text = f"{self.what or title(self.gate.metric)} {interval(estimate, self.gate.metric)} {says}{advice}"
         return Verdict(self.gate, self.record.cell, status, text, estimate, tokens, self.against)
-
-
-def _round_up(tokens: float) -> int:
-    """Two digits are more than an estimate of an estimate deserves."""
-    step: int = 10 ** max(0, math.floor(math.log10(max(tokens, 1))) - 1)
-    return math.ceil(tokens / step) * step
 
 
 def _spell(gate: Gate) -> tuple[str, str]:
