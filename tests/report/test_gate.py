@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -232,3 +233,37 @@ def test_every_metric_of_a_gate_is_a_point_or_has_an_interval():
     estimated |= {"decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "ttft_ms", "save_ms", "load_ms", "ttft_load_ms"}
     assert set(TASK_OF) == estimated | POINTS | RATIOS
     assert not estimated & (POINTS | RATIOS)
+
+
+SMALL = {"dppl": Estimate(0.003, 0.002, 0.004), "ln_ratio": Estimate(0.00015, 0.0001, 0.0002)}
+
+
+@pytest.mark.parametrize(
+    ("metric", "floor", "limit", "expect", "status", "names"),
+    [
+        ("dppl", 0.001, 0.01, "pass", "pass", False),
+        ("dppl", 0.05, 0.01, "pass", "pass", True),  # it did not move by the limit, and could not have been seen to
+        ("dppl", 0.05, 0.1, "pass", "pass", False),
+        ("dppl", 0.05, 0.0005, "pass", "inconclusive", True),  # it moved, but so it would have without the scheme
+        ("dppl", 0.05, 0.0005, "fail", "inconclusive", True),  # a control must be seen to fail
+        ("dppl", 0.001, 0.0005, "pass", "fail", False),
+        ("ln_ratio", 0.05, 0.0005, "pass", "pass", True),  # 0.05 of 20 ppl are 0.0025 nats
+        ("ln_ratio", 0.05, 0.00005, "pass", "inconclusive", True),
+        ("ln_ratio", 0.001, 0.00005, "pass", "fail", False),
+    ],
+)
+def test_a_change_below_the_floor_fails_nobody(make, run_of, metric, floor, limit, expect, status, names):
+    record = dataclasses.replace(make.record(make.cell(), **SMALL), floors={"scheme": floor})
+    (found,) = judge(run_of([make.baseline(), record], [make.gate("q8_0", metric, limit, expect=expect)]))
+    assert (found.status, "the floor" in found.reason) == (status, names)
+
+
+def test_the_floor_is_that_of_tables_and_exact_zeros_have_none(make, run_of):
+    """The larger of both; and what is equal in every token needs no excuse."""
+    record = dataclasses.replace(make.record(make.cell(), **SMALL), floors={"scheme": None})
+    base = dataclasses.replace(make.baseline(), floors={"instrument": 0.05})
+    same = make.record(make.cell("f16"), dppl=Estimate(0.0, 0.0, 0.0))
+    found = judge(run_of([base, record, same], [make.gate("*", limit=0.0005)]))
+    assert [one.status for one in found] == ["inconclusive", "pass"]
+    assert "the floor is 0.050" in found[0].reason
+    assert "floor" not in found[1].reason

@@ -14,10 +14,11 @@ from tqbench.metrics.paired import ENOUGH
 from tqbench.metrics.verdict import decide, factor, widened
 from tqbench.report.grounds import lacking, round_up
 from tqbench.report.run import Run
-from tqbench.report.text import bare, interval, title
+from tqbench.report.text import bare, exact, interval, number, title
 
 Status = Literal["pass", "fail", "inconclusive", "skipped"]
 LOWEST_PPL = 1.5  # below this a baseline has seen the text, or nothing was scored
+CHANGES = ("dppl", "ln_ratio")  # what may come from cutting the text differently, so that floors bound it
 EXIT = {
     0: "passed",
     1: "a gate failed",
@@ -105,7 +106,7 @@ def _verdict(run: Run, gate: Gate, cell: Cell) -> Verdict | Open:
         return Verdict(gate, cell, "fail", f"the record has no metric {gate.metric!r}")
     if problem := (_insane(run, record) if cell.task == "perplexity" else None) or _not_finite(estimate):
         return Verdict(gate, cell, "fail", problem, estimate)
-    return judgement(Open(gate, record, estimate))
+    return judgement(Open(gate, record, estimate, floor=run.floor(record)))
 
 
 def judgement(one: Open) -> Verdict | Open:
@@ -140,7 +141,7 @@ def _not_finite(estimate: Estimate) -> str | None:
 @dataclass(frozen=True)
 class Open:
     """A judgement that rests on an interval, before it is known how many others there are. `what` is estimated, if not the metric itself;
-    `advice` is for who gets no decision."""
+    `advice` is for who gets no decision. `floor`: the ppl that another cutting of the text may change."""
 
     gate: Gate
     record: Record
@@ -148,6 +149,7 @@ class Open:
     what: str = ""
     against: str | None = None
     advice: str = ""
+    floor: float | None = None
 
     def interval(self, others: int) -> Estimate:
         """The interval that so many open judgements leave it; of a cell that was looked at while it grew, what that look may spend."""
@@ -166,7 +168,19 @@ class Open:
         beside = f", judged beside {others - 1} other{'s' if others > 2 else ''}" if others > 1 else ""
         if found is None:
             return self._undecided(estimate, f"{kept}{beside}")
-        return _expected(self.say(found, estimate, f"is {kept if found == 'pass' else broken}{beside}"))
+        floor = self._floor()
+        if found == "fail" and abs(estimate.value) < floor:
+            blurred = f"is {broken}{beside}, but the text cut differently may change as much: the floor is {number(floor, 2)}"
+            return self.say("inconclusive", estimate, blurred)
+        seen = f"; the floor, {number(floor, 2)}, is wider than this limit" if found == "pass" and floor > self.gate.limit else ""
+        return _expected(self.say(found, estimate, f"is {kept if found == 'pass' else broken}{beside}{seen}"))
+
+    def _floor(self) -> float:
+        """Below what a change of perplexity is none of the scheme's, in the metric's own unit; 0 where nothing is known of that."""
+        ppl = self.record.metrics.get("ppl")
+        if self.floor is None or ppl is None or self.gate.metric not in CHANGES or exact(self.estimate):
+            return 0.0
+        return self.floor if self.gate.metric == "dppl" else math.log1p(self.floor / ppl.value)
 
     def _undecided(self, estimate: Estimate, kept: str) -> Verdict:
         scored = self.record.text.get("scored", 0)
