@@ -267,3 +267,17 @@ def test_the_floor_is_that_of_tables_and_exact_zeros_have_none(make, run_of):
     assert [one.status for one in found] == ["inconclusive", "pass"]
     assert "the floor is 0.050" in found[0].reason
     assert "floor" not in found[1].reason
+
+
+def test_a_cell_whose_gates_do_without_it_is_not_required(make, run_of):
+    """Nobody else says that a cell may be missing: without a gate, or with one that needs it, it must be there."""
+    good, lost = make.record(make.cell("good"), dppl=INSIDE), make.broken(make.cell("lost"))
+
+    def code(*gates):
+        run = run_of([make.baseline(), good, lost], [make.gate("good"), *gates], run="-".join(gate["metric"] for gate in gates) or "none")
+        return exit_code(run, judge(run))
+
+    spared, needed = make.gate("lost", required=False), make.gate("lost", "kld", required=True)
+    assert code() == 3
+    assert code(spared) == 0
+    assert code(spared, needed) == 3

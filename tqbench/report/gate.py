@@ -67,10 +67,12 @@ def exit_code(run: Run, verdicts: list[Verdict]) -> int:
 
 
 def _codes(run: Run, verdicts: list[Verdict]) -> Iterator[int]:
-    needed = [v.cell for v in verdicts if v.cell and v.gate.required]
+    needed = {v.cell.key for v in verdicts if v.cell and v.gate.required}
+    spared = {v.cell.key for v in verdicts if v.cell} - needed  # every gate on it does without
     if any(r.outcome == "inactive" or r.audits for r in run.records):
         yield 4
-    if any(run.outcome(cell) not in ("ok", "inactive") and (run.outcome(cell) != "unsupported" or cell in needed) for cell in run.cells):
+    missed = {cell.key for cell in run.cells if run.outcome(cell) not in ("ok", "inactive")} - spared
+    if any(run.outcome(cell) != "unsupported" or cell.key in needed for cell in run.cells if cell.key in missed):
         yield 3
     yield from ({"fail": 1, "inconclusive": 5}.get(v.status, 0) for v in verdicts)
     if not any(r.outcome == "ok" and r.cell.scheme is not None for r in run.records):
