@@ -186,6 +186,17 @@ def test_speeds_are_side_by_side_and_not_compared_across_machines(make, run_of):
     assert says[1] == ["intervals lie apart: higher, unpaired", *["not compared: another machine"] * 2, "equal"]
 
 
+@pytest.mark.parametrize(
+    ("half", "floor", "says"),
+    [(0.001, 0.05, "≤ floor (0.050)"), (0.1, 0.05, "higher by less than the floor (0.050)"), (0.001, 0.01, "higher")],
+)
+def test_below_the_floor_is_only_what_reaches_nowhere_beyond_it(measured, half, floor, says):
+    a, b = (measured(run, {"q8_0": NLL}) for run in "ab")
+    (pair,) = [p for p in compare.pairs(a, b) if p.cell.scheme]
+    dppl = Estimate(0.02, 0.01, 0.02 + half)
+    assert compare._says(dataclasses.replace(pair, how="paired", floor=floor), dppl) == says
+
+
 def test_markdown_says_the_same_and_names_stay_text(measured):
     a, b = (measured(run, {"<b>|x": NLL + shift}) for run, shift in (("a", 0.01), ("b", 0.02)))
     text = compare.render(compare.compare((a, None), [(b, None)]))

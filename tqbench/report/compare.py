@@ -13,7 +13,7 @@ from tqbench.report.pairing import HOWS, Pair, pairs
 from tqbench.report.run import Run
 from tqbench.report.table import heading as heading_of
 from tqbench.report.table import short_headings
-from tqbench.report.text import NONE, bounds, exact, interval, number, plain, title, value
+from tqbench.report.text import NONE, bounds, exact, inside, interval, number, plain, title, value
 
 SPEED = {  # of each task, what stands side by side
     "decode": ("decode_ratio", "decode_tps", "decode_ms_p50"),
@@ -174,10 +174,11 @@ def _says(pair: Pair, dppl: Estimate) -> str:
         return "two points without an interval: nothing can be said"
     if low <= 0 <= high:
         word = "indistinguishable"
-    elif pair.floor is not None and abs(dppl.value) < pair.floor:
+    elif pair.floor is not None and inside(dppl, pair.floor):
         word = f"≤ floor ({number(pair.floor, 2)})"
     else:
         word = "higher" if dppl.value > 0 else "lower"
+        word += f" by less than the floor ({number(pair.floor, 2)})" if pair.floor is not None and abs(dppl.value) < pair.floor else ""
     return ", ".join([word, *(["not paired"] if pair.how == "unpaired" else []), *(["rough"] if pair.rough else [])])
 
 
