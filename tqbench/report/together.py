@@ -13,7 +13,7 @@ from tqbench.report.run import Run
 from tqbench.report.text import number
 
 Judged = tuple[Run, list[Verdict]]
-TIMED = ("decode", "prefill")
+TIMED = ("decode", "prefill", "storage")
 
 
 @dataclass
