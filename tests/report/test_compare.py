@@ -186,6 +186,54 @@ def test_speeds_are_side_by_side_and_not_compared_across_machines(make, run_of):
     assert says[1] == ["intervals lie apart: higher, unpaired", *["not compared: another machine"] * 2, "equal"]
 
 
+def stored(make, run_of, run, coder="zstd", level=3, asked=None, ratio=4.72):
+    params = {"context": 1024, "entropy": coder, "level": asked, "repetitions": 3, "protocol": "strict"}
+    record = make.stored(make.cell("q8_0", task="storage", params=params), stored_ratio=Estimate(ratio))
+    storage = record.storage | {"coder": {"name": coder, "level": level, "package": "a package"}}
+    return run_of([dataclasses.replace(record, storage=storage)], run=run)
+
+
+def test_storage_is_side_by_side(make, run_of):
+    a, b = (stored(make, run_of, run, ratio=ratio, asked=asked) for run, ratio, asked in (("a", 4.0, None), ("b", 5.0, 3)))
+    (comparison,) = compare.compare((a, None), [(b, None)])
+    (table,) = [section for section in comparison.sections() if "side by side" in section.title]
+    assert {row[1]: row[-1] for row in table.rows} == {
+        "smaller than f16": "+25.00%",
+        **dict.fromkeys(("entropy stage", "worst cosine of K", "worst cosine of V"), "equal"),
+        **dict.fromkeys(
+            ("first token against computing anew", "first token from a file", "save", "load"), "no interval: nothing can be said"
+        ),
+    }
+    assert comparison.compared == 1
+
+
+@pytest.mark.parametrize(("key", "change"), [("entropy", {"coder": "ans", "level": None}), ("level", {"level": 9, "asked": 9})])
+def test_another_coder_is_another_measurement(make, run_of, key, change):
+    a, b = stored(make, run_of, "a"), stored(make, run_of, "b", **change)
+    pair = one(a, b)
+    assert pair.how == "refused"
+    assert key in [knob.key for knob in pair.knobs if knob.kind == "fatal"]
+    assert one(a, b, allow=permitted(["entropy", "level"])).how == "unpaired"
+
+
+def test_a_cell_of_which_nothing_is_shown_is_not_called_comparable(make, run_of):
+    cell = make.cell("q8_0", task="memory", params={"context": 512, "protocol": "strict"})
+    a, b = (run_of([dataclasses.replace(make.speed(cell), metrics={})], run=run) for run in "ab")
+    (comparison,) = compare.compare((a, None), [(b, None)])
+    assert compare.heading(comparison).endswith("0 of 1 cells comparable")
+
+
+@pytest.mark.parametrize(
+    ("half", "floor", "says"),
+    [(0.001, 0.05, "≤ floor (0.050)"), (0.1, 0.05, "higher by less than the floor (0.050)"), (0.001, 0.01, "higher")],
+)
+def test_below_the_floor_is_only_what_reaches_nowhere_beyond_it(measured, half, floor, says):
+    a, b = (measured(run, {"q8_0": NLL}) for run in "ab")
+    (pair,) = [p for p in compare.pairs(a, b) if p.cell.scheme]
+    dppl = Estimate(0.02, 0.01, 0.02 + half)
+    assert compare._says(dataclasses.replace(pair, how="paired", floor=floor), dppl) == says
+
+
 def test_markdown_says_the_same_and_names_stay_text(measured):
     a, b = (measured(run, {"<b>|x": NLL + shift}) for run, shift in (("a", 0.01), ("b", 0.02)))
     text = compare.render(compare.compare((a, None), [(b, None)]))

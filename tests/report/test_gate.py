@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 
+from tqbench.core.gate import POINTS, RATIOS, TASK_OF
 from tqbench.core.record import Estimate
 from tqbench.report.gate import exit_code, judge
 
@@ -36,8 +38,8 @@ def verdict(make, run_of, dppl, **gate):
         (ACROSS, "two", "fail", "inconclusive"),
         (Estimate(0.0, 0.0, 0.0), "two", "pass", "pass"),
         (Estimate(0.2, 0.2, 0.2), "two", "pass", "pass"),  # the limit itself is allowed
-        (Estimate(0.1), "two", "pass", "pass"),  # without an interval, the value decides
-        (Estimate(0.3), "two", "pass", "fail"),
+        (Estimate(0.1), "two", "pass", "inconclusive"),  # without an interval there is nothing to judge by
+        (Estimate(0.3), "two", "fail", "inconclusive"),
     ],
 )
 def test_only_a_whole_interval_decides(make, run_of, dppl, sided, expect, status):
@@ -186,3 +188,103 @@ def test_a_gate_on_quality_leaves_speed_alone(make, run_of):
     fast = make.speed(make.cell("q8_0", **SPEED))
     found = judge(run_of([make.baseline(), make.record(make.cell(), dppl=INSIDE), fast], [make.gate("q8_0")]))
     assert [(v.cell.task, v.status) for v in found] == [("perplexity", "pass")]
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "limit", "says"),
+    [
+        ("prefill", "prefill_tps", 100, "no interval from 3 repetitions; 6 or more give one"),
+        ("prefill", "ttft_ms", 9999, "no interval from 3 repetitions; 6 or more give one"),
+        ("storage", "save_ms", 1, "no interval from 3 repetitions; 6 or more give one"),
+        ("decode", "decode_ms_p99", 9999, "no interval from 3 repetitions; 125 or more give one"),  # of 8 tokens; 1000 samples
+    ],
+)
+def test_a_time_without_an_interval_decides_nothing(make, run_of, task, metric, limit, says):
+    params = {"context": 512, "new": 8, "repetitions": 3, "protocol": "strict", "entropy": "zstd", "level": None}
+    cell = make.cell("q8_0", task=task, params=params)
+    record = make.stored(cell) if task == "storage" else make.speed(cell, **{metric: Estimate(1.0)})
+    for expect in ("pass", "fail"):
+        (found,) = judge(run_of([make.baseline(), record], [make.gate("q8_0", metric, limit, expect=expect)]))
+        assert found.status == "inconclusive"
+        assert says in found.reason
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "limit"),
+    [
+        ("memory", "kv_bytes_per_token", 13000),
+        ("memory", "tokens_per_gib", 80000),
+        *(("storage", metric, 1) for metric in ("stored_ratio", "entropy_gain")),
+        *(("storage", f"cos_{side}_min", 0.95) for side in "kv"),
+    ],
+)
+def test_what_is_counted_needs_no_interval(make, run_of, task, metric, limit):
+    params = {"context": 512, "protocol": "strict", "repetitions": 3, "entropy": "zstd", "level": None}
+    cell = make.cell("q8_0", task=task, params=params)
+    record = make.stored(cell, disturbed=True) if task == "storage" else make.speed(cell)
+    assert judge(run_of([make.baseline(), record], [make.gate("q8_0", metric, limit)]))[0].status == "pass"
+
+
+@pytest.mark.parametrize(("metric", "limit", "status"), [("decode_tps", 1, "inconclusive"), ("decode_ratio", 0.1, "pass")])
+def test_on_a_disturbed_machine_only_ratios_decide(make, run_of, metric, limit, status):
+    for disturbed in (False, True):
+        fast = make.speed(make.cell("q8_0", **SPEED), disturbed=disturbed)
+        (found,) = judge(run_of([make.baseline(), fast], [make.gate("q8_0", metric, limit)], run=f"run-{disturbed}"))
+        assert found.status == (status if disturbed else "pass")
+    assert ("other processes" in found.reason) == (status == "inconclusive")
+
+
+def test_every_metric_of_a_gate_is_a_point_or_has_an_interval():
+    """A new metric must say which."""
+    estimated = {"ppl", "dppl", "ln_ratio", "kld", "kld_p99", "kld_worst_decile", "rms_dp", "top1", "top5", "decode_tps", "prefill_tps"}
+    estimated |= {"decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "ttft_ms", "save_ms", "load_ms", "ttft_load_ms"}
+    assert set(TASK_OF) == estimated | POINTS | RATIOS
+    assert not estimated & (POINTS | RATIOS)
+
+
+SMALL = {"dppl": Estimate(0.003, 0.002, 0.004), "ln_ratio": Estimate(0.00015, 0.0001, 0.0002)}
+
+
+@pytest.mark.parametrize(
+    ("metric", "floor", "limit", "expect", "status", "names"),
+    [
+        ("dppl", 0.001, 0.01, "pass", "pass", False),
+        ("dppl", 0.05, 0.01, "pass", "pass", True),  # it did not move by the limit, and could not have been seen to
+        ("dppl", 0.05, 0.1, "pass", "pass", False),
+        ("dppl", 0.05, 0.0005, "pass", "inconclusive", True),  # it moved, but so it would have without the scheme
+        ("dppl", 0.05, 0.0005, "fail", "inconclusive", True),  # a control must be seen to fail
+        ("dppl", 0.001, 0.0005, "pass", "fail", False),
+        ("ln_ratio", 0.05, 0.0005, "pass", "pass", True),  # 0.05 of 20 ppl are 0.0025 nats
+        ("ln_ratio", 0.05, 0.00005, "pass", "inconclusive", True),
+        ("ln_ratio", 0.001, 0.00005, "pass", "fail", False),
+    ],
+)
+def test_a_change_below_the_floor_fails_nobody(make, run_of, metric, floor, limit, expect, status, names):
+    record = dataclasses.replace(make.record(make.cell(), **SMALL), floors={"scheme": floor})
+    (found,) = judge(run_of([make.baseline(), record], [make.gate("q8_0", metric, limit, expect=expect)]))
+    assert (found.status, "the floor" in found.reason) == (status, names)
+
+
+def test_the_floor_is_that_of_tables_and_exact_zeros_have_none(make, run_of):
+    """The larger of both; and what is equal in every token needs no excuse."""
+    record = dataclasses.replace(make.record(make.cell(), **SMALL), floors={"scheme": None})
+    base = dataclasses.replace(make.baseline(), floors={"instrument": 0.05})
+    same = make.record(make.cell("f16"), dppl=Estimate(0.0, 0.0, 0.0))
+    found = judge(run_of([base, record, same], [make.gate("*", limit=0.0005)]))
+    assert [one.status for one in found] == ["inconclusive", "pass"]
+    assert "the floor is 0.050" in found[0].reason
+    assert "floor" not in found[1].reason
+
+
+def test_a_cell_whose_gates_do_without_it_is_not_required(make, run_of):
+    """Nobody else says that a cell may be missing: without a gate, or with one that needs it, it must be there."""
+    good, lost = make.record(make.cell("good"), dppl=INSIDE), make.broken(make.cell("lost"))
+
+    def code(*gates):
+        run = run_of([make.baseline(), good, lost], [make.gate("good"), *gates], run="-".join(gate["metric"] for gate in gates) or "none")
+        return exit_code(run, judge(run))
+
+    spared, needed = make.gate("lost", required=False), make.gate("lost", "kld", required=True)
+    assert code() == 3
+    assert code(spared) == 0
+    assert code(spared, needed) == 3

@@ -89,6 +89,18 @@ def test_below_the_floor_there_is_no_difference_to_print(full):
     assert "+0.003" not in on_terminal(full)
 
 
+def test_an_interval_that_reaches_beyond_the_floor_is_shown(make, run_of):
+    """What may be twice the floor is not below it; who reads must see that."""
+    beyond = {"across": Estimate(0.003, -0.004, 0.011), "apart": Estimate(0.006, 0.001, 0.011)}  # the floor is 0.01
+    run = run_of([make.baseline(), *(make.record(make.cell(name), dppl=dppl) for name, dppl in beyond.items())])
+    for name, text, detail in (
+        ("across", "+0.0030 ≈", "[−0.0040, +0.0110] (floor 0.010)"),
+        ("apart", "+0.0060", "[+0.0010, +0.0110] (floor 0.010)"),
+    ):
+        shown = figure(run, name, "Δppl")
+        assert (shown.text, shown.detail) == (text, detail)
+
+
 def test_a_lossless_control_is_exactly_zero(full):
     assert figure(full, "turbo4[identity]", "Δppl").text == figure(full, "turbo4[identity]", "KLD").text == "0 (exact)"
 

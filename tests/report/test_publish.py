@@ -120,6 +120,18 @@ def test_what_is_not_comparable_stands_apart_and_says_why(make, run_of) -> None:
     assert why in markdown.several([(run, conclude(run)) for run in (first, views[1].run)], views)
 
 
+@pytest.mark.parametrize("task", ["decode", "prefill", "storage"])
+def test_times_of_two_runs_never_share_a_table(make, run_of, task) -> None:
+    params = {"context": 512, "new": 8, "chunk": 256, "repetitions": 3, "protocol": "strict", "entropy": "zstd", "level": None}
+    runs = []
+    for name in ("first", "again"):
+        cell = make.cell("q8_0", task=task, params=params)
+        runs.append(run_of([make.stored(cell) if task == "storage" else make.speed(cell)], run=name))
+    views = together.views(runs)
+    assert [len(view.run.cells) for view in views] == [1, 1]
+    assert "not timed in turn" in views[1].notes[0]
+
+
 def test_names_at_the_ends_of_lines_keep_their_order_and_their_distance() -> None:
     heights = [10.0, 11.0, 50.0, 12.0, 98.0, 99.0]
     moved = spread(heights, 10, 0, 100)

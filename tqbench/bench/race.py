@@ -14,7 +14,7 @@ from tqbench.bench.contender import Contender, attempt
 from tqbench.bench.result import BEST, Group, Round, Row, Timing
 from tqbench.measure import clock, stages
 from tqbench.measure.noise import Watch
-from tqbench.metrics.spread import Ratio, Spread, ratio, spread
+from tqbench.metrics.timing import Ratio, Spread, ratio, spread
 
 STRETCH = 0.02  # seconds of one sample: far above the clock's grain, and a round lasts long enough to see who else runs
 MOST_CALLS = 2000

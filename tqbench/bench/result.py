@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from tqbench.metrics.spread import Ratio, Spread
+from tqbench.metrics.timing import Ratio, Spread
 
 SCHEMA = "tqbench.bench/1"
 BEST = "the fastest uncompressed torch row"  # as a rival: whichever of the group it is

@@ -24,6 +24,10 @@ METRICS: dict[str, dict[str, Better]] = {
         **dict.fromkeys(("save_ms", "load_ms", "ttft_load_ms"), "low"),
     },
 }
+# Counted, or the most or least that was seen, so that there is nothing to be unsure of; every other metric is judged by its interval.
+POINTS = {"kld_max", "kv_bytes_per_token", "tokens_per_gib", "stored_ratio", "entropy_gain", "cos_k_min", "cos_v_min"}
+# Each pairs a scheme with the model's own cache beside it, so that what disturbs the machine meets both.
+RATIOS = {"decode_ratio", "prefill_ratio", "ttft_gain"}
 TASK_OF = {metric: task for task, metrics in METRICS.items() for metric in metrics}
 
 

@@ -1,46 +1,104 @@
-"""Statistics of timed rounds. Intervals are 95 % of a seeded bootstrap over rounds: what this machine did in this run, not what the
-next one may do."""
+"""Statistics of timed samples. Intervals are 95 % for what this machine did in this run, not for what the next run may do, and there is
+none where samples are too few to give one.
+
+Medians and quantiles lie between two ordered samples, as in a sign test: exact for independent samples of any distribution. Means and rates
+have Student's interval, on the log scale, where tokens per second and seconds per token are the same thing upside down. Nothing is drawn
+again: draws from few samples spread too little, and never reach beyond the longest one seen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, lgamma, log
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqbench.core.record import Estimate
+from tqbench.metrics.paired import BEYOND, ERROR, student
 
-ENOUGH = 6  # rounds: from fewer there is no interval
-DRAWS = 1000
+ENOUGH = 6  # rounds or repetitions: of fewer, not even the least and the most hold the median at 95 %
+CONFIDENCE = 1 - ERROR
 
 Array = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Samples in short. `spread` is the middle half of them relative to the median."""
+
+    median: float
+    least: float
+    p90: float
+    spread: float
+
+
+def spread(samples: Sequence[float]) -> Spread:
+    """The summary of at least one sample."""
+    middle, (quarter, three, nine) = median(samples), np.quantile(samples, (0.25, 0.75, 0.9))
+    return Spread(middle, min(samples), float(nine), float(three - quarter) / middle)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The median of paired ratios with its interval, and the chance that this interval covers: below 95 % where there are few pairs."""
+
+    median: float
+    low: float
+    high: float
+    confidence: float
+    pairs: int
+
+    @property
+    def estimate(self) -> Estimate:
+        """As a metric, whose interval is one of 95 % or none."""
+        return Estimate(self.median, self.low, self.high) if self.pairs >= ENOUGH else Estimate(self.median)
+
+
+def ratio(tops: Sequence[float] | Array, bottoms: Sequence[float] | Array) -> Ratio:
+    """Of top / bottom, pair by pair, so that what slows both down changes nothing."""
+    ratios = sorted(float(top / bottom) for top, bottom in zip(tops, bottoms, strict=True))
+    n = len(ratios)
+    covers = np.maximum(0, 1 - 2 * np.cumsum(_chances(n, 0.5))[: (n + 1) // 2])  # between number k from either end
+    cut = max(int((covers >= CONFIDENCE).sum()) - 1, 0)
+    return Ratio(median(ratios), ratios[cut], ratios[n - 1 - cut], float(covers[cut]), n)
+
+
+def quantile(samples: Array, q: float, scale: float = 1.0) -> Estimate:
+    """A quantile of single samples. Without so many of them beyond it there is no interval."""
+    value = scale * float(np.quantile(samples, q))
+    if len(samples) < needed(q):
+        return Estimate(value)
+    ordered = scale * np.sort(samples)
+    below = np.cumsum(_chances(len(samples), q))  # that at most so many samples lie below the true quantile
+    low = max(0, int(np.searchsorted(below, ERROR / 2, side="right")) - 1)
+    high = min(len(samples) - 1, int(np.searchsorted(below, 1 - ERROR / 2)))
+    return Estimate(value, float(ordered[low]), float(ordered[high]))
+
+
+def needed(q: float) -> int:
+    """How many samples have enough of them beyond a quantile."""
+    return round(BEYOND / (1 - q))
+
+
+def _chances(n: int, q: float) -> Array:
+    """Of 0 to n of n samples below the quantile."""
+    k, ways = np.arange(n + 1), np.array([lgamma(i + 1) for i in range(n + 1)])
+    return np.asarray(np.exp(ways[n] - ways - ways[::-1] + k * log(q) + (n - k) * log(1 - q)))
+
+
 def rate(tokens: Array, seconds: Array) -> Estimate:
     """Tokens per second over all rounds together, hiccups included."""
-    return _drawn(lambda i: tokens[i].sum(-1) / seconds[i].sum(-1), len(seconds))
-
-
-def ratio(own: Array, seconds: Array) -> Estimate:
-    """How many times as fast as the model's own cache: the median over rounds, each paired with the own one beside it."""
-    return _drawn(lambda i: np.median((own / seconds)[i], axis=-1), len(seconds))
-
-
-def quantile(seconds: Array, q: float, scale: float = 1.0) -> Estimate:
-    """A quantile of single steps. Beyond the last few samples there is no interval."""
-    found = _drawn(lambda i: scale * np.quantile(seconds[i], q, axis=-1), len(seconds))
-    return found if len(seconds) * (1 - q) >= 1 else Estimate(found.value)
+    n, found = len(seconds), float(tokens.sum() / seconds.sum())
+    if n < ENOUGH:
+        return Estimate(found)
+    error = float(np.sqrt(((tokens - found * seconds) ** 2).sum() * n / (n - 1)) / tokens.sum())
+    reach = exp(student(1 - ERROR / 2, n - 1) * error)
+    return Estimate(found, found / reach, found * reach)
 
 
 def mean(values: Array) -> Estimate:
     """The mean over repetitions."""
-    return _drawn(lambda i: values[i].mean(-1), len(values))
-
-
-def _drawn(statistic: Callable[[NDArray[np.int64]], Array], count: int) -> Estimate:
-    """The statistic of all samples, with the percentile interval of resampled ones; `statistic` takes indices [draws, samples]."""
-    value = float(statistic(np.arange(count)[None])[0])
-    if count < ENOUGH:
-        return Estimate(value)
-    low, high = np.percentile(statistic(np.random.default_rng(0).integers(0, count, (DRAWS, count))), [2.5, 97.5])
-    return Estimate(value, float(low), float(high))
+    return rate(values, np.ones(len(values)))

@@ -34,4 +34,4 @@ def _judge(run: Run, reference: Run, gate: Gate, cell: Cell, pair: Pair | None) 
     how = {"equal": f"all {pair.tokens:,} scores equal", "paired": f"{pair.tokens:,} tokens paired"}.get(pair.how, "not paired")
     what = f"{title(gate.metric)} against {reference.title} ({how})"
     advice = "; with nll.npy beside the records of both runs it would be paired token by token" if pair.how == "unpaired" else ""
-    return judgement(Open(gate, pair.other, pair.metrics[gate.metric], what, reference.title, advice))
+    return judgement(Open(gate, pair.other, pair.metrics[gate.metric], what, reference.title, advice, pair.floor))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tqbench.core.gate import POINTS, RATIOS
 from tqbench.core.record import Cell, Estimate, Record
 from tqbench.report import markdown
 from tqbench.report.knobs import KINDS, Knob
@@ -12,15 +13,15 @@ from tqbench.report.pairing import HOWS, Pair, pairs
 from tqbench.report.run import Run
 from tqbench.report.table import heading as heading_of
 from tqbench.report.table import short_headings
-from tqbench.report.text import NONE, bounds, exact, interval, number, plain, title, value
+from tqbench.report.text import NONE, bounds, exact, inside, interval, number, plain, title, value
 
 SPEED = {  # of each task, what stands side by side
     "decode": ("decode_ratio", "decode_tps", "decode_ms_p50"),
     "prefill": ("prefill_ratio", "prefill_tps", "ttft_ms"),
     "memory": ("kv_bytes_per_token",),
+    "storage": ("stored_ratio", "entropy_gain", "cos_k_min", "cos_v_min", "ttft_gain", "ttft_load_ms", "save_ms", "load_ms"),
 }
 QUALITY = ("cell", "ppl first>", "ppl other>", "Δppl>", "95 %>", "ln ratio>", "tokens>", "says")
-RATIOS = ("decode_ratio", "prefill_ratio")  # paired inside each run with the model's own cache
 UNPAIRED_SPEED = (
     "speeds of different runs are never paired: another time, other neighbours. × own cache is paired inside each run, so it survives that "
     "best; whether intervals overlap is all that can be said"
@@ -52,8 +53,8 @@ class Comparison:
 
     @property
     def compared(self) -> int:
-        """How many cells had their like."""
-        return sum(pair.how != "refused" for pair in self.pairs)
+        """Of how many cells something is shown beside its like."""
+        return sum(pair.how != "refused" and (pair.cell.task == "perplexity" or any(self._speed(pair, ""))) for pair in self.pairs)
 
     def sections(self) -> Iterator[Section]:
         """Quality, speed, and what differs."""
@@ -68,7 +69,7 @@ class Comparison:
         if speed:
             timed = any(pair.cell.task != "memory" for pair in self.pairs if pair.cell.task in SPEED)
             yield Section(
-                "Speed and memory: side by side",
+                "Speed, memory and storage: side by side",
                 ("cell", "metric", "first>", "other>", "says"),
                 tuple(speed),
                 (UNPAIRED_SPEED,) if timed else (),
@@ -91,7 +92,7 @@ class Comparison:
         if pair.how == "refused" or not pair.first or not pair.other:
             return
         moved = any(knob.key in ("machine", "threads", "device", "system") for knob in pair.knobs)
-        for metric in SPEED[pair.cell.task]:
+        for metric in SPEED.get(pair.cell.task, ()):
             a, b = pair.first.metrics.get(metric), pair.other.metrics.get(metric)
             if a and b:
                 says = _side_by_side(metric, a, b, moved=moved, disturbed=_disturbed(pair.first) or _disturbed(pair.other))
@@ -174,15 +175,16 @@ def _says(pair: Pair, dppl: Estimate) -> str:
         return "two points without an interval: nothing can be said"
     if low <= 0 <= high:
         word = "indistinguishable"
-    elif pair.floor is not None and abs(dppl.value) < pair.floor:
+    elif pair.floor is not None and inside(dppl, pair.floor):
         word = f"≤ floor ({number(pair.floor, 2)})"
     else:
         word = "higher" if dppl.value > 0 else "lower"
+        word += f" by less than the floor ({number(pair.floor, 2)})" if pair.floor is not None and abs(dppl.value) < pair.floor else ""
     return ", ".join([word, *(["not paired"] if pair.how == "unpaired" else []), *(["rough"] if pair.rough else [])])
 
 
 def _side_by_side(metric: str, a: Estimate, b: Estimate, *, moved: bool, disturbed: bool) -> str:
-    if metric == "kv_bytes_per_token":
+    if metric in POINTS:
         return "equal" if a.value == b.value else f"{b.value / a.value - 1:+.2%}".replace("-", "−")
     if moved and metric not in RATIOS:
         return "not compared: another machine"

@@ -12,11 +12,13 @@ from tqbench.core.gate import Gate
 from tqbench.core.record import Cell, Estimate, Record
 from tqbench.metrics.paired import ENOUGH
 from tqbench.metrics.verdict import decide, factor, widened
+from tqbench.report.grounds import lacking, round_up
 from tqbench.report.run import Run
-from tqbench.report.text import bare, exact, interval, title
+from tqbench.report.text import bare, exact, interval, number, title
 
 Status = Literal["pass", "fail", "inconclusive", "skipped"]
 LOWEST_PPL = 1.5  # below this a baseline has seen the text, or nothing was scored
+CHANGES = ("dppl", "ln_ratio")  # what may come from cutting the text differently, so that floors bound it
 EXIT = {
     0: "passed",
     1: "a gate failed",
@@ -66,10 +68,12 @@ def exit_code(run: Run, verdicts: list[Verdict]) -> int:
 
 
 def _codes(run: Run, verdicts: list[Verdict]) -> Iterator[int]:
-    needed = [v.cell for v in verdicts if v.cell and v.gate.required]
+    needed = {v.cell.key for v in verdicts if v.cell and v.gate.required}
+    spared = {v.cell.key for v in verdicts if v.cell} - needed  # every gate on it does without
     if any(r.outcome == "inactive" or r.audits for r in run.records):
         yield 4
-    if any(run.outcome(cell) not in ("ok", "inactive") and (run.outcome(cell) != "unsupported" or cell in needed) for cell in run.cells):
+    missed = {cell.key for cell in run.cells if run.outcome(cell) not in ("ok", "inactive")} - spared
+    if any(run.outcome(cell) != "unsupported" or cell.key in needed for cell in run.cells if cell.key in missed):
         yield 3
     yield from ({"fail": 1, "inconclusive": 5}.get(v.status, 0) for v in verdicts)
     if not any(r.outcome == "ok" and r.cell.scheme is not None for r in run.records):
@@ -105,17 +109,15 @@ def _verdict(run: Run, gate: Gate, cell: Cell) -> Verdict | Open:
         return Verdict(gate, cell, "fail", f"the record has no metric {gate.metric!r}")
     if problem := (_insane(run, record) if cell.task == "perplexity" else None) or _not_finite(estimate):
         return Verdict(gate, cell, "fail", problem, estimate)
-    return judgement(Open(gate, record, estimate))
+    return judgement(Open(gate, record, estimate, floor=run.floor(record)))
 
 
 def judgement(one: Open) -> Verdict | Open:
-    """Too few windows make no interval; a figure without one is judged as it is, alone; the rest stays open."""
-    windows, (low, high) = one.record.text.get("windows", ENOUGH), one.estimate.ends
-    if windows < ENOUGH and not exact(one.estimate):
-        tokens = _round_up(one.record.text.get("scored", 0) * ENOUGH / max(windows, 1))
-        return one.say(
-            "inconclusive", one.estimate, f"rests on {windows} windows, an interval needs {ENOUGH}: score {tokens:,} tokens", tokens
-        )
+    """Without grounds there is no decision; a figure that is a point is judged as it is, alone; the rest stays open."""
+    if problem := lacking(one.record, one.gate.metric, one.estimate):
+        says, tokens = problem
+        return one.say("inconclusive", one.estimate, says, tokens)
+    low, high = one.estimate.ends
     return one.verdict(1) if low == high else one
 
 
@@ -142,7 +144,7 @@ def _not_finite(estimate: Estimate) -> str | None:
 @dataclass(frozen=True)
 class Open:
     """A judgement that rests on an interval, before it is known how many others there are. `what` is estimated, if not the metric itself;
-    `advice` is for who gets no decision."""
+    `advice` is for who gets no decision. `floor`: the ppl that another cutting of the text may change."""
 
     gate: Gate
     record: Record
@@ -150,6 +152,7 @@ class Open:
     what: str = ""
     against: str | None = None
     advice: str = ""
+    floor: float | None = None
 
     def interval(self, others: int) -> Estimate:
         """The interval that so many open judgements leave it; of a cell that was looked at while it grew, what that look may spend."""
@@ -168,7 +171,19 @@ class Open:
         beside = f", judged beside {others - 1} other{'s' if others > 2 else ''}" if others > 1 else ""
         if found is None:
             return self._undecided(estimate, f"{kept}{beside}")
-        return _expected(self.say(found, estimate, f"is {kept if found == 'pass' else broken}{beside}"))
+        floor = self._floor()
+        if found == "fail" and abs(estimate.value) < floor:
+            blurred = f"is {broken}{beside}, but the text cut differently may change as much: the floor is {number(floor, 2)}"
+            return self.say("inconclusive", estimate, blurred)
+        seen = f"; the floor, {number(floor, 2)}, is wider than this limit" if found == "pass" and floor > self.gate.limit else ""
+        return _expected(self.say(found, estimate, f"is {kept if found == 'pass' else broken}{beside}{seen}"))
+
+    def _floor(self) -> float:
+        """Below what a change of perplexity is none of the scheme's, in the metric's own unit; 0 where nothing is known of that."""
+        ppl = self.record.metrics.get("ppl")
+        if self.floor is None or ppl is None or self.gate.metric not in CHANGES or exact(self.estimate):
+            return 0.0
+        return self.floor if self.gate.metric == "dppl" else math.log1p(self.floor / ppl.value)
 
     def _undecided(self, estimate: Estimate, kept: str) -> Verdict:
         scored = self.record.text.get("scored", 0)
@@ -177,7 +192,7 @@ class Open:
         more = factor(self.gate, estimate)
         if more is None or not scored:
             return self.say("inconclusive", estimate, "lies on the limit: no number of tokens would decide")
-        tokens = _round_up(scored * more)
+        tokens = round_up(scored * more)
         return self.say("inconclusive", estimate, f"may or may not be {kept}; about {tokens:,} scored tokens would decide", tokens)
 
     def say(self, status: Status, estimate: Estimate, says: str, tokens: int | None = None) -> Verdict:
@@ -185,12 +200,6 @@ class Open:
         advice = self.advice if status == "inconclusive" else ""
         text = f"{self.what or title(self.gate.metric)} {interval(estimate, self.gate.metric)} {says}{advice}"
         return Verdict(self.gate, self.record.cell, status, text, estimate, tokens, self.against)
-
-
-def _round_up(tokens: float) -> int:
-    """Two digits are more than an estimate of an estimate deserves."""
-    step: int = 10 ** max(0, math.floor(math.log10(max(tokens, 1))) - 1)
-    return math.ceil(tokens / step) * step
 
 
 def _spell(gate: Gate) -> tuple[str, str]:

@@ -52,7 +52,7 @@ def distance(cell: Cell, other: Cell) -> int:
 
 def _fatal(record: Record, *, crossed: bool) -> dict[str, Any]:
     cell, text, params = record.cell, record.text, record.cell.params
-    protocol = text.get("protocol") or params.get("protocol")
+    protocol, coder = text.get("protocol") or params.get("protocol"), record.storage.get("coder", {})
     return {
         "task": cell.task,
         **{f"model {key}": record.model.get(key) for key in IDENTITY if key != "dtype"},
@@ -63,6 +63,8 @@ def _fatal(record: Record, *, crossed: bool) -> dict[str, Any]:
         "warm-up": params.get("warmup"),
         "protocol": protocol,
         **({"chunk": params.get("chunk")} if protocol == "deploy" else {}),  # there it is part of what is measured
+        "entropy": coder.get("name", params.get("entropy")),
+        "level": coder.get("level", params.get("level")),  # the one that ran: None is the coder's own
         "scored tokens": text.get("scored"),
         "token ids": text.get("ids_sha256"),
         **({} if crossed else {**_flat("scheme", cell.scheme or {}), **_flat("calibration", record.calibration)}),
@@ -139,6 +141,7 @@ def _short(value: Any) -> str:
 def permitted(keys: list[str]) -> frozenset[str]:
     """Keys that may differ though they are fatal. Without the same token ids nothing can be subtracted."""
     known = [*(f"model {key}" for key in IDENTITY if key != "dtype"), "dtype", "protocol", "chunk", "scheme", "calibration", "baseline ppl"]
+    known += ["entropy", "level"]
     if wrong := [key for key in keys if key not in known]:
         raise ConfigError([f"--allow: {unknown('key', key, known)}" for key in wrong])
     return frozenset(keys)

@@ -10,7 +10,7 @@ from tqbench.metrics.paired import ENOUGH
 from tqbench.report import speed
 from tqbench.report.column import BITS, COVERAGE, Column, Figure, Line, kernels, metric
 from tqbench.report.run import Run
-from tqbench.report.text import NONE, bounds, exact, half, number, plain, title, value
+from tqbench.report.text import NONE, bounds, exact, half, inside, number, plain, title, value
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Table:
 MARKS = {
     "*": "less than half of the attended keys and values was packed, so the figures say little about the scheme",
     "≈": "indistinguishable from the baseline: the 95 % interval holds 0",
-    "≤ floor": "smaller than what changes when only the cutting of the text changes",
+    "≤ floor": "with all of its interval smaller than what changes when only the cutting of the text changes",
     "(exact)": "every token's score equals the baseline's",
     "!": "disturbed: other processes used the machine while this was timed; the ratio, which pairs neighbours, suffers least",
 }
@@ -155,9 +155,10 @@ def _dppl(line: Line) -> Figure:
         return Figure("0 (exact)", order=0.0)
     low, high = estimate.ends
     mark = " ≈" if low <= 0 <= high else ""
-    if line.floor is not None and abs(estimate.value) < line.floor:
-        return Figure(f"≤ floor{mark}", f"(floor {number(line.floor, 2)})", abs(estimate.value), f"({number(line.floor, 2)})")
-    return Figure(value(estimate, "dppl") + mark, bounds(estimate, "dppl"), estimate.value, half(estimate, "dppl"))
+    floor = f"(floor {number(line.floor, 2)})" if line.floor is not None and abs(estimate.value) < line.floor else ""
+    if inside(estimate, line.floor):
+        return Figure(f"≤ floor{mark}", floor, abs(estimate.value), floor.replace("floor ", ""))
+    return Figure(value(estimate, "dppl") + mark, f"{bounds(estimate, 'dppl')} {floor}".strip(), estimate.value, half(estimate, "dppl"))
 
 
 def _top1(line: Line) -> Figure:

@@ -98,6 +98,11 @@ def exact(estimate: Estimate) -> bool:
     return not any((estimate.value, *estimate.ends))
 
 
+def inside(estimate: Estimate, floor: float | None) -> bool:
+    """Whether nothing of the interval reaches the floor; a value below it with an interval beyond may be a difference all the same."""
+    return floor is not None and max(map(abs, (estimate.value, *estimate.ends))) < floor
+
+
 def number(x: float, digits: int = 3) -> str:
     """A figure without an interval."""
     return _fixed(x, _decimals(abs(x), digits))

@@ -11,7 +11,7 @@ from tqbench.report.chart import Chart
 from tqbench.report.run import Run
 from tqbench.report.text import number
 
-TIMED = ("decode", "prefill")
+TIMED = ("decode", "prefill", "storage")
 
 
 @dataclass

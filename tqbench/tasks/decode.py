@@ -52,6 +52,6 @@ def metrics(arrays: dict[str, Any], new: int) -> dict[str, Estimate]:
     return {
         "decode_tps": timing.rate(tokens, rounds),
         **{f"decode_ms_p{round(100 * q)}": timing.quantile(latency, q, 1e3) for q in (0.5, 0.9, 0.99)},
-        "decode_ratio": timing.ratio(own, rounds),
+        "decode_ratio": timing.ratio(own, rounds).estimate,
         "base_decode_tps": timing.rate(tokens, own),
     }

@@ -42,7 +42,7 @@ def metrics(arrays: dict[str, Any], context: int) -> dict[str, Estimate]:
     """From seconds [repetitions, 2, chunks], the model's own cache first. Chunks grow dearer with what is before them, so each is compared
     with its own twin and speeds are of the whole."""
     own, whole = (arrays["moves"][:, lane].sum(-1) for lane in (0, 1))
-    ratios = timing.ratio(*(arrays["rounds"][:, lane].ravel() for lane in (0, 1)))
+    ratios = timing.ratio(*(arrays["rounds"][:, lane].ravel() for lane in (0, 1))).estimate
     return {
         "prefill_tps": timing.mean(context / whole),
         "ttft_ms": timing.mean(1e3 * whole),

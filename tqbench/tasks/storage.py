@@ -204,6 +204,6 @@ def metrics(stored: dict[str, Any], seconds: dict[str, list[float]], agreements:
         "load_mbps": timing.mean(stored["fp16"] / 1e6 / loading),
         "ttft_load_ms": timing.mean(1e3 * first),
         "ttft_recompute_ms": timing.mean(1e3 * recompute),
-        "ttft_gain": timing.ratio(recompute, first),
+        "ttft_gain": timing.ratio(recompute, first).estimate,
         **{f"{name.replace('_', f'_{side}_')}": Estimate(value) for side, found in worst.items() for name, value in found.items()},
     }
