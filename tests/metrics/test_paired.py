@@ -82,3 +82,44 @@ def test_the_worst_decile_is_found_where_only_late_positions_break() -> None:
     assert values.mean() < 0.12
     few = windows < 29
     assert paired.worst_decile(values[few], windows[few], positions[few]).low is None
+
+
+def test_a_quantile_has_about_the_interval_that_sorting_whole_draws_would_give() -> None:
+    rng = np.random.default_rng(5)
+    values, windows = rng.exponential(1, 40000) * np.repeat(rng.uniform(0.5, 1.5, 400), 100), np.repeat(np.arange(400), 100)
+    boot = paired.Bootstrap(windows)
+    found = boot.quantile(values, 0.9)
+    low, high = boot.ends(np.array([np.quantile(values.reshape(400, 100)[draw], 0.9) for draw in boot.draws[:400]]))
+    assert found.value == np.quantile(values, 0.9)
+    assert found.ends[1] - found.ends[0] == pytest.approx(high - low, rel=0.25)  # 400 draws, and an upper end that is further out
+    assert low < found.value < high
+
+
+def test_where_all_tokens_are_alike_so_is_their_quantile() -> None:
+    found = paired.Bootstrap(np.repeat(np.arange(40), 100)).quantile(np.ones(4000), 0.9)
+    assert (found.value, found.ends) == (1, (1, 1))
+
+
+def test_what_is_positive_is_drawn_in_units_of_its_error() -> None:
+    rng = np.random.default_rng(6)
+    values, windows = rng.lognormal(0, 1.5, 3200), np.repeat(np.arange(32), 100)
+    usual, own, root = (
+        paired.Bootstrap(windows).estimate(values),
+        paired.Bootstrap(windows).positive(values),
+        paired.Bootstrap(windows).positive(values, of=np.sqrt),
+    )
+    assert own.value == pytest.approx(usual.value)
+    assert own.ends[1] > usual.ends[1]
+    assert 0 < own.ends[0] < own.value
+    assert root.ends == pytest.approx(np.sqrt(own.ends))
+
+
+@pytest.mark.parametrize("values", [np.zeros(320), np.where(np.arange(320) < 10, 1.0, 0.0), np.where(np.arange(320) < 10, 1.0, -1e-12)])
+def test_blocks_without_anything_above_zero_have_the_usual_interval(values: np.ndarray) -> None:
+    windows = np.repeat(np.arange(32), 10)
+    assert paired.Bootstrap(windows).positive(values) == paired.Bootstrap(windows).estimate(values)
+
+
+def test_blocks_that_are_all_alike_leave_nothing_to_doubt() -> None:
+    found = paired.Bootstrap(np.repeat(np.arange(32), 10)).positive(np.full(320, 0.1))
+    assert found.ends == pytest.approx((0.1, 0.1))

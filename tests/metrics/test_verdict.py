@@ -14,12 +14,13 @@ import pytest
 
 from tqbench.core.gate import Gate
 from tqbench.core.record import Estimate
-from tqbench.metrics.paired import ENOUGH, ERROR, Bootstrap, blocks, student
-from tqbench.metrics.verdict import decide, factor, looks, shares, widened
+from tqbench.metrics.paired import ENOUGH, ERROR, Bootstrap, blocks, student, worst_decile
+from tqbench.metrics.verdict import decide, factor, least, looks, shares, widened
 
 DATA = np.load(Path(__file__).parent / "data" / "dnll.npz")
 TOKENS = DATA["baseline"].shape[1]
 LIMIT = 0.05
+RUNS = 400
 
 
 @cache
@@ -86,6 +87,73 @@ def test_what_is_clear_is_decided_early_and_rightly() -> None:
         found = sequence("q8_0", 480, 50, truth=truth)
         assert {said for said, _ in found} == {verdict}
         assert np.mean([end for _, end in found]) <= 2 * ENOUGH
+
+
+def gain(scheme: str) -> np.ndarray:
+    """A stand-in for the KLD of each token, which is about half the square of what its log-probability changes by."""
+    return DATA[scheme].astype(float) ** 2 / 2
+
+
+@cache
+def found(scheme: str, windows: int, metric: str) -> tuple[list[Estimate], float]:
+    """What so many runs estimate, and the truth."""
+    values = gain(scheme)
+    late = np.tile(np.arange(TOKENS), windows) // 11  # about tenths of a window
+    if metric == "kld_worst_decile":
+        values = values * np.where(np.arange(TOKENS) >= 99, 2, 1)  # the last tenth and a bit breaks
+    estimates = []
+    for chosen in runs(scheme, windows, RUNS, seed=windows):
+        drawn = values[chosen].ravel()
+        match metric:
+            case "kld":
+                estimates.append(boot(windows).positive(drawn))
+            case "kld_p99":
+                estimates.append(boot(windows).quantile(drawn, 0.99))
+            case _:
+                estimates.append(worst_decile(drawn, np.repeat(np.arange(windows), TOKENS), late))
+    truth = {"kld": values.mean(), "kld_p99": np.quantile(values, 0.99), "kld_worst_decile": values[:, 99:110].mean()}
+    return estimates, float(truth[metric])
+
+
+@pytest.mark.parametrize("share", [1.0, 0.2, 0.05])
+@pytest.mark.parametrize(
+    ("metric", "windows", "scheme"),
+    [
+        *(("kld", windows, scheme) for windows in (30, 60) for scheme in ("q8_0", "q4_0")),
+        *(("kld_p99", 100, scheme) for scheme in ("q8_0", "q4_0")),
+        *(("kld_worst_decile", 100, scheme) for scheme in ("q8_0", "q4_0")),
+    ],
+)
+def test_a_skewed_metric_passes_a_limit_just_below_the_truth_no_more_often_than_it_may(
+    metric: str, windows: int, scheme: str, share: float
+) -> None:
+    """The rare windows that decide are often missing: then what is left spreads little as well, and seems sure."""
+    assert windows >= least(metric)
+    estimates, truth = found(scheme, windows, metric)
+    may = share * ERROR / 2
+    most = RUNS * may + 3 * (RUNS * may) ** 0.5  # by chance
+    limit = Gate(("*",), metric, truth * (1 - 1e-9))
+    passed = sum(decide(limit, widened(one, share, windows, metric)) == "pass" for one in estimates)
+    assert passed <= most
+    if metric != "kld_worst_decile":  # of several tenths the worst is found too high, and nobody fails for another's sake alone
+        broken = Gate(("*",), metric, truth * (1 + 1e-9))
+        assert sum(decide(broken, widened(one, share, windows, metric)) == "fail" for one in estimates) <= most
+
+
+def test_the_usual_interval_would_pass_it_too_often() -> None:
+    """The instrument can see what the other one is for."""
+    usual = [boot(30).estimate(gain("q4_0")[chosen].ravel()) for chosen in runs("q4_0", 30, RUNS, seed=30)]
+    assert sum(one.ends[1] < gain("q4_0").mean() for one in usual) > 1.6 * RUNS * ERROR / 2
+
+
+def test_arms_of_a_skewed_metric_grow_by_factors() -> None:
+    estimate = Estimate(1.0, 0.5, 2.0)
+    low, high = widened(estimate, 0.1, 50, "kld").ends
+    assert low * high == pytest.approx(1)
+    assert 0 < low < widened(estimate, 1, 50).ends[0]
+    assert widened(estimate, 0.1, 50, "dppl").ends[0] == widened(estimate, 0.1, 50).ends[0] < 0.3
+    rounding = Estimate(1e-10, -1e-10, 3e-10)  # below 0, where no factor leads
+    assert widened(rounding, 0.1, 50, "kld") == widened(rounding, 0.1, 50)
 
 
 def test_looks_double_and_share_the_error() -> None:

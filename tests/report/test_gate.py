@@ -288,3 +288,13 @@ def test_a_cell_whose_gates_do_without_it_is_not_required(make, run_of):
     assert code() == 3
     assert code(spared) == 0
     assert code(spared, needed) == 3
+
+
+@pytest.mark.parametrize("metric", ["kld_p99", "kld_worst_decile"])
+def test_what_few_tokens_decide_needs_more_windows(make, run_of, metric):
+    for windows, status in ((99, "inconclusive"), (100, "pass")):
+        text = make.baseline().text | {"windows": windows, "scored": 100 * windows}
+        record = make.record(make.cell(), text=text, **{metric: Estimate(0.05, 0.04, 0.06)})
+        (found,) = judge(run_of([make.baseline(), record], [make.gate("q8_0", metric, 0.1)], run=f"run-{windows}"))
+        assert found.status == status
+    assert judge(run_of([make.baseline(), make.record(make.cell())], [make.gate("q8_0", "kld", 0.1)], run="kld"))[0].status == "pass"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tqbench.core.record import Cell, Estimate
+from tqbench.metrics.verdict import least
 from tqbench.suite.deciding import Earlier, expected
 from tqbench.suite.load import load
 from tqbench.suite.plan import plan
@@ -80,6 +81,22 @@ def test_only_the_same_scheme_of_the_same_model_tells_and_the_same_text_tells_be
     assert expected(cell, [elsewhere, here]).earlier == here
     nothing = Earlier(cell, {"kld": Estimate(0.1)}, SCORED)
     assert expected(cell, [nothing]) is None
+
+
+@pytest.mark.parametrize("scored", [0, 29])
+def test_a_cell_that_scored_next_to_nothing_tells_nothing(cell: Cell, scored: int) -> None:
+    """Its interval would shrink to nothing, and the first look seem sure."""
+    assert expected(cell, [earlier(cell, 0.02, 5.0, scored=scored)]) is None
+    assert expected(cell, [Earlier(cell, {"dppl": Estimate(0.02)}, SCORED)]) is None
+
+
+def test_a_tail_is_not_decided_before_its_interval_holds(cell: Cell) -> None:
+    judging = {**cell.params["judging"], "gates": [{**cell.params["judging"]["gates"][0], "metric": "kld_worst_decile"}]}
+    late = dataclasses.replace(cell, params={**cell.params, "judging": judging})
+    clear = Earlier(late, {"kld_worst_decile": Estimate(0.001, 0.0009, 0.0011)}, SCORED)
+    found = expected(late, [clear])
+    assert found is not None
+    assert found.share == next(end for end in LOOKS if end >= least("kld_worst_decile")) / LOOKS[-1]
 
 
 def test_a_cell_that_ends_where_it_is_told_expects_nothing(cell: Cell) -> None:

@@ -386,6 +386,7 @@ def test_until_decided_carries_the_gates_and_how_many_judgements_there_are(plann
     [
         (UNTIL, "", "there is no gate on what this task measures"),
         (UNTIL.replace("8k", "1k"), GATES, "at most 1024 tokens are fewer than the 30 windows of 64"),
+        (UNTIL.replace("8k", "4k"), GATES.replace("kld", "kld_worst_decile"), "the 100 windows of 64 that a verdict on kld_worst_decile"),
         (UNTIL.replace("8k", "many"), GATES, "tokens must be a whole number of tokens"),
         (UNTIL.replace("decided", "bored"), GATES, "or `until decided, at most 128k`"),
     ],

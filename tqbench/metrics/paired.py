@@ -5,13 +5,17 @@ interval is rough: what the tokens of a window share is then not drawn. The same
 
 Means of n blocks drawn from n blocks spread too little: their variance lacks the factor n / (n − 1), and their ends are a normal's where
 Student's are due. So the ends are taken further out, at the percentiles where a normal sample would have its t interval (Hesterberg 2015).
+
+What is never below 0 and seldom large, such as a KLD, needs more: windows that happen to lack the rare bad ones never show them, and both
+the mean and its error come out too small. So such a mean is drawn in units of its own error, on the log scale (bootstrap-t); its upper
+end lies where only half as many draws end as it may err by: simulated on a real model's scores, that holds. The share of tokens beyond a
+value is such a mean, and quantiles have their interval from it (Woodruff 1952).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +27,6 @@ ENOUGH = 30  # windows: with fewer an interval is rough
 ERROR = 0.05  # of an interval: how often it may miss
 BEYOND = 10  # tokens: a quantile needs this many beyond it
 DRAWS = 2000
-QUANTILE_DRAWS = 200
 
 Array = NDArray[np.float64]
 
@@ -67,12 +70,35 @@ class Bootstrap:
         drawn = np.asarray(of(*(draws for _, draws in pairs)))
         return Estimate(float(of(*(mean for mean, _ in pairs))), *self.ends(drawn))
 
+    def positive(self, values: Array, of: Callable[..., Array | float] = lambda mean: mean) -> Estimate:
+        """A rising function of the mean of values that are never below 0 and seldom large, with its bootstrap-t interval; with the
+        other one where rounding leaves blocks below 0, or draws have no logarithm or no error."""
+        sums = np.asarray(np.bincount(self.block, weights=values, minlength=self.count), np.float64)
+        if not (sums >= 0).all():
+            return self.estimate(values, of=of)
+        mean, drawn = self.means(values)
+        with np.errstate(divide="ignore", invalid="ignore"):  # draws of one block again and again
+            units = np.log(drawn / mean) / self._error(sums, self.draws, drawn)
+        if not np.isfinite(units).all():
+            return self.estimate(values, of=of)
+        low, high = np.percentile(units, [100 * ERROR / 4, 100 * (1 - ERROR / 2)])
+        error = float(self._error(sums, np.arange(self.count)[None], np.array([mean]))[0])
+        return Estimate(*(float(of(mean * np.exp(-unit * error))) for unit in (0.0, high, low)))
+
+    def _error(self, sums: Array, draws: NDArray[np.int64], means: Array) -> Array:
+        """The standard error of each draw's mean relative to it, from how its blocks differ."""
+        squares, products, sizes = ((x * y)[draws].sum(1) for x, y in ((sums, sums), (sums, self.sizes), (self.sizes, self.sizes)))
+        spread = np.maximum(0, squares - 2 * means * products + means**2 * sizes) * self.count / max(1, self.count - 1)
+        return np.asarray(np.sqrt(spread) / sums[draws].sum(1))
+
     def quantile(self, values: Array, q: float) -> Estimate:
-        """A quantile with its percentile interval."""
-        order = np.argsort(self.block, kind="stable")
-        groups = np.split(values[order], np.cumsum(self.sizes[:-1]).astype(np.int64))
-        drawn = [np.quantile(np.concatenate([groups[i] for i in draw]), q) for draw in self.draws[:QUANTILE_DRAWS]]
-        return Estimate(float(np.quantile(values, q)), *self.ends(np.asarray(drawn)))
+        """A quantile. If truly more tokens lie beyond its value than here, the true quantile has as many fewer beyond it here."""
+        value = float(np.quantile(values, q))
+        beyond = self.positive((values > value).astype(np.float64))
+        if not beyond.value or not all(beyond.ends):
+            return Estimate(value, value, float(values.max()))
+        low, high = np.quantile(values, np.clip([1 - (1 - q) * beyond.value / end for end in beyond.ends], 0, 1))
+        return Estimate(value, float(low), float(high))
 
     def ends(self, drawn: Array) -> tuple[float, float]:
         """The interval, from what each draw gave."""
@@ -90,9 +116,9 @@ def quality(scores: TokenScores, windows: NDArray[np.int64], seed: int = 0) -> d
         "base_ppl": boot.estimate(base, of=exp),
         "dppl": boot.estimate(nll, base, of=lambda a, b: exp(a) - exp(b)),
         "ln_ratio": boot.estimate(nll - base),
-        "kld": boot.estimate(kld),
+        "kld": boot.positive(kld),
         "kld_max": Estimate(float(kld.max())),
-        "rms_dp": boot.estimate((exp(-nll) - exp(-base)) ** 2, of=np.sqrt),
+        "rms_dp": boot.positive((exp(-nll) - exp(-base)) ** 2, of=np.sqrt),
         "top1": boot.estimate((scores.rank == 0).astype(np.float64)),
         "top5": boot.estimate((scores.rank < 5).astype(np.float64)),
     }
@@ -118,21 +144,14 @@ def floor(nll: Array, gap: Estimate) -> float:
 
 def worst_decile(values: Array, windows: NDArray[np.int64], positions: NDArray[np.int64], seed: int = 0) -> Estimate:
     """The mean over that tenth of the positions in a window where it is largest: what breaks late in the context shows here when the mean
-    hides it. Drawn by windows, the choice of the tenth included; without an interval where windows are few."""
+    hides it. The interval is that of the tenth that was found, which errs upward if another is as bad; none where windows are few."""
     first, last = int(positions.min()), int(positions.max())
     decile = (positions - first) * 10 // (last - first + 1)
-    _, window = np.unique(windows, return_inverse=True)
-    count, cell = int(window.max()) + 1, window * 10 + decile
-    sums, sizes = (np.bincount(cell, weights=w, minlength=10 * count).reshape(count, 10) for w in (values, None))
-
-    def largest(chosen: Any) -> float:
-        total, tokens = sums[chosen].sum(0), sizes[chosen].sum(0)
-        return float((total[tokens > 0] / tokens[tokens > 0]).max())
-
-    if count < ENOUGH:
-        return Estimate(largest(slice(None)))
-    boot = Bootstrap(np.arange(count), seed)
-    return Estimate(largest(slice(None)), *boot.ends(np.array([largest(draw) for draw in boot.draws])))
+    sums, sizes = np.bincount(decile, weights=values, minlength=10), np.bincount(decile, minlength=10)
+    worst = int(np.argmax(sums / np.maximum(1, sizes)))
+    here = decile == worst
+    found = Bootstrap(windows[here], seed).positive(values[here])
+    return found if len(np.unique(windows)) >= ENOUGH else Estimate(found.value)
 
 
 def by_position(scores: TokenScores, positions: NDArray[np.int64]) -> list[dict[str, float]]:

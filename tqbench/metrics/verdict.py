@@ -16,6 +16,15 @@ from tqbench.core.record import Estimate
 from tqbench.metrics.paired import ENOUGH, ERROR, student
 
 Decision = Literal["pass", "fail"]
+# Metrics that are never below 0 and seldom large: the arms of their intervals grow by factors, the upper one faster than the lower.
+SKEWED = {"kld", "kld_median", "kld_p90", "kld_p99", "kld_p999", "kld_worst_decile", "rms_dp"}
+QUANTILES = {"kld_median", "kld_p90", "kld_p99", "kld_p999"}  # what lies beyond an arm is uneven: it grows twice
+TAILS = {"kld_p99": 100, "kld_worst_decile": 100}  # windows: what a few tokens decide needs more of them before its interval holds
+
+
+def least(metric: str) -> int:
+    """How many windows a verdict on this metric needs."""
+    return TAILS.get(metric, ENOUGH)
 
 
 def looks(windows: int) -> list[int]:
@@ -31,14 +40,16 @@ def shares(count: int) -> list[float]:
     return [2.0 ** -max(1, count - 1), *(2.0 ** (k - count) for k in range(1, count))] if count > 1 else [1.0]
 
 
-def widened(estimate: Estimate, share: float, blocks: int) -> Estimate:
+def widened(estimate: Estimate, share: float, blocks: int, metric: str = "") -> Estimate:
     """An interval of 95 % over so many blocks, widened to one that errs with only a share of 5 %. Both arms grow alike."""
     if share >= 1 or estimate.low is None or estimate.high is None:
         return estimate
-    freedom = max(blocks, ENOUGH) - 1
+    freedom, value = max(blocks, ENOUGH) - 1, estimate.value
     factor = student(1 - share * ERROR / 2, freedom) / student(1 - ERROR / 2, freedom)
-    low, high = (estimate.value + factor * (end - estimate.value) for end in (estimate.low, estimate.high))
-    return Estimate(estimate.value, low, high)
+    factor **= 2 if metric in QUANTILES else 1
+    if metric in SKEWED and estimate.low > 0:
+        return Estimate(value, *(value * (end / value) ** factor for end in (estimate.low, estimate.high)))
+    return Estimate(value, *(value + factor * (end - value) for end in (estimate.low, estimate.high)))
 
 
 def allowed(gate: Gate) -> tuple[float, float]:

@@ -157,7 +157,7 @@ class Open:
     def interval(self, others: int) -> Estimate:
         """The interval that so many open judgements leave it; of a cell that was looked at while it grew, what that look may spend."""
         share = self.record.text.get("look", {}).get("share", 1.0) / others
-        return widened(self.estimate, share, self.record.text.get("windows", ENOUGH))
+        return widened(self.estimate, share, self.record.text.get("windows", ENOUGH), self.gate.metric)
 
     def decided(self, others: int) -> bool:
         """Whether it is clear."""

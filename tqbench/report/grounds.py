@@ -9,6 +9,7 @@ from tqbench.core.gate import POINTS, RATIOS
 from tqbench.core.record import Estimate, Record
 from tqbench.metrics import timing
 from tqbench.metrics.paired import ENOUGH
+from tqbench.metrics.verdict import least
 from tqbench.report.text import exact
 
 DISTURBED = "was timed while other processes used the machine: time it again on a quiet one, or judge a ratio to the own cache"
@@ -16,10 +17,14 @@ DISTURBED = "was timed while other processes used the machine: time it again on 
 
 def lacking(record: Record, metric: str, estimate: Estimate) -> tuple[str, int | None] | None:
     """Why this figure decides nothing, and how many scored tokens would make it; None if it may be judged."""
-    windows = record.text.get("windows", ENOUGH)
-    if windows < ENOUGH and not exact(estimate):
-        tokens = round_up(record.text.get("scored", 0) * ENOUGH / max(windows, 1))
-        return f"rests on {windows} windows, an interval needs {ENOUGH}: score {tokens:,} tokens", tokens
+    needed = least(metric)
+    windows = record.text.get("windows", needed)
+    if windows < needed and not exact(estimate):
+        tokens = round_up(record.text.get("scored", 0) * needed / max(windows, 1))
+        return (
+            f"rests on {windows} windows, an interval {'' if needed == ENOUGH else 'of it '}needs {needed}: score {tokens:,} tokens",
+            tokens,
+        )
     if metric in POINTS or exact(estimate):
         return None
     if estimate.low is None or estimate.high is None:

@@ -16,6 +16,7 @@ from tqbench.core.scheme import Bypass, Scheme
 from tqbench.corpora.recipes import RECIPES
 from tqbench.kernels import attend, decode, encode, entropy
 from tqbench.metrics.paired import ENOUGH
+from tqbench.metrics.verdict import least
 from tqbench.models import resolve
 from tqbench.suite.document import At
 from tqbench.suite.schema import LENGTH, MOST, TASKS, Calibration, GateKeys, Perplexity, Prefill, Settings, Storage, Task, UntilDecided
@@ -235,10 +236,16 @@ def priority(patterns: Sequence[str], names: Sequence[str], problem: Problem) ->
 
 
 def decidable(found: Sequence[tuple[str, Task]], gates: Sequence[Gate], problem: Problem) -> None:
-    """What is scored until gates are decided needs one."""
+    """What is scored until gates are decided needs one, and windows enough for all of them."""
     for i, (kind, task) in enumerate(found):
-        if isinstance(task, Perplexity) and isinstance(task.tokens, UntilDecided) and not any(gate.measured_by(kind) for gate in gates):
+        if not isinstance(task, Perplexity) or not isinstance(task.tokens, UntilDecided):
+            continue
+        metrics, longest = [gate.metric for gate in gates if gate.measured_by(kind)], max(task.context)
+        if not metrics:
             problem(("tasks", i, kind, "tokens"), "there is no gate on what this task measures, so nothing would be decided; add `gates:`")
+        elif task.tokens // longest < (needed := least(metric := max(metrics, key=least))):
+            what = f"at most {task.tokens} tokens are fewer than the {needed} windows of {longest} that a verdict on {metric} needs"
+            problem(("tasks", i, kind, "tokens"), what)
 
 
 def _repeats(values: Sequence[Any], at: At, problem: Problem, what: str = "") -> None:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import sqrt
 
-from tqbench.core.gate import Gate
+from tqbench.core.gate import POINTS, Gate
 from tqbench.core.record import Cell, Estimate
 from tqbench.corpora import recipes
-from tqbench.metrics.verdict import decide, factor, looks, shares, widened
+from tqbench.metrics.paired import ENOUGH
+from tqbench.metrics.verdict import decide, factor, least, looks, shares, widened
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def expected(cell: Cell, seen: list[Earlier]) -> Expected | None:
     if judging is None:
         return None
     gates = [Gate.of(gate) for gate in judging["gates"]]
-    alike = [one for one in seen if _alike(one.cell, cell) and all(gate.metric in one.metrics for gate in gates)]
+    alike = [one for one in seen if _alike(one.cell, cell) and all(_tells(one, gate.metric) for gate in gates)]
     if not alike:
         return None
     earlier = max(alike, key=lambda one: (one.cell.corpus == cell.corpus, one.scored))
@@ -50,8 +51,8 @@ def expected(cell: Cell, seen: list[Earlier]) -> Expected | None:
     ends = looks(len(spans))
     for end, share in zip(ends, shares(len(ends)), strict=True):
         mine = share / max(1, judging["beside"])
-        at = [widened(_after(earlier, gate, scored[end - 1]), mine, end) for gate in gates]
-        if all(decide(gate, estimate) for gate, estimate in zip(gates, at, strict=True)):
+        at = [widened(_after(earlier, gate, scored[end - 1]), mine, end, gate.metric) for gate in gates]
+        if all(end >= least(gate.metric) and decide(gate, estimate) for gate, estimate in zip(gates, at, strict=True)):
             return Expected(end / len(spans), spans[end - 1].end, earlier)
     more = [factor(gate, estimate) for gate, estimate in zip(gates, at, strict=True)]
     most = None if any(one is None for one in more) else max(one or 0.0 for one in more)
@@ -60,6 +61,12 @@ def expected(cell: Cell, seen: list[Earlier]) -> Expected | None:
 
 def _alike(a: Cell, b: Cell) -> bool:
     return all(getattr(a, name) == getattr(b, name) for name in ("model", "backend", "dtype", "task", "scheme"))
+
+
+def _tells(one: Earlier, metric: str) -> bool:
+    """Whether it has an interval that may shrink: no tokens, or too few to be cut into blocks, leave none."""
+    found = one.metrics.get(metric)
+    return found is not None and one.scored >= ENOUGH and (found.low is not None or metric in POINTS)
 
 
 def _after(earlier: Earlier, gate: Gate, scored: int) -> Estimate:

@@ -30,7 +30,7 @@ from tqbench.core.scheme import Scheme
 from tqbench.core.session import Terms, TokenScores
 from tqbench.corpora import recipes
 from tqbench.metrics import paired
-from tqbench.metrics.verdict import decide, looks, shares, widened
+from tqbench.metrics.verdict import decide, least, looks, shares, widened
 from tqbench.tasks import Job, Result
 from tqbench.tasks._proof import prove
 from tqbench.tasks._terms import learned
@@ -77,7 +77,7 @@ def run(job: Job) -> Result:
     first = _Pass(job, scheme, terms, params["chunk"])
     looked = first.until_decided(parts) if "judging" in params else first.run(parts)
     parts = first.windows
-    where, positions = first.where, np.concatenate([np.flatnonzero(w.targets >= 0) for w in parts])
+    where = first.where
     gap, floor = _recut(job, parts, scheme, terms, first.scores, where)
     fields: dict[str, Any] = {
         "model": dataclasses.asdict(info),
@@ -99,10 +99,8 @@ def run(job: Job) -> Result:
         fields |= {"metrics": paired.baseline(first.scores.nll, where) | gap, "floors": {"instrument": floor}}
     else:
         fields |= {
-            "metrics": paired.quality(first.scores, where)
-            | {"kld_worst_decile": paired.worst_decile(first.scores.kld, where, positions)}
-            | gap,
-            "positions": paired.by_position(first.scores, positions),
+            "metrics": first.quality() | gap,
+            "positions": paired.by_position(first.scores, first.positions),
             "floors": {"scheme": floor},
             "calibration": learned(terms, about),
             **prove(first.evidence, first.scores, scheme, info),
@@ -134,6 +132,10 @@ def _kept(job: Job, window: recipes.Window, chunk: int) -> dict[int, Any] | None
     return job.beside.setdefault(key, {}) if key in job.beside or len(job.beside) < room else None
 
 
+def _decided(gate: Gate, found: Estimate | None, share: float, windows: int) -> bool:
+    return found is not None and decide(gate, widened(found, share, windows, gate.metric)) is not None
+
+
 def _tell(progress: Callable[[int], None], times: int, tokens: int) -> None:
     progress(times * tokens)
 
@@ -161,6 +163,16 @@ class _Pass:
         """The window of each scored token."""
         return np.repeat(np.arange(len(self.windows)), [(w.targets >= 0).sum() for w in self.windows])
 
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """The place of each scored token in its window."""
+        return np.concatenate([np.flatnonzero(w.targets >= 0) for w in self.windows])
+
+    def quality(self) -> dict[str, Estimate]:
+        """All that is reported about a scheme, and so all that a gate may ask for."""
+        scores, where = self.scores, self.where
+        return paired.quality(scores, where) | {"kld_worst_decile": paired.worst_decile(scores.kld, where, self.positions)}
+
     def run(self, windows: list[recipes.Window]) -> dict[str, Any]:
         """Run these windows too."""
         job, beside = self.job, self.scheme is not None and not self.alone
@@ -187,7 +199,7 @@ class _Pass:
                 "base_ppl": float(np.exp(scores.base_nll.mean())),
             }
             look = {"look": {"at": at, "of": len(ends), "share": share}, "first": first}
-            found, mine = paired.quality(scores, self.where), share / max(1, judging["beside"])
-            if all(gate.metric in found and decide(gate, widened(found[gate.metric], mine, end)) for gate in gates):
+            found, mine = self.quality(), share / max(1, judging["beside"])
+            if all(end >= least(gate.metric) and _decided(gate, found.get(gate.metric), mine, end) for gate in gates):
                 break
         return look
