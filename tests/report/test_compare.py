@@ -75,6 +75,20 @@ def test_what_only_wobbles_is_indistinguishable(measured):
     assert row[-1] == "indistinguishable"
 
 
+def test_an_interval_after_a_look_is_shown_as_wide_as_its_look_pays_for(measured):
+    look = {"look": {"at": 1, "of": 5, "share": 0.0625}}
+    a, b, stopped = (
+        measured(run, {"q8_0": NLL + noise}, text=text) for run, noise, text in (("a", NOISE, {}), ("b", 0, {}), ("c", 0, look))
+    )
+    shown = []
+    for other in (b, stopped):
+        (comparison,) = compare.compare((a, None), [(other, None)])
+        rows = [row for section in comparison.sections() for row in section.rows if row[0] == "q8_0" and len(row) == len(compare.QUALITY)]
+        shown.append([float(x.replace("−", "-")) for x in rows[0][4].strip("[]").split(", ")])
+    (low, high), (low2, high2) = shown
+    assert high2 - low2 > 1.3 * (high - low)
+
+
 def test_equal_fingerprints_need_no_scores(measured):
     a, b = (measured(run, {"q8_0": NLL + NOISE}, keep=False) for run in "ab")
     pair = one(a, b)

@@ -18,10 +18,13 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from tqbench.core.record import Estimate, Record
+from tqbench.metrics.verdict import paid
 from tqbench.report import figures, junit, markdown, page, summary, terminal
 from tqbench.report.conclusion import conclude
+from tqbench.report.points import points
 from tqbench.report.run import load
 from tqbench.report.table import tables
+from tqbench.report.text import bounds
 from tqbench.report.write import write, write_results
 
 HOSTILE = "<script>alert(1)</script>|`x`|[b](javascript:x)[red]$a_b$&amp;{{7*7}}\"'"
@@ -99,6 +102,20 @@ def test_an_interval_that_reaches_beyond_the_floor_is_shown(make, run_of):
     ):
         shown = figure(run, name, "Δppl")
         assert (shown.text, shown.detail) == (text, detail)
+
+
+def test_who_stopped_when_it_was_decided_shows_the_interval_that_pays_for_it(make, run_of):
+    """A gate judges the wide one; a table that showed the narrow one would say the opposite beside it."""
+    whole = make.baseline().text
+    looked = whole | {"look": {"at": 1, "of": 5, "share": 0.0625}}
+    dppl = Estimate(0.1, 0.02, 0.18)
+    run = run_of([make.baseline(), *(make.record(make.cell(n), text=t, dppl=dppl) for n, t in (("all", whole), ("stopped", looked)))])
+    assert figure(run, "all", "Δppl").detail == "[+0.020, +0.180]"
+    assert figure(run, "stopped", "Δppl").text.endswith("≈")
+    wide = paid(run.record(run.cells[2]), "kld", Estimate(0.01234, 0.0119, 0.0128))
+    assert figure(run, "stopped", "KLD").detail == bounds(wide, "kld") != figure(run, "all", "KLD").detail
+    drawn = {point.label: point.y for point in points(run, list(run.cells), "kld")}
+    assert drawn["stopped"] == wide
 
 
 def test_a_lossless_control_is_exactly_zero(full):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from tqbench.core.gate import Gate
-from tqbench.core.record import Estimate
+from tqbench.core.record import Estimate, Record
 from tqbench.metrics.paired import ENOUGH, ERROR, student
 
 Decision = Literal["pass", "fail"]
@@ -50,6 +50,13 @@ def widened(estimate: Estimate, share: float, blocks: int, metric: str = "") -> 
     if metric in SKEWED and estimate.low > 0:
         return Estimate(value, *(value * (end / value) ** factor for end in (estimate.low, estimate.high)))
     return Estimate(value, *(value + factor * (end - value) for end in (estimate.low, estimate.high)))
+
+
+def paid(record: Record, metric: str, estimate: Estimate, others: int = 1) -> Estimate:
+    """The interval as it may be shown, or judged beside so many open ones: of a cell that was looked at while it grew, what its look may
+    spend. Who stops at a lucky moment has an interval of 95 % only then."""
+    share = record.text.get("look", {}).get("share", 1.0) / others
+    return widened(estimate, share, record.text.get("windows", ENOUGH), metric)
 
 
 def allowed(gate: Gate) -> tuple[float, float]:

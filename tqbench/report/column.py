@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tqbench.core.record import Record
+from tqbench.metrics.verdict import paid
 from tqbench.report.run import bits_of
 from tqbench.report.text import NONE, bounds, exact, half, plain, value
 
@@ -66,6 +67,7 @@ def metric(name: str) -> Callable[[Line], Figure]:
             return Figure(NONE)
         if exact(estimate):
             return Figure("0 (exact)", order=0.0)
+        estimate = paid(line.record, name, estimate)
         return Figure(value(estimate, name), bounds(estimate, name), estimate.value, half(estimate, name))
 
     return show

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tqbench.core.gate import POINTS, RATIOS
 from tqbench.core.record import Cell, Estimate, Record
+from tqbench.metrics.verdict import paid
 from tqbench.report import markdown
 from tqbench.report.knobs import KINDS, Knob
 from tqbench.report.pairing import HOWS, Pair, pairs
@@ -156,10 +157,17 @@ def _quality(pair: Pair) -> tuple[str, ...]:
     ppl = [_ppl(record) for record in (pair.first, pair.other)]
     if not pair.metrics:
         return (*ppl, NONE, NONE, NONE, NONE, "not comparable")
-    dppl, ratio = pair.metrics["dppl"], pair.metrics["ln_ratio"]
+    dppl, ratio = (_paid(pair, name) for name in ("dppl", "ln_ratio"))
     shown = "0 (exact)" if pair.how == "equal" else value(dppl, "dppl")
     tokens = f"{pair.tokens:,}"
     return (*ppl, shown, bounds(dppl, "dppl"), value(ratio, "ln_ratio"), tokens, _says(pair, dppl))
+
+
+def _paid(pair: Pair, name: str) -> Estimate:
+    """Either may have stopped at a lucky moment; the one whose look may spend less has the say."""
+    looked = [record for record in (pair.first, pair.other) if record]
+    metrics = pair.metrics or {}
+    return max((paid(record, name, metrics[name]) for record in looked), key=lambda estimate: estimate.ends[1] - estimate.ends[0])
 
 
 def _ppl(record: Record | None) -> str:

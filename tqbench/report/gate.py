@@ -10,8 +10,7 @@ from typing import Literal
 from tqbench.core.errors import worst
 from tqbench.core.gate import Gate
 from tqbench.core.record import Cell, Estimate, Record
-from tqbench.metrics.paired import ENOUGH
-from tqbench.metrics.verdict import decide, factor, widened
+from tqbench.metrics.verdict import decide, factor, paid
 from tqbench.report.grounds import lacking, round_up
 from tqbench.report.run import Run
 from tqbench.report.text import bare, exact, interval, number, title
@@ -155,9 +154,8 @@ class Open:
     floor: float | None = None
 
     def interval(self, others: int) -> Estimate:
-        """The interval that so many open judgements leave it; of a cell that was looked at while it grew, what that look may spend."""
-        share = self.record.text.get("look", {}).get("share", 1.0) / others
-        return widened(self.estimate, share, self.record.text.get("windows", ENOUGH), self.gate.metric)
+        """The interval that so many open judgements leave it."""
+        return paid(self.record, self.gate.metric, self.estimate, others)
 
     def decided(self, others: int) -> bool:
         """Whether it is clear."""

@@ -9,6 +9,7 @@ from typing import Any
 from tqbench.core.errors import ConfigError
 from tqbench.core.presets import read
 from tqbench.core.record import Cell, Estimate, Record
+from tqbench.metrics.verdict import paid
 from tqbench.report.draw import Point
 from tqbench.report.run import Run, bits_of
 from tqbench.report.table import label
@@ -66,6 +67,7 @@ def points(run: Run, cells: list[Cell], metric: str, speeds: Speeds | None = Non
     for name, record in measured(run, cells):
         bits, estimate = bits_of(record).get("bits_resident") or 0.0, record.metrics.get(metric)
         if estimate and bits > 0 and all(map(math.isfinite, (estimate.value, *estimate.ends))):
+            estimate = paid(record, metric, estimate)
             speed = speeds.ratios.get(name) if speeds else None
             found.append(Point(name, codecs(record.cell.scheme), bits, estimate, run.floor(record), speed))
     return found

@@ -7,6 +7,7 @@ from typing import Any
 
 from tqbench.core.record import Cell
 from tqbench.metrics.paired import ENOUGH
+from tqbench.metrics.verdict import paid
 from tqbench.report import speed
 from tqbench.report.column import BITS, COVERAGE, Column, Figure, Line, kernels, metric
 from tqbench.report.run import Run
@@ -153,6 +154,7 @@ def _dppl(line: Line) -> Figure:
         return Figure(NONE)
     if exact(estimate):
         return Figure("0 (exact)", order=0.0)
+    estimate = paid(line.record, "dppl", estimate)
     low, high = estimate.ends
     mark = " ≈" if low <= 0 <= high else ""
     floor = f"(floor {number(line.floor, 2)})" if line.floor is not None and abs(estimate.value) < line.floor else ""
