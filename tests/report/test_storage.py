@@ -92,7 +92,7 @@ def test_coders_have_tables_of_their_own_across_contexts(full) -> None:
 
 
 def test_gates_judge_it(make, run_of) -> None:
-    record = make.stored(cell(make))
+    record = make.stored(cell(make), ttft_gain=Estimate(15.5, 14.0, 17.0))
     run = run_of(
         [make.stored(cell(make, None)), record],
         gates=[make.gate("turbo4", "stored_ratio", 4.0), make.gate("turbo4", "stored_ratio", 20.0), make.gate("turbo4", "ttft_gain", 20.0)],
