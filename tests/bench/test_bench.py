@@ -204,7 +204,9 @@ def test_the_best_torch_row_is_the_fastest_that_was_right(monkeypatch: pytest.Mo
     assert found["q8_0/native"].timing.ratios[BEST].median == 0.25
     assert found["sdpa fp32"].timing.ratios[BEST].median == 0.5
     assert found["folded bf16"].timing.ratios == {}
-    assert "best torch row: folded bf16" in heading(group)
+    compared, alone = (Bench("attend", "", "", "", {}, Ceiling(None, 1), (group,), given) for given in ({"best torch": BEST}, {}))
+    assert "best torch row: folded bf16" in heading(compared, group)
+    assert "best" not in heading(alone, group)
 
 
 class Time:

@@ -58,6 +58,7 @@ def _stacked(axes: Axes, rows: Sequence[Row]) -> None:
         axes.barh(range(len(rows)), widths, left=starts, color=COLOURS.get(stage, BARE), label=f"_{stage}" if stage in INVERSE else stage)
     axes.legend(loc="lower right", fontsize=7.5)
     _bars(axes, rows, "stages of all layers and heads")
+    axes.set_xlim(right=1.25 * max(_median(row) for row in rows))  # room for the legend
 
 
 def _plain(axes: Axes, rows: Sequence[Row]) -> None:
@@ -65,6 +66,8 @@ def _plain(axes: Axes, rows: Sequence[Row]) -> None:
         range(len(rows)), [_median(row) for row in rows], color=[BARE if row.role == "baseline" else COLOURS["project"] for row in rows]
     )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     _bars(axes, rows, "the same work for a few layers and heads, loops included")
 
 
