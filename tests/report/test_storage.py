@@ -95,9 +95,9 @@ def test_gates_judge_it(make, run_of) -> None:
     record = make.stored(cell(make), ttft_gain=Estimate(15.5, 14.0, 17.0))
     run = run_of(
         [make.stored(cell(make, None)), record],
-        gates=[make.gate("turbo4", "stored_ratio", 4.0), make.gate("turbo4", "stored_ratio", 20.0), make.gate("turbo4", "ttft_gain", 20.0)],
+        gates=[make.gate("turbo4", "stored_ratio", 4.0), make.gate("turbo4", "ttft_gain", 20.0), make.gate("turbo4", "load_ms", 100.0)],
     )
-    assert [verdict.status for verdict in judge(run)] == ["pass", "fail", "inconclusive"]  # a time without an interval decides nothing
+    assert [verdict.status for verdict in judge(run)] == ["pass", "fail", "inconclusive"]  # the last is a time without an interval
 
 
 def test_a_cell_without_proof_shows_nothing(make, run_of) -> None:
