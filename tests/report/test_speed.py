@@ -6,11 +6,13 @@ import csv
 import dataclasses
 import io
 import re
+from pathlib import Path
 
 import pytest
 
+import tqbench
 from tqbench.core.record import Estimate, Record
-from tqbench.report import across, details, figures, markdown, page, speed, summary, terminal
+from tqbench.report import across, bars, details, figures, markdown, page, speed, summary, terminal
 from tqbench.report.conclusion import conclude
 from tqbench.report.table import tables
 
@@ -137,3 +139,13 @@ def test_depth_zero_stays_off_the_logarithmic_axis(make, run_of) -> None:
 def test_speed_past_the_models_positions_says_so(make, run_of) -> None:
     deep = make.speed(make.cell("q8_0", task="decode", params={"context": 4096, **DECODE}))
     assert "past the model's 4,096 positions: speed only" in tables(run_of([deep]))[0].facts
+
+
+def test_every_stage_that_is_marked_is_shown() -> None:
+    """One that tables and figures did not know would be missing there, and the stages would not add up to the whole."""
+    root = Path(tqbench.__file__).parents[1]
+    sources = [path.read_text(encoding="utf-8") for folder in ("tqbench", "backends") for path in (root / folder).rglob("*.py")]
+    marked = {name for text in sources for name in re.findall(r"stage\(\"(\w+)\"\)", text)}
+    assert marked >= {"attend", "encode", "project", "uncenter"}
+    assert marked <= speed.STAGES.keys()
+    assert speed.STAGES.keys() <= bars.COLOURS.keys()

@@ -114,12 +114,12 @@ class KvtcPaper(Codec):
         return self.span * head_dim
 
     def transform(self, x: Tensor) -> Tensor:
-        with stage("gather"):
+        with stage("center"):
             y = x.unflatten(1, (-1, self.span)).transpose(2, 3).flatten(-2)
             return y if self.learned is None else y - self._kept("mean", y)
 
     def inverse(self, y: Tensor, head_dim: int) -> Tensor:
-        with stage("scatter"):
+        with stage("uncenter"):
             return self._heads(y + self._kept("mean", y), head_dim)
 
     @staticmethod

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tqbench.bench.result import Bench, Row
+from tqbench.report.bars import COLOURS
 from tqbench.report.draw import INK
 from tqbench.report.text import number
 
@@ -14,18 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {  # of Okabe and Ito; a stage and its inverse alike
-    "project": "#0072B2",
-    "unproject": "#0072B2",
-    "quantize": "#D55E00",
-    "dequantize": "#D55E00",
-    "pack": "#009E73",
-    "unpack": "#009E73",
-    "entropy": "#E69F00",
-    "unexplained": "#c4cbd2",
-}
-INVERSE = ("unproject", "dequantize", "unpack")  # in the legend under the name of what they undo
-BARE = "#7d8791"
+INVERSE = ("unproject", "dequantize", "unpack", "uncenter")  # in the legend under the name of what they undo
+BARE, LINES = "#7d8791", ("#0072B2", "#D55E00", "#009E73")
 WIDTH, BAR, ROOM = 8.6, 0.21, 1.5  # inches: of all, of one bar, and of the axis and title of a panel
 CURVE = 3.4  # inches of the curves' panel
 
@@ -55,7 +46,7 @@ def _stacked(axes: Axes, rows: Sequence[Row]) -> None:
             before = list(stages)[: list(stages).index(stage)] if stage in stages else []
             starts.append(scale * sum(stages[name] for name in before))
             widths.append(scale * stages.get(stage, 0.0))
-        axes.barh(range(len(rows)), widths, left=starts, color=COLOURS.get(stage, BARE), label=f"_{stage}" if stage in INVERSE else stage)
+        axes.barh(range(len(rows)), widths, left=starts, color=COLOURS[stage], label=f"_{stage}" if stage in INVERSE else stage)
     axes.legend(loc="lower right", fontsize=7.5)
     _bars(axes, rows, "stages of all layers and heads")
     axes.set_xlim(right=1.25 * max(_median(row) for row in rows))  # room for the legend
@@ -92,7 +83,7 @@ def _curves(axes: Axes, rows: Sequence[Row]) -> None:
             [row.components or 0 for row in some],
             [_median(row) for row in some],
             label=f"{direction}, form {form}, {tokens:,} tokens",
-            color=BARE if reference else list(COLOURS.values())[2 * i % 6],
+            color=BARE if reference else LINES[i % len(LINES)],
             linestyle="--" if reference else "-",
             marker="D",
             markersize=4,
