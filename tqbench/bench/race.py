@@ -77,7 +77,7 @@ def race(tokens: int, contenders: list[Contender], rounds: int, note: Callable[[
         if reason := lane.contender.judge(lane.output):
             lane.contender.drop("wrong", f"on a call that was timed, {reason}")
     fit = {lane.contender.row.name: lane for lane in lanes if lane.contender.row.outcome == "ok"}  # a rival that was wrong is none
-    best = _best(fit, seen)
+    best = _best(fit, seen) if any(BEST in lane.contender.rivals for lane in lanes) else None
     rivals = fit | ({BEST: fit[best]} if best else {})
     rows = {name: replace(_row(lane, rivals, seen), stages=_stages(lane)) for name, lane in fit.items()}
     return Group(tokens, tuple(rows.get(c.row.name, c.row) for c in contenders), tuple(seen), best)

@@ -90,7 +90,7 @@ def _group(found: Bench, group: Group) -> None:
 
     typer.echo()
     titles = ["row", *(f"{column.title}>" for column in columns(found))]
-    table.show(heading(found, group), titles, (cells(found, row) for row in group.rows if row.outcome == "ok"))
+    table.show(heading(group), titles, (cells(found, row) for row in group.rows if row.outcome == "ok"))
     for line in notes(group):
         typer.echo(plain(line))
 

@@ -50,7 +50,7 @@ def page(bench: Bench) -> str:
 
 
 def _group(bench: Bench, group: Group) -> Iterator[str]:
-    yield f"## {escape(heading(bench, group))}"
+    yield f"## {escape(heading(group))}"
     head = ("row", *(escape(column.title) for column in columns(bench)))
     yield grid(head, [tuple(map(escape, cells(bench, row))) for row in group.rows if row.outcome == "ok"])
     if found := list(notes(group)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tqbench.bench.result import BEST, Bench, Group, Row, Timing
+from tqbench.bench.result import Bench, Group, Row, Timing
 from tqbench.report.text import NONE, number
 
 UNQUIET = "!"
@@ -50,12 +50,12 @@ def facts(bench: Bench) -> list[str]:
     return [f"{bench.op} · {bench.shape} · {bench.data} data · float32 queries", f"{machine.get('cpu')} · {threads} · {isa} · {limit}"]
 
 
-def heading(bench: Bench, group: Group) -> str:
+def heading(group: Group) -> str:
     """The tokens, how quiet it was, and which row is the best that torch does, where that is compared with."""
     total = len(group.rounds)
     unknown = sum(r.disturbed is None for r in group.rounds)
     noise = f"{group.quiet} of {total} rounds quiet" if not unknown else "nobody knows who else used the processor"
-    best = f" · best torch row: {group.best}" if group.best and BEST in bench.comparisons.values() else ""
+    best = f" · best torch row: {group.best}" if group.best else ""
     return f"{group.tokens:,} tokens · {noise}{best}"
 
 
