@@ -138,7 +138,7 @@ def _of_scheme(store: Store, given: Vectors, truth: Tensor) -> Iterator[Contende
         if reason is not None:
             yield Contender(Row(start + 1, held.scheme, impl.name, "form", words, "unsupported", reason), (), lambda _: 0.0)
             continue
-        row = held.row(impl.name, "form", words, max(TOLERANCE, impl.error))
+        row = held.row(impl.name, "form", words, max(TOLERANCE, impl.off(PLACE.dtype)))
         yield held.contender(row, partial(_attend, impl.load(), given, start), rivals)
 
 

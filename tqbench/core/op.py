@@ -34,6 +34,11 @@ class Impl:
     refuses: Callable[[Codec, Place], str | None] = _serves_all
     platform: str = "torch"
     error: float = 0.0  # relative, that its arithmetic adds on purpose to the rounding of the dtype
+    exact_in: tuple[str, ...] = ()  # dtypes in which it adds none
+
+    def off(self, dtype: str) -> float:
+        """What it adds in this dtype."""
+        return 0.0 if dtype in self.exact_in else self.error
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Op:
                 continue
             reason = next((why for codec in every if (why := impl.refuses(codec, place)) is not None), None)
             if reason is None:
-                return Choice(self.name, impl.name, impl.load(), refused, error=impl.error)
+                return Choice(self.name, impl.name, impl.load(), refused, error=impl.off(place.dtype))
             refused[impl.name] = reason
         if wanted in refused:
             raise Unsupported(f"{self.name}: the {wanted} form cannot run: {refused[wanted]}")

@@ -18,7 +18,7 @@ from typing import Any
 
 from tqbench.core.codec import Codec, Packed
 from tqbench.core.op import Impl, Op, Place
-from tqbench.kernels import native
+from tqbench.kernels import native, triton
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,26 @@ def _refuses_fast(codec: Codec, place: Place) -> str | None:
     return _out_of_place(place) or refuses_fast(codec, place.head_dim)
 
 
+def _load_triton() -> Any:
+    from tqbench.kernels.attend._triton import attend
+
+    return attend
+
+
+def _refuses_triton(codec: Codec, place: Place) -> str | None:
+    from tqbench.kernels.packed import refuses
+
+    return _before_rope(place) or triton.refuses(place) or refuses(codec, place.head_dim)
+
+
+def _before_rope(place: Place) -> str | None:
+    return "keys are packed before RoPE, and turned by their positions when they are decoded" if place.pre_rope else None
+
+
 def _out_of_place(place: Place) -> str | None:
     if place.device != "cpu" or place.dtype == "float64":
         return f"runs on the CPU in float32, not on {place.device} in {place.dtype}"
-    if place.pre_rope:
-        return "keys are packed before RoPE, and turned by their positions when they are decoded"
-    return native.missing()
+    return _before_rope(place) or native.missing()
 
 
 def _load_torch() -> Any:
@@ -96,12 +110,15 @@ def _load_host() -> Any:
 # stand out, more than 16 times what the others are on average (and keys are as small there), what rounding left over is multiplied too.
 PRECISE = 2e-4
 FAST = 4e-2  # of its fast form, where all three are of 8 bits (7 without byte products); only who asks for it gets it
+# Of the Triton form in 16 bits: queries, levels that are multiplied with their scales, and weights are rounded to halves.
+HALVES = 1e-3
 REFERENCE = {"torch": "reference", "mlx": "reference (host)"}
 OP = Op(
     "attend",
     (
         Impl("native", _load_native, _refuses, error=PRECISE),
         Impl("native_fast", _load_fast, _refuses_fast, error=FAST),
+        Impl("triton", _load_triton, _refuses_triton, error=HALVES, exact_in=("float32",)),
         Impl("torch", _load_torch),
         Impl("reference", _load_reference),
         Impl("mlx", _load_mlx, platform="mlx"),

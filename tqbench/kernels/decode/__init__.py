@@ -6,7 +6,7 @@ from typing import Any
 
 from tqbench.core.codec import Codec
 from tqbench.core.op import Impl, Op, Place
-from tqbench.kernels import native
+from tqbench.kernels import native, triton
 
 
 def _load_native() -> Any:
@@ -35,7 +35,24 @@ def _refuses(codec: Codec, place: Place) -> str | None:
     return native.missing() or refuses(codec, place.head_dim)
 
 
+def _load_triton() -> Any:
+    from tqbench.kernels.decode._triton import decode
+
+    return decode
+
+
+def _refuses_triton(codec: Codec, place: Place) -> str | None:
+    from tqbench.kernels.packed import refuses
+
+    return triton.refuses(place) or refuses(codec, place.head_dim)
+
+
 OP = Op(
     "decode",
-    (Impl("native", _load_native, _refuses), Impl("reference", _load_reference), Impl("reference (host)", _load_host, platform="mlx")),
+    (
+        Impl("native", _load_native, _refuses),
+        Impl("triton", _load_triton, _refuses_triton),
+        Impl("reference", _load_reference),
+        Impl("reference (host)", _load_host, platform="mlx"),
+    ),
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqbench.core.codec import Codec
 from tqbench.core.op import Impl, Op, Place
-from tqbench.kernels import native
+from tqbench.kernels import native, triton
 
 
 def _load_native() -> Any:
@@ -47,10 +47,25 @@ def _refuses_projected(codec: Codec, place: Place) -> str | None:
     return f"sums in float32, not in {place.dtype}" if place.dtype == "float64" else refuses(codec)
 
 
+def _load_triton() -> Any:
+    from tqbench.kernels.encode._triton import encode
+
+    return encode
+
+
+def _refuses_triton(codec: Codec, place: Place) -> str | None:
+    if reason := triton.refuses(place):
+        return reason
+    from tqbench.kernels.encode._triton import refuses
+
+    return refuses(codec)
+
+
 OP = Op(
     "encode",
     (
         Impl("native", _load_native, _refuses),
+        Impl("triton", _load_triton, _refuses_triton),
         Impl("projected", _load_projected, _refuses_projected),
         Impl("reference", _load_reference),
         Impl("reference (host)", _load_host, platform="mlx"),

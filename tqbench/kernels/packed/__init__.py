@@ -1,4 +1,4 @@
-"""What the native kernels must know of a codec: how its codes lie, what they stand for, and what is done to vectors around it.
+"""What native and Triton kernels must know of a codec: how its codes lie, what they stand for, and what is done to vectors around it.
 
 A `Format` is the quantizer alone; `Basis` is everything around it (rotation, padding, centring, channel order), which is an affine map,
 x = Bᵀ y + c, whatever the wrappers are called: B and c are read off by sending unit vectors through `Codec.inverse`.
@@ -184,13 +184,16 @@ def exact(x: Tensor | None) -> tuple[CExact, Any]:
 @lru_cache(maxsize=512)
 def describe(codec: Codec, head_dim: int, *, keys: bool = True) -> Format:
     """The codec's format, with levels for the sums that keys or values are in; `refuses` has been asked before."""
-    dim, fields = codec.stored_dim(head_dim), _of(("values", None, None, None), arrangement=FLOATS)
-    if isinstance(codec, Bridge):
-        fields |= {"number": NUMBERS[codec.dtype]}
-    else:
-        fields = DESCRIBE[type(codec.plain)](codec.plain, dim)
+    made = _format(codec.stored_dim(head_dim), QUERY if keys else WEIGHT, **spell(codec, head_dim))
     stored = {part.name: (getattr(torch, part.dtype), part.shape) for part in codec.layout(head_dim).parts}
-    return replace(_format(dim, QUERY if keys else WEIGHT, **fields), stored=stored)
+    return replace(made, stored=stored)
+
+
+def spell(codec: Codec, head_dim: int) -> dict[str, Any]:
+    """The fields of the codec's format that are not the default, its tables as sequences, and its arrays as `parts`."""
+    if isinstance(codec, Bridge):
+        return _of(("values", None, None, None), arrangement=FLOATS, number=NUMBERS[codec.dtype])
+    return dict(DESCRIBE[type(codec.plain)](codec.plain, codec.stored_dim(head_dim)))
 
 
 def _of(parts: Parts, **fields: Any) -> dict[str, Any]:

@@ -1,0 +1,275 @@
+"""Attention on packed keys and values in Triton: codes become levels in registers, and no decoded vector is ever written.
+
+The context falls into regions by what the two sides are there, packed or exact (`_regions`). Of each region programs take splits, and leave
+a partial softmax: its peak, its mass, its weighted sum. `merge` joins them, what is packed in the basis of the codec. Query heads that
+share a KV head are rows of the same matrix product, and so are up to `Config.rows` queries: one kernel is decoding and prefill.
+
+Nothing here waits for the device; which tokens a row sees is read from device memory (`spans`), so a captured graph may run again after
+these numbers have changed, as long as no region grows beyond its grid.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tqbench.core.errors import EvidenceError
+from tqbench.kernels import packed
+from tqbench.kernels.attend import View
+from tqbench.kernels.attend._triton_kernels import How, merge, partial
+from tqbench.kernels.packed import _triton as tiles
+from tqbench.kernels.packed._triton import Arrays, Form
+from tqbench.kernels.triton import Config, Work, capability, configuration, multiprocessors, operand
+
+MERGED = 16  # rows that one program joins, where there are so many that every multiprocessor has work
+OPERAND = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+@dataclass(frozen=True)
+class Switches:
+    """What the kernel can do otherwise; a store uses it as it is."""
+
+    config: Config | None = None  # None: from the table
+    splits: int = 0  # of each region; 0: as many as fill the device
+    folded: bool = True  # lengths are multiplied after the sums; else levels are, one by one
+    integer: bool = False  # keys' levels and queries of 8 bits
+    narrow: bool = False  # scores are summed in half precision
+    looked_up: bool = False  # scores from a table of each query's products with all levels
+    sparse: float = 0.0  # tiles of values whose weights are all less than this, relative to the largest so far, are left out
+    dropped: Tensor | None = None  # float32 [batch, heads, queries]: gets the share of each query's weight that was left out
+
+
+@dataclass(frozen=True)
+class Region:
+    """Positions that are alike: for each query [low, high)."""
+
+    k_packed: bool
+    v_packed: bool
+    sinks: bool
+    spans: list[tuple[int, int]]
+
+    @property
+    def length(self) -> int:
+        """From the first position that any query sees to the last."""
+        seen = [(low, high) for low, high in self.spans if low < high]
+        return max(high for _, high in seen) - min(low for low, _ in seen) if seen else 0
+
+
+def attend(q: Tensor, k: View, v: View, start: int, scale: float, softcap: float | None = None) -> Tensor:
+    """Attention of each query over its own mixture of packed and exact positions."""
+    return switched(Switches(), q, k, v, start, scale, softcap)
+
+
+def switched(switches: Switches, q: Tensor, k: View, v: View, start: int, scale: float, softcap: float | None = None) -> Tensor:
+    """The same with switches."""
+    if not q.numel():
+        return torch.empty_like(q)
+    ready = prepare(switches, q, k, v, start)
+    return ready.run(q, scale, softcap)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side as kernels take it: what is packed, what is exact, and the basis between them."""
+
+    inside: tuple[Form, Arrays]
+    tail: tuple[Form, Arrays]
+    sinks: tuple[Form, Arrays] | None
+    first: tuple[int, int]  # position of the first packed token, and of the first in the tail
+    basis: packed.Basis
+
+    def pick(self, region: Region, *, within: bool) -> tuple[Form, Arrays, int]:
+        """Form, arrays and first position of a region."""
+        if region.sinks and self.sinks is not None:
+            return (*self.sinks, 0)
+        return (*self.inside, self.first[0]) if within else (*self.tail, self.first[1])
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Everything about a call but the queries themselves. It can be run again, and in a captured graph."""
+
+    switches: Switches
+    k: Side
+    v: Side
+    regions: list[tuple[Region, Tensor, int]]  # with its spans on the device, and its splits; packed values first
+    config: Config
+    kv_heads: int
+    integers: tuple[Tensor | None, float] = (None, 1.0)  # levels of keys in 8 bits, and what one step is worth
+
+    def run(self, q: Tensor, scale: float, softcap: float | None = None) -> Tensor:
+        """Launch the kernels."""
+        batch, heads, queries, dim = q.shape
+        rows, stored = batch * heads * queries, self.v.inside[0].dim
+        inside = sum(splits for region, _, splits in self.regions if region.v_packed)
+        beside = sum(splits for region, _, splits in self.regions) - inside
+        new = functools.partial(torch.empty, dtype=torch.float32, device=q.device)
+        accs = new(inside, rows, stored), new(beside, rows, dim)
+        peak, mass = new(2, inside + beside, rows)
+        lost = torch.empty_like(mass) if self.switches.sparse else None
+        turned, shift = self._turned(q)
+        done = 0
+        for region, spans, splits in self.regions:
+            acc = accs[0][done:] if region.v_packed else accs[1][done - inside :]
+            given = (turned if region.k_packed else q.contiguous(), shift if region.k_packed else None)
+            parts = acc, peak[done:], mass[done:], None if lost is None else lost[done:]
+            self._launch(region, spans, splits, given, parts, (scale, softcap), q)
+            done += splits
+        return self._join(q, accs, (peak, mass, lost), (inside, beside))
+
+    def _turned(self, q: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The queries in the basis of the keys, and their products with what is added to every key."""
+        around, heads = self.k.basis, q.shape[1] // self.kv_heads
+        wide = q.float()
+        turned = wide if around.columns is None else wide @ around.columns
+        if around.offset is None:
+            return turned.contiguous(), None
+        offset = around.offset.repeat_interleave(heads, 0)[:, :, None]  # [heads, head_dim, 1]
+        return turned.contiguous(), (wide @ offset).contiguous()
+
+    def _launch(self, region: Region, spans: Tensor, splits: int, given: Any, parts: Any, scores: Any, q: Tensor) -> None:
+        (k_form, k, k_first), (v_form, v, v_first) = (
+            side.pick(region, within=within) for side, within in ((self.k, region.k_packed), (self.v, region.v_packed))
+        )
+        how, (turned, shift), lut = self._how(region, q), given, None
+        if how.looked_up:
+            assert k.table is not None  # noqa: S101 - only of formats that have one
+            lut = turned[..., None] * k.table[: 2**k_form.bits]
+        if how.k_operand == tl.int8:  # levels as whole numbers, and what one of them is worth
+            k, scores = k._replace(table=self.integers[0]), (scores[0] * self.integers[1], scores[1])
+        grid = (triton.cdiv(q.shape[2], how.rows // how.share), q.shape[0] * self.kv_heads, splits)
+        partial[grid](
+            turned, shift, lut, k, v, spans, *parts, k_first, v_first, q.shape[2], self.kv_heads, *scores, splits, k_form, v_form, how,
+            num_warps=self.config.warps, num_stages=self.config.stages,
+        )  # fmt: skip
+
+    def _how(self, region: Region, q: Tensor) -> How:
+        share, s = q.shape[1] // self.kv_heads, self.switches
+        k_form, v_form = (side.pick(region, within=p)[0] for side, p in ((self.k, region.k_packed), (self.v, region.v_packed)))
+        k_operand, v_operand = (OPERAND[_operand(q, p)] for p in (region.k_packed, region.v_packed))
+        k_folded, v_folded = k_form.folded and s.folded, v_form.folded and s.folded
+        tabled = k_folded and k_form.table
+        return How(
+            _rows(q, share, self.config),
+            self.config.tokens,
+            share,
+            tl.int8 if s.integer and tabled else k_operand,
+            v_operand,
+            k_folded,
+            v_folded,
+            s.narrow and k_operand == tl.float16,
+            s.looked_up and tabled,
+            s.sparse,
+        )
+
+    def _join(self, q: Tensor, accs: tuple[Tensor, Tensor], partial: Any, splits: tuple[int, int]) -> Tensor:
+        rows, around = q.numel() // q.shape[3], self.v.basis
+        new = functools.partial(torch.empty, dtype=torch.float32, device=q.device)
+        y = new(rows, accs[0].shape[2]) if splits[0] else None
+        e = new(rows, q.shape[3]) if splits[1] else None
+        share = new(rows) if splits[0] and around.offset is not None else None
+        dims = accs[0].shape[2], accs[1].shape[2]
+        block = 1 if rows <= MERGED * multiprocessors(q.device) else MERGED
+        merge[(triton.cdiv(rows, block),)](
+            *accs, *partial, y, e, share, self.switches.dropped, rows, *splits, *dims,
+            triton.next_power_of_2(max(dims)), triton.next_power_of_2(sum(splits)), block,
+        )  # fmt: skip
+        out = e
+        if y is not None:
+            y = y if around.rows is None else y @ around.rows
+            if share is not None and around.offset is not None:
+                offset = around.offset.repeat_interleave(q.shape[1] // self.kv_heads, 0)[:, None]  # [heads, 1, head_dim]
+                y = (y.view(*q.shape) + share.view(*q.shape[:3], 1) * offset).view(rows, -1)
+            out = y if out is None else out + y
+        assert out is not None  # noqa: S101 - every query sees at least itself
+        return out.view(q.shape).to(q.dtype)
+
+
+def prepare(switches: Switches, q: Tensor, k: View, v: View, start: int) -> Ready:
+    """Look at both sides, and lay out the work."""
+    kv_heads = k.tail.shape[1]
+    sides = _side(k, q, keys=True), _side(v, q, keys=False)
+    regions = sorted(_regions(k, v, start, q.shape[2]), key=lambda region: not region.v_packed)
+    spans = torch.tensor([region.spans for region in regions], dtype=torch.int32).to(q.device, non_blocking=True)
+    config = switches.config or configuration(_work(q, *(side.inside[0] for side in sides)))
+    rows = _rows(q, q.shape[1] // kv_heads, config) // (q.shape[1] // kv_heads)
+    programs = q.shape[0] * kv_heads * triton.cdiv(q.shape[2], rows)
+    most = max(1, config.programs * multiprocessors(q.device) // programs)
+    laid = [
+        (region, spans[i], switches.splits or max(1, min(most, triton.cdiv(region.length, config.tokens))))
+        for i, region in enumerate(regions)
+    ]
+    return Ready(switches, *sides, laid, config, kv_heads, _integers(k, q) if switches.integer else (None, 1.0))
+
+
+def _integers(k: View, q: Tensor) -> tuple[Tensor | None, float]:
+    """The levels of a codebook, rounded to 8 bits."""
+    values = packed.spell(k.codec, q.shape[3]).get("values") if k.codec is not None else None
+    if values is None:
+        return None, 1.0
+    levels = torch.as_tensor(values, dtype=torch.float32)
+    step = float(levels.abs().max()) / 127
+    return torch.round(levels / step).to(q.device), step
+
+
+def _work(q: Tensor, k: Form, v: Form) -> Work:
+    k_bits, v_bits = (32 if form.floats else form.bits for form in (k, v))
+    return Work(capability(q.device), max(k.width, v.width), k_bits, v_bits, q.shape[2] == 1)
+
+
+def _rows(q: Tensor, share: int, config: Config) -> int:
+    """Rows of a block: a power of two of at least 16, as matrix products take them."""
+    wanted = triton.next_power_of_2(share * q.shape[2])
+    return max(16, triton.next_power_of_2(share), min(config.rows, wanted))
+
+
+def _operand(q: Tensor, packed: bool) -> torch.dtype:
+    """What is multiplied: single precision where the model is, else halves; exact vectors in 16 bits as they are."""
+    return torch.float16 if packed and q.dtype != torch.float32 else operand(q.dtype, q.device)
+
+
+def _side(view: View, q: Tensor, *, keys: bool) -> Side:
+    codec, stored = view.codec, view.stored
+    if codec is None or stored is None:
+        raise EvidenceError("attend/triton reads codes, and this view has none")
+    head_dim, held = q.shape[3], stored()
+    kv_heads, sinks = view.tail.shape[1], 0 if view.sinks is None else view.sinks.shape[2]
+    fits = not held or packed.describe(codec, head_dim, keys=keys).takes(held, q.shape[0], kv_heads)
+    if not fits or len(view.bounds) != q.shape[2]:
+        raise EvidenceError(f"attend/triton refused its arguments: q {list(q.shape)} with {len(view.bounds)} bounds, {packed.words(held)}")
+    inside = tiles.arrays(codec, head_dim, held, q.device) if held else tiles.exact(view.tail)
+    return Side(
+        inside,
+        tiles.exact(view.tail),
+        tiles.exact(view.sinks) if view.sinks is not None else None,
+        (sinks, view.tail_start),
+        _basis(codec, head_dim, kv_heads, str(q.device)),
+    )
+
+
+@functools.lru_cache(maxsize=512)
+def _basis(codec: Any, head_dim: int, kv_heads: int, device: str) -> packed.Basis:
+    around = packed.basis(codec, head_dim, kv_heads)
+    return packed.Basis(*(None if x is None else x.to(device) for x in (around.rows, around.columns, around.offset)))
+
+
+def _regions(k: View, v: View, start: int, queries: int) -> Iterator[Region]:
+    """The context by what its two sides are; regions that no query sees are left out."""
+    sinks = max(0 if side.sinks is None else side.sinks.shape[2] for side in (k, v))
+    ends = [(min(k.bounds[i], start + i + 1), min(v.bounds[i], start + i + 1), start + i + 1) for i in range(queries)]
+    lows = [0 if k.reach is None else max(0, t - k.reach) for _, _, t in ends]
+    found = (
+        Region(False, False, True, [(low, min(sinks, t)) for low, (_, _, t) in zip(lows, ends, strict=True)]),
+        Region(True, True, False, [(max(low, sinks), min(a, b)) for low, (a, b, _) in zip(lows, ends, strict=True)]),
+        Region(True, False, False, [(max(low, sinks, b), a) for low, (a, b, _) in zip(lows, ends, strict=True)]),
+        Region(False, True, False, [(max(low, sinks, a), b) for low, (a, b, _) in zip(lows, ends, strict=True)]),
+        Region(False, False, False, [(max(low, sinks, a, b), t) for low, (a, b, t) in zip(lows, ends, strict=True)]),
+    )
+    yield from (region for region in found if region.length)

@@ -1,0 +1,183 @@
+"""The kernels of attend/_triton.py: a partial softmax for each split of each region, and what joins them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from tqbench.kernels.packed import _triton as tiles
+
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
+class How(NamedTuple):
+    """What a kernel is compiled for beside the formats."""
+
+    rows: int
+    tokens: int
+    share: int  # query heads that share a KV head
+    k_operand: Any
+    v_operand: Any
+    k_folded: bool
+    v_folded: bool
+    narrow: bool
+    looked_up: bool
+    sparse: float
+
+
+@triton.jit
+def partial(
+    q, shift, lut, k, v, spans, acc, peak, mass, lost, first_k, first_v, queries, kv_heads, scale, softcap, splits,
+    k_form: tl.constexpr, v_form: tl.constexpr, how: tl.constexpr,
+):  # fmt: skip
+    """One split of one region, for `how.rows` rows of one KV head: softmax (q · k scale) v over the positions of `spans`."""
+    split, pair = tl.program_id(2), tl.program_id(1)
+    batch, head = pair // kv_heads, pair % kv_heads
+    r = tl.arange(0, how.rows)
+    query = tl.program_id(0) * (how.rows // how.share) + r // how.share
+    real = (r < how.rows // how.share * how.share) & (query < queries)
+    row = ((batch * kv_heads + head) * how.share + r % how.share).to(tl.int64) * queries + query
+    low = tl.load(spans + 2 * query, mask=real, other=2**31 - 1)
+    high = tl.load(spans + 2 * query + 1, mask=real, other=0)
+    high = tl.where(low < high, high, 0)
+    begin, end = tl.min(tl.where(low < high, low, 2**31 - 1)), tl.max(high)
+    chunk = tl.cdiv(tl.cdiv(tl.maximum(end - begin, 0), splits), how.tokens) * how.tokens
+    begin += split * chunk
+    end = tl.minimum(end, begin + chunk)
+
+    i = tl.arange(0, k_form.width)
+    at_q = q + row[:, None] * k_form.dim + tiles.channel(k_form, i)[None, :]
+    turned = tl.load(at_q, mask=real[:, None] & (i < k_form.dim)[None, :], other=0.0).to(tl.float32)
+    step = tl.full((how.rows,), 1.0, tl.float32)
+    if how.k_operand == tl.int8:
+        step = tl.maximum(tl.max(tl.abs(turned), 1), 1e-30) / 127
+        turned = tl.floor(turned / step[:, None] + 0.5)
+    turned = turned.to(how.k_operand)
+    apart = tl.load(shift + row, mask=real, other=0.0) if shift is not None else tl.zeros((how.rows,), tl.float32)
+
+    top = tl.full((how.rows,), float("-inf"), tl.float32)
+    total = tl.zeros((how.rows,), tl.float32)
+    left = tl.zeros((how.rows,), tl.float32)
+    mixed = tl.zeros((how.rows, v_form.width), tl.float32)
+    for start in range(begin, end, how.tokens):
+        token = start + tl.arange(0, how.tokens)
+        there = token < end
+        if how.looked_up:
+            s = _from_table(lut, k, k_form, batch, head, token - first_k, there, row, real, how)
+        else:
+            s = _scores(turned, k, k_form, batch, head, token - first_k, there, how)
+        s = (s * step[:, None] + apart[:, None]) * scale
+        if softcap is not None:
+            s = softcap * (1 - 2 / (tl.exp2(s * (2 * LOG2E / softcap)) + 1))
+        seen = (token[None, :] >= low[:, None]) & (token[None, :] < high[:, None]) & there[None, :]
+        s = tl.where(seen, s * LOG2E, float("-inf"))
+        higher = tl.maximum(top, tl.max(s, 1))
+        safe = tl.where(higher == float("-inf"), 0.0, higher)
+        p, fade = tl.exp2(s - safe[:, None]), tl.exp2(top - safe)
+        top, total, mixed, left = higher, total * fade + tl.sum(p, 1), mixed * fade[:, None], left * fade
+        if how.sparse > 0:
+            if tl.max(p) >= how.sparse:
+                mixed += _mix(p, v, v_form, batch, head, token - first_v, there, how)
+            else:
+                left += tl.sum(p, 1)
+        else:
+            mixed += _mix(p, v, v_form, batch, head, token - first_v, there, how)
+
+    place = split.to(tl.int64) * tl.num_programs(1) * how.share * queries + row
+    j = tl.arange(0, v_form.width)
+    at_out = acc + place[:, None] * v_form.dim + tiles.channel(v_form, j)[None, :]
+    tl.store(at_out, mixed, mask=real[:, None] & (j < v_form.dim)[None, :])
+    tl.store(peak + place, top, mask=real)
+    tl.store(mass + place, total, mask=real)
+    if how.sparse > 0:
+        tl.store(lost + place, left, mask=real)
+
+
+@triton.jit
+def _scores(turned, k, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
+    """[rows, tokens]: the products with the keys, up to the scale."""
+    if how.k_folded:
+        x = tiles.levels(k, f, batch, head, token, there)
+        s = _product(turned, x, how)
+        return s * tiles.factors(k, f, batch, head, token, there, x)[None, :]
+    return _product(turned, tiles.vectors(k, f, batch, head, token, there), how)
+
+
+@triton.jit
+def _product(turned, x, how: tl.constexpr):
+    if how.k_operand == tl.int8:
+        return tl.dot(turned, tl.trans(x.to(tl.int8)), out_dtype=tl.int32).to(tl.float32)
+    if how.narrow:
+        return tl.dot(turned, tl.trans(x.to(how.k_operand)), out_dtype=tl.float16).to(tl.float32)
+    return tl.dot(turned, tl.trans(x.to(how.k_operand)), input_precision="ieee")
+
+
+@triton.jit
+def _from_table(lut, k, f: tl.constexpr, batch, head, token, there, row, real, how: tl.constexpr):
+    """The same from products that were made before: one is looked up for each row, token and channel."""
+    code = tiles.codes(k, f, batch, head, token, there)
+    i = tl.arange(0, f.width)
+    known = there[:, None] & (i < f.dim)[None, :]
+    s = tl.zeros((how.rows, how.tokens), tl.float32)
+    r = tl.arange(0, how.rows)
+    for one in range(how.rows):
+        at_lut = lut + tl.sum(tl.where(r == one, row, 0)) * f.dim * 2**f.bits
+        if tl.sum(tl.where((r == one) & real, 1, 0)) > 0:
+            products = tl.load(at_lut + tiles.channel(f, i)[None, :] * 2**f.bits + code, mask=known, other=0.0)
+            s += tl.where((r == one)[:, None], tl.sum(products, 1)[None, :], 0.0)
+    return s * tiles.factors(k, f, batch, head, token, there, tl.load(k.table + code))[None, :]
+
+
+@triton.jit
+def _mix(p, v, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
+    """[rows, width]: the values, weighted and summed. In 16 bits weights stay at most one, whatever the lengths are."""
+    if how.v_folded:
+        x = tiles.levels(v, f, batch, head, token, there)
+        lengths = tiles.factors(v, f, batch, head, token, there, x)
+        largest = tl.max(tl.abs(lengths))
+        largest = tl.where(largest > 0, largest, 1.0)
+        w = p * (lengths / largest)[None, :]
+        return tl.dot(w.to(how.v_operand), x.to(how.v_operand), input_precision="ieee") * largest
+    x = tiles.vectors(v, f, batch, head, token, there)
+    return tl.dot(p.to(how.v_operand), x.to(how.v_operand), input_precision="ieee")
+
+
+@triton.jit
+def merge(
+    packed_acc, exact_acc, peak, mass, lost, y, e, packed_mass, dropped, rows, packed_splits, exact_splits, packed_dim, exact_dim,
+    width: tl.constexpr, splits: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """`block` rows: all partial softmaxes as one. Sums over packed values and over exact ones stay apart: they are in different bases."""
+    row = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    real = row < rows
+    s = tl.arange(0, splits)
+    at_split = s[:, None] * rows + row[None, :]
+    there = (s < packed_splits + exact_splits)[:, None] & real[None, :]
+    m = tl.load(peak + at_split, mask=there, other=float("-inf"))
+    l = tl.load(mass + at_split, mask=there, other=0.0)
+    top = tl.max(m, 0)
+    top = tl.where(top == float("-inf"), 0.0, top)
+    w = tl.exp2(m - top[None, :])
+    total = tl.where(real, tl.sum(w * l, 0), 1.0)
+    if lost is not None:
+        tl.store(dropped + row, tl.sum(w * tl.load(lost + at_split, mask=there, other=0.0), 0) / total, mask=real)
+    if packed_mass is not None:
+        tl.store(packed_mass + row, tl.sum(tl.where((s < packed_splits)[:, None], w * l, 0.0), 0) / total, mask=real)
+    if y is not None:
+        _join(y, packed_acc, peak, top, total, 0, packed_splits, rows, row, real, packed_dim, width)
+    if e is not None:
+        _join(e, exact_acc, peak, top, total, packed_splits, exact_splits, rows, row, real, exact_dim, width)
+
+
+@triton.jit
+def _join(out, acc, peak, top, total, first, count, rows, row, real, dim, width: tl.constexpr):
+    """Sums of the splits, each scaled from its own peak to the common one."""
+    i = tl.arange(0, width)
+    here, there = row[:, None] * dim + i[None, :], real[:, None] & (i < dim)[None, :]
+    x = tl.zeros((row.shape[0], width), tl.float32)
+    for j in range(count):
+        w = tl.exp2(tl.load(peak + (first + j) * rows + row, mask=real, other=float("-inf")) - top)
+        x += w[:, None] * tl.load(acc + j * rows * dim + here, mask=there, other=0.0)
+    tl.store(out + here, x / total[:, None], mask=there)

@@ -1,0 +1,40 @@
+"""Decode in Triton: one program for each tile of tokens; rotation, padding and channel order are undone as the codec says."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tqbench.core.codec import Codec, Packed
+from tqbench.core.errors import EvidenceError
+from tqbench.kernels import packed
+from tqbench.kernels.packed import _triton as tiles
+
+TOKENS = 64  # of a tile
+
+
+@triton.jit
+def _unpack(a, out, tokens, heads, f: tl.constexpr, size: tl.constexpr):
+    pair = tl.program_id(0)
+    token = tl.program_id(1) * size + tl.arange(0, size)
+    seen, i = token < tokens, tl.arange(0, f.width)
+    x = tiles.vectors(a, f, pair // heads, pair % heads, token, seen)
+    here = out + (pair.to(tl.int64) * tokens + token)[:, None] * f.dim + tiles.channel(f, i)[None, :]
+    tl.store(here, x.to(tl.float32), mask=seen[:, None] & (i < f.dim)[None, :])
+
+
+def decode(codec: Codec, arrays: Packed, head_dim: int, like: Tensor) -> Tensor:  # noqa: ARG001 - always float32
+    """Decode to float32, as the op record promises."""
+    form = packed.describe(codec, head_dim)
+    found = arrays[form.parts[0] or ""]
+    batch, heads, units = found.shape[:3]
+    if not form.takes(arrays, batch, heads):
+        raise EvidenceError(f"decode/triton refused its arguments: {packed.words(arrays)}")
+    made, stored = tiles.arrays(codec, head_dim, arrays, found.device)
+    out = torch.empty(batch, heads, units * codec.unit, made.dim, dtype=torch.float32, device=found.device)
+    if out.numel():
+        tokens = out.shape[2]
+        _unpack[(batch * heads, triton.cdiv(tokens, TOKENS))](stored, out, tokens, heads, made, TOKENS)
+    return codec.inverse(out, head_dim)

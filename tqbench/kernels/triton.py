@@ -1,0 +1,107 @@
+"""Triton kernels: where they run, and with which configuration.
+
+They run on CUDA devices, and on the CPU in Triton's interpreter (TRITON_INTERPRET=1 before anything imports it), which is for tests: no
+operation picks them there by itself. Configurations come from `triton.json`, which `tqbench bench tune` fills on a device; nothing is tuned
+while something is measured, and what is not in the table takes its first line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tqbench.core.op import Place
+
+OLDEST = (3, 6)
+TABLE = Path(__file__).with_name("triton.json")
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a kernel is cut."""
+
+    rows: int = 64  # of a block at most: queries times the heads that share a KV head
+    tokens: int = 64  # of a tile
+    warps: int = 4
+    stages: int = 3  # of the software pipeline
+    programs: int = 4  # for each multiprocessor: so many splits are made
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a configuration was chosen for."""
+
+    device: str  # compute capability
+    width: int  # of a tile: head_dim up to the next power of two
+    k_bits: int
+    v_bits: int
+    decoding: bool  # one query for each sequence
+
+
+@cache
+def table() -> dict[Work, Config]:
+    """What is stored."""
+    lines = json.loads(TABLE.read_text())["lines"]
+    return {Work(**line["work"]): Config(**line["config"]) for line in lines}
+
+
+def configuration(work: Work) -> Config:
+    """The stored configuration, or the default."""
+    return table().get(work, Config())
+
+
+def store(found: dict[Work, Config]) -> None:
+    """Write these into the table, over what it has for the same work."""
+    lines = [{"work": asdict(work), "config": asdict(config)} for work, config in (table() | found).items()]
+    lines.sort(key=lambda line: json.dumps(line["work"]))
+    TABLE.write_text(json.dumps({"schema": "tqbench.triton/1", "lines": lines}, indent=1) + "\n")
+    table.cache_clear()
+
+
+def missing() -> str | None:
+    """Why there is no Triton, or None."""
+    try:
+        found = tuple(int(part) for part in version("triton").split(".")[:2])
+    except PackageNotFoundError:
+        return "Triton is not installed (pip install 'triton>=3.6')"
+    return None if found >= OLDEST else f"Triton {'.'.join(map(str, found))} is older than {'.'.join(map(str, OLDEST))}"
+
+
+def refuses(place: Place) -> str | None:
+    """Why Triton kernels do not run there, or None."""
+    if not place.device.startswith("cuda") or place.dtype == "float64":
+        return f"runs on CUDA in at most float32, not on {place.device} in {place.dtype}"
+    return missing()
+
+
+def runs() -> bool:
+    """Whether kernels run in this process: on a device, or in the interpreter."""
+    import torch
+
+    return missing() is None and (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1")
+
+
+def capability(device: Any) -> str:
+    """The compute capability of a device; of the interpreter there is none."""
+    import torch
+
+    return ".".join(map(str, torch.cuda.get_device_capability(device))) if device.type == "cuda" else "interpreter"
+
+
+def multiprocessors(device: Any) -> int:
+    """How many a device has."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).multi_processor_count) if device.type == "cuda" else 1
+
+
+def operand(dtype: Any, device: Any) -> Any:
+    """In which type matrices of this type are multiplied there: the interpreter knows no products of bfloat16."""
+    import torch
+
+    return torch.float32 if dtype == torch.bfloat16 and device.type == "cpu" else dtype
