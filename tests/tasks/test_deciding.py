@@ -12,7 +12,7 @@ from tqbench.core.gate import METRICS
 from tqbench.core.session import TokenScores
 from tqbench.corpora.recipes import Window
 from tqbench.metrics.verdict import least, looks
-from tqbench.tasks.perplexity import _Pass
+from tqbench.tasks.perplexity import FLOOR_SHARE, FLOOR_TOKENS, _again, _Pass
 
 WINDOWS, TOKENS = 240, 40
 LIMITS = dict.fromkeys(METRICS["perplexity"], 100.0) | {"top1": 0.1, "top5": 0.1}
@@ -45,3 +45,11 @@ def test_every_metric_can_end_it(metric: str) -> None:
     look = found.until_decided([Window(np.arange(TOKENS), np.arange(TOKENS)) for _ in range(WINDOWS)])
     first = next(end for end in looks(WINDOWS) if end >= least(metric))
     assert (len(found.windows), look["look"]["at"]) == (first, looks(WINDOWS).index(first) + 1)
+
+
+def test_the_floor_is_measured_on_a_share_of_what_was_scored_until_it_was_decided() -> None:
+    """Else the interval shrinks with the text and the floor does not: what was decided would be called inconclusive."""
+    few = FLOOR_TOKENS // TOKENS
+    assert _again({"context": TOKENS}, 100 * few) == few
+    assert _again({"context": TOKENS, "judging": {}}, 100 * few) == 100 * few // FLOOR_SHARE
+    assert _again({"context": TOKENS, "judging": {}}, few // 2) == few // 2

@@ -38,7 +38,8 @@ from tqbench.tasks._terms import terms as terms_of
 
 T = TypeVar("T")
 KEPT_BYTES = 2 << 30  # of baseline logits
-FLOOR_TOKENS = 2048  # the second cut runs no more windows than hold this many tokens
+FLOOR_TOKENS = 2048  # the second cut runs no more windows than hold this many tokens,
+FLOOR_SHARE = 4  # or one in so many where scoring goes on until it is decided: a floor wider than the interval would undo the decision
 
 
 def passes(cell: Cell) -> float:
@@ -51,7 +52,8 @@ def passes(cell: Cell) -> float:
 
 def _again(params: Mapping[str, Any], windows: int) -> int:
     """How many of so many windows the second cut runs."""
-    return min(max(1, FLOOR_TOKENS // int(params["context"])), windows)
+    deciding = windows // FLOOR_SHARE if "judging" in params else 0
+    return min(max(1, FLOOR_TOKENS // int(params["context"]), deciding), windows)
 
 
 def _planned(cell: Cell, windows: list[T]) -> list[T]:

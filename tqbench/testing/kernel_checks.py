@@ -172,7 +172,8 @@ def check_reference(form: Form) -> None:
     """The result is the reference's, up to twice the rounding error that the reference itself has in this dtype, or what a dot product
     over the channels may lose in another order, √n ε: bit for bit where the reference is exact, as in the decode of 8-bit blocks. A form
     that computes in integers says itself how much more it may be off. Codes, and scales kept in 16 bits, are the end of a computation in
-    float32, and near a boundary they may fall either way: with boundaries 2⁻¹¹ apart a share of √n 2⁻²⁴ / 2⁻¹¹, about 10⁻³, and of few values two."""
+    float32, and near a boundary they may fall either way: with boundaries 2⁻¹¹ apart a share of √n 2⁻²⁴ / 2⁻¹¹, about 10⁻³, and of few
+    values two."""
     for narrow, wide in zip(form.arguments(), form.arguments(torch.float64), strict=True):
         runs = (form.impl.load(), narrow), (form.reference, narrow), (form.reference, wide)
         for mine, theirs, truth in zip(*(_tensors(fn(*given)) for fn, given in runs), strict=True):
