@@ -28,7 +28,7 @@ class Config:
     rows: int = 64  # of a block at most: queries times the heads that share a KV head
     tokens: int = 64  # of a tile
     warps: int = 4
-    stages: int = 3  # of the software pipeline
+    stages: int = 1  # of the software pipeline; with more, what is looked up goes through shared memory, element by element
     programs: int = 4  # for each multiprocessor: so many splits are made
 
 

@@ -153,7 +153,7 @@ class Ready:
     def _how(self, region: Region, q: Tensor) -> How:
         share, s = q.shape[1] // self.kv_heads, self.switches
         k_form, v_form = (side.pick(region, within=p)[0] for side, p in ((self.k, region.k_packed), (self.v, region.v_packed)))
-        k_operand, v_operand = (OPERAND[_operand(q, p)] for p in (region.k_packed, region.v_packed))
+        k_operand, v_operand = (OPERAND[_operand(q, within=p)] for p in (region.k_packed, region.v_packed))
         k_folded, v_folded = k_form.folded and s.folded, v_form.folded and s.folded
         tabled = k_folded and k_form.table
         return How(
@@ -230,9 +230,9 @@ def _rows(q: Tensor, share: int, config: Config) -> int:
     return max(16, triton.next_power_of_2(share), min(config.rows, wanted))
 
 
-def _operand(q: Tensor, packed: bool) -> torch.dtype:
+def _operand(q: Tensor, *, within: bool) -> torch.dtype:
     """What is multiplied: single precision where the model is, else halves; exact vectors in 16 bits as they are."""
-    return torch.float16 if packed and q.dtype != torch.float32 else operand(q.dtype, q.device)
+    return torch.float16 if within and q.dtype != torch.float32 else operand(q.dtype, q.device)
 
 
 def _side(view: View, q: Tensor, *, keys: bool) -> Side:
@@ -244,7 +244,7 @@ def _side(view: View, q: Tensor, *, keys: bool) -> Side:
     fits = not held or packed.describe(codec, head_dim, keys=keys).takes(held, q.shape[0], kv_heads)
     if not fits or len(view.bounds) != q.shape[2]:
         raise EvidenceError(f"attend/triton refused its arguments: q {list(q.shape)} with {len(view.bounds)} bounds, {packed.words(held)}")
-    inside = tiles.arrays(codec, head_dim, held, q.device) if held else tiles.exact(view.tail)
+    inside = tiles.arrays(codec, head_dim, held, _operand(q, within=True)) if held else tiles.exact(view.tail)
     return Side(
         inside,
         tiles.exact(view.tail),

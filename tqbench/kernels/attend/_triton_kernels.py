@@ -55,12 +55,14 @@ def partial(
         step = tl.maximum(tl.max(tl.abs(turned), 1), 1e-30) / 127
         turned = tl.floor(turned / step[:, None] + 0.5)
     turned = turned.to(how.k_operand)
-    apart = tl.load(shift + row, mask=real, other=0.0) if shift is not None else tl.zeros((how.rows,), tl.float32)
+    apart = tl.full((how.rows,), 0.0, tl.float32)
+    if shift is not None:
+        apart = tl.load(shift + row, mask=real, other=0.0)
 
     top = tl.full((how.rows,), float("-inf"), tl.float32)
-    total = tl.zeros((how.rows,), tl.float32)
-    left = tl.zeros((how.rows,), tl.float32)
-    mixed = tl.zeros((how.rows, v_form.width), tl.float32)
+    total = tl.full((how.rows,), 0.0, tl.float32)
+    left = tl.full((how.rows,), 0.0, tl.float32)
+    mixed = tl.full((how.rows, v_form.width), 0.0, tl.float32)
     for start in range(begin, end, how.tokens):
         token = start + tl.arange(0, how.tokens)
         there = token < end
@@ -100,18 +102,21 @@ def _scores(turned, k, f: tl.constexpr, batch, head, token, there, how: tl.const
     """[rows, tokens]: the products with the keys, up to the scale."""
     if how.k_folded:
         x = tiles.levels(k, f, batch, head, token, there)
-        s = _product(turned, x, how)
-        return s * tiles.factors(k, f, batch, head, token, there, x)[None, :]
-    return _product(turned, tiles.vectors(k, f, batch, head, token, there), how)
+        s = _product(turned, x, how) * tiles.factors(k, f, batch, head, token, there, x)[None, :]
+    else:
+        s = _product(turned, tiles.vectors(k, f, batch, head, token, there), how)
+    return s
 
 
 @triton.jit
 def _product(turned, x, how: tl.constexpr):
     if how.k_operand == tl.int8:
-        return tl.dot(turned, tl.trans(x.to(tl.int8)), out_dtype=tl.int32).to(tl.float32)
-    if how.narrow:
-        return tl.dot(turned, tl.trans(x.to(how.k_operand)), out_dtype=tl.float16).to(tl.float32)
-    return tl.dot(turned, tl.trans(x.to(how.k_operand)), input_precision="ieee")
+        s = tl.dot(turned, tl.trans(x.to(tl.int8)), out_dtype=tl.int32).to(tl.float32)
+    elif how.narrow:
+        s = tl.dot(turned, tl.trans(x.to(how.k_operand)), out_dtype=tl.float16).to(tl.float32)
+    else:
+        s = tl.dot(turned, tl.trans(x.to(how.k_operand)), input_precision="ieee")
+    return s
 
 
 @triton.jit
@@ -120,7 +125,7 @@ def _from_table(lut, k, f: tl.constexpr, batch, head, token, there, row, real, h
     code = tiles.codes(k, f, batch, head, token, there)
     i = tl.arange(0, f.width)
     known = there[:, None] & (i < f.dim)[None, :]
-    s = tl.zeros((how.rows, how.tokens), tl.float32)
+    s = tl.full((how.rows, how.tokens), 0.0, tl.float32)
     r = tl.arange(0, how.rows)
     for one in range(how.rows):
         at_lut = lut + tl.sum(tl.where(r == one, row, 0)) * f.dim * 2**f.bits
@@ -139,9 +144,11 @@ def _mix(p, v, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
         largest = tl.max(tl.abs(lengths))
         largest = tl.where(largest > 0, largest, 1.0)
         w = p * (lengths / largest)[None, :]
-        return tl.dot(w.to(how.v_operand), x.to(how.v_operand), input_precision="ieee") * largest
-    x = tiles.vectors(v, f, batch, head, token, there)
-    return tl.dot(p.to(how.v_operand), x.to(how.v_operand), input_precision="ieee")
+        mixed = tl.dot(w.to(how.v_operand), x.to(how.v_operand), input_precision="ieee") * largest
+    else:
+        x = tiles.vectors(v, f, batch, head, token, there)
+        mixed = tl.dot(p.to(how.v_operand), x.to(how.v_operand), input_precision="ieee")
+    return mixed
 
 
 @triton.jit
@@ -176,7 +183,7 @@ def _join(out, acc, peak, top, total, first, count, rows, row, real, dim, width:
     """Sums of the splits, each scaled from its own peak to the common one."""
     i = tl.arange(0, width)
     here, there = row[:, None] * dim + i[None, :], real[:, None] & (i < dim)[None, :]
-    x = tl.zeros((row.shape[0], width), tl.float32)
+    x = tl.full((row.shape[0], width), 0.0, tl.float32)
     for j in range(count):
         w = tl.exp2(tl.load(peak + (first + j) * rows + row, mask=real, other=float("-inf")) - top)
         x += w[:, None] * tl.load(acc + j * rows * dim + here, mask=there, other=0.0)

@@ -32,7 +32,7 @@ def decode(codec: Codec, arrays: Packed, head_dim: int, like: Tensor) -> Tensor:
     batch, heads, units = found.shape[:3]
     if not form.takes(arrays, batch, heads):
         raise EvidenceError(f"decode/triton refused its arguments: {packed.words(arrays)}")
-    made, stored = tiles.arrays(codec, head_dim, arrays, found.device)
+    made, stored = tiles.arrays(codec, head_dim, arrays)
     out = torch.empty(batch, heads, units * codec.unit, made.dim, dtype=torch.float32, device=found.device)
     if out.numel():
         tokens = out.shape[2]

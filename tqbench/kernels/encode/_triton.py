@@ -115,7 +115,7 @@ def _encode(x, s_batch, s_head, s_token, s_channel, low, high, scales, minima, t
 @triton.jit
 def _turned(here, s_channel, t, seen, r: tl.constexpr, size: tl.constexpr):
     """[tokens, width]: the vectors in the codec's basis, up to a factor."""
-    y, i = tl.zeros((size, r.width), tl.float32), tl.arange(0, r.width)
+    y, i = tl.full((size, r.width), 0.0, tl.float32), tl.arange(0, r.width)
     for first in range(0, r.head_dim, 64):
         c = first + tl.arange(0, 64)
         inside = c < r.head_dim
@@ -132,9 +132,9 @@ def _nearest(g, inside, t, r: tl.constexpr):
         n = tl.max(tl.abs(g), 2) * r.root / r.largest
     else:
         n = tl.sqrt(tl.sum(g * g, 2))
-    n = tl.where(n > 1e-10, n, 0.0)
+    n = tl.where(n <= 1e-10, 0.0, n)
     u = g * (tl.where(n > 0, r.root / tl.where(n > 0, n, 1.0), 0.0))[:, :, None]
-    code = tl.zeros(g.shape, tl.int32)
+    code = tl.full(g.shape, 0, tl.int32)
     for k in tl.static_range(2**r.bits - 1):
         edge = tl.load(t.edges + k)
         code += (u >= edge).to(tl.int32) if r.up else (u > edge).to(tl.int32)
@@ -145,7 +145,7 @@ def _nearest(g, inside, t, r: tl.constexpr):
         n = n * tl.sum(u * c, 2) / tl.sum(c * c, 2)
     if r.rule == "unbiased":
         inner = tl.sum(u * c, 2)
-        n = tl.where(n > 0, n * r.group / tl.where(n > 0, inner, 1.0), 0.0)
+        n = tl.where(n == 0, 0.0, n * r.group / tl.where(n > 0, inner, 1.0))
     return code, n
 
 
@@ -154,49 +154,54 @@ def _symmetric(g, i, r: tl.constexpr):
     """Whole multiples of a scale, around zero: codes of eight bits are signed, shorter ones count from below."""
     half: tl.constexpr = 1 << (r.bits - 1)
     magnitude = tl.abs(g)
-    most = tl.max(magnitude, 2)
-    if r.rule == "ggml":
-        if r.bits == 8:
-            scale = tl.div_rn(most, 127.0 + tl.zeros(most.shape, tl.float32))
-        else:  # the value of largest magnitude, with its sign; the first channel of several
-            c = tl.reshape(tl.broadcast_to(tiles.channel(r, i)[None, :], (g.shape[0], r.width)), g.shape)
-            first = tl.min(tl.where(magnitude == most[:, :, None], c, 2**30), 2)
-            scale = tl.sum(tl.where(c == first[:, :, None], g, 0.0), 2) / -half
-        s = g * (tl.where(scale == 0, 0.0, _inverse(scale)))[:, :, None]
-        if r.bits == 8:
-            whole = tl.floor(tl.abs(s))
-            whole += tl.where(tl.abs(s) - whole >= 0.5, 1.0, 0.0)
-            return tl.where(s < 0, -whole, whole).to(tl.int32) & 255, scale
-        return tl.minimum(tl.maximum((s + (half + 0.5)).to(tl.int32), 0), 2 * half - 1), scale
-    scale = tl.maximum(tl.div_rn(most, half - 1.0 + tl.zeros(most.shape, tl.float32)), r.smallest)
-    s = g * _inverse(_kept(scale, r))[:, :, None]
-    return tl.minimum(tl.maximum(_round(s, r), -half), half - 1).to(tl.int32) & (2 * half - 1), scale
+    most = tl.max(magnitude, 2) + _not_finite(g)
+    if r.rule != "ggml":
+        scale = tl.maximum(_over(most, half - 1.0), r.smallest)
+        s = g * _inverse(_kept(scale, r))[:, :, None]
+        code = tl.minimum(tl.maximum(_round(s, r), -half), half - 1).to(tl.int32) & (2 * half - 1)
+    elif r.bits == 8:
+        scale = _over(most, 127.0)
+        s = g * tl.where(scale == 0, 0.0, _inverse(scale))[:, :, None]
+        whole = tl.floor(tl.abs(s))
+        whole += tl.where(tl.abs(s) - whole >= 0.5, 1.0, 0.0)
+        code = tl.where(s < 0, -whole, whole).to(tl.int32) & 255
+    else:  # the value of largest magnitude, with its sign; the first channel of several
+        c = tl.reshape(tl.broadcast_to(tiles.channel(r, i)[None, :], (g.shape[0], r.width)), g.shape)
+        first = tl.min(tl.where(magnitude == most[:, :, None], c, 2**30), 2)
+        scale = tl.sum(tl.where(c == first[:, :, None], g, 0.0), 2) / -half + _not_finite(g)
+        s = g * tl.where(scale == 0, 0.0, _inverse(scale))[:, :, None]
+        code = tl.minimum(tl.maximum((s + (half + 0.5)).to(tl.int32), 0), 2 * half - 1)
+    return code, scale
 
 
 @triton.jit
 def _affine(g, inside, r: tl.constexpr):
     """Whole multiples of a scale above a minimum."""
     most: tl.constexpr = (1 << r.bits) - 1
-    low = tl.min(tl.where(inside, g, float("inf")), 2)
-    scale = tl.div_rn(tl.max(tl.where(inside, g, float("-inf")), 2) - low, most + tl.zeros(low.shape, tl.float32))
+    lane = tl.arange(0, r.lanes)
+    g = tl.where(inside, g, tl.sum(tl.where((lane == 0)[None, None, :], g, 0.0), 2)[:, :, None])  # padding widens no range
+    low = tl.min(g, 2)
+    scale = _over(tl.max(g, 2) - low, most) + _not_finite(g)
     if r.rule == "ggml":
-        s = (g - low[:, :, None]) * (tl.where(scale == 0, 0.0, _inverse(scale)))[:, :, None] + 0.5
-        return tl.minimum(s.to(tl.int32), most), scale, low
-    scale = tl.maximum(scale, r.smallest)
-    against, edge = _kept(scale, r), _kept(low, r)
-    against = tl.where(against == 0, 1.0, against)
-    s = tl.div_rn(g - edge[:, :, None], tl.broadcast_to(against[:, :, None], g.shape))
-    return tl.minimum(tl.maximum(_round(s, r), 0.0), most).to(tl.int32), scale, low
+        s = (g - low[:, :, None]) * tl.where(scale == 0, 0.0, _inverse(scale))[:, :, None] + 0.5
+        code = tl.minimum(s.to(tl.int32), most)
+    else:
+        scale = tl.maximum(scale, r.smallest)
+        against, edge = _kept(scale, r), _kept(low, r)
+        against = tl.where(against == 0, 1.0, against)
+        s = tl.div_rn(g - edge[:, :, None], tl.broadcast_to(against[:, :, None], g.shape))
+        code = tl.minimum(tl.maximum(_round(s, r), 0.0), most).to(tl.int32)
+    return code, scale, low
 
 
 @triton.jit
 def _minifloat(g, t, head, r: tl.constexpr):
     """The nearest eight-bit float, halves to even; what is beyond the largest becomes it."""
-    scale = tl.max(tl.abs(g), 2)
+    scale = tl.max(tl.abs(g), 2) + _not_finite(g)
     if r.by_head:
-        s = tl.div_rn(g, tl.load(t.head_scale + head) + tl.zeros(g.shape, tl.float32))
+        s = _over(g, tl.load(t.head_scale + head))
     elif r.scaled:
-        scale = tl.maximum(tl.div_rn(scale, r.largest + tl.zeros(scale.shape, tl.float32)), r.smallest)
+        scale = tl.maximum(_over(scale, r.largest), r.smallest)
         s = g * _inverse(scale)[:, :, None]
     else:
         s = g
@@ -204,22 +209,40 @@ def _minifloat(g, t, head, r: tl.constexpr):
     exponent = tl.maximum((a.to(tl.int32, bitcast=True) >> 23) - 127, r.lowest)
     steps = a * ((127 + r.mantissa - exponent) << 23).to(tl.float32, bitcast=True)
     code = ((exponent - r.lowest) << r.mantissa) + ((steps + ROUNDING) - ROUNDING).to(tl.int32)
-    return code | tl.where(s < 0, 128, 0), scale
+    return tl.where(s - s == 0, code | tl.where(s < 0, 128, 0), 127), scale  # 127 is NaN in both formats
+
+
+@triton.jit
+def _not_finite(g):
+    """Zero for each group, or NaN where a value is not finite: a maximum leaves NaN out."""
+    return tl.sum(g * 0.0, 2)
+
+
+@triton.jit
+def _over(x, y):
+    """x / y, rounded once."""
+    return tl.div_rn(x, y + tl.full(x.shape, 0.0, tl.float32))
 
 
 @triton.jit
 def _inverse(scale):
-    return tl.div_rn(1.0 + tl.zeros(scale.shape, tl.float32), tl.where(scale == 0, 1.0, scale))
+    return tl.div_rn(1.0 + tl.full(scale.shape, 0.0, tl.float32), tl.where(scale == 0, 1.0, scale))
 
 
 @triton.jit
 def _kept(scale, r: tl.constexpr):
-    return scale.to(tl.float16).to(tl.float32) if r.kept else scale
+    if r.kept:
+        scale = scale.to(tl.float16).to(tl.float32)
+    return scale
 
 
 @triton.jit
 def _round(s, r: tl.constexpr):
-    return tl.floor(s + 0.5) if r.up else (s + ROUNDING) - ROUNDING
+    if r.up:
+        whole = tl.floor(s + 0.5)
+    else:
+        whole = (s + ROUNDING) - ROUNDING
+    return whole
 
 
 @triton.jit

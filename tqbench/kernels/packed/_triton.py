@@ -69,7 +69,7 @@ class Arrays(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def _known(codec: Codec, head_dim: int, device: str) -> tuple[Form, Parts, Arrays]:
+def _known(codec: Codec, head_dim: int, device: str, dtype: torch.dtype) -> tuple[Form, Parts, Arrays]:
     """What does not depend on the tokens."""
     dim, fields = codec.stored_dim(head_dim), spell(codec, head_dim)
     parts, arrangement, value = fields["parts"], fields.get("arrangement"), fields.get("value")
@@ -96,14 +96,15 @@ def _known(codec: Codec, head_dim: int, device: str) -> tuple[Form, Parts, Array
         bool(fields.get("normalized", 0)),
         by_head is not None,
     )
-    tables = (None if x is None else torch.as_tensor(x, dtype=torch.float32).to(device) for x in (values, steps, by_head))
-    table, steps, head_scale = tables
-    return form, parts, Arrays(table=table, steps=steps, head_scale=head_scale)
+    steps, by_head = (None if x is None else torch.as_tensor(x, dtype=torch.float32).to(device) for x in (steps, by_head))
+    table = None if values is None else torch.as_tensor(values, dtype=torch.float32).to(device, dtype)
+    return form, parts, Arrays(table=table, steps=steps, head_scale=by_head)
 
 
-def arrays(codec: Codec, head_dim: int, stored: Packed, device: torch.device) -> tuple[Form, Arrays]:
-    """This codec's arrays as kernels take them."""
-    form, parts, known = _known(codec, head_dim, str(device))
+def arrays(codec: Codec, head_dim: int, stored: Packed, dtype: torch.dtype = torch.float32) -> tuple[Form, Arrays]:
+    """This codec's arrays as kernels take them, its levels in the type that they are multiplied in."""
+    device = next(iter(stored.values())).device
+    form, parts, known = _known(codec, head_dim, str(device), dtype)
     codes_, high, scales, minima = (Rows() if name is None else rows(stored[name]) for name in parts)
     return form, known._replace(codes=codes_, high=high, scales=scales, minima=minima)
 
@@ -129,7 +130,9 @@ def at(a, batch, head):
 @triton.jit
 def channel(f: tl.constexpr, i):
     """The value that lies at place i."""
-    return i // 32 * 32 + i % 32 // 2 + i % 2 * 16 if f.halves else i
+    if f.halves:
+        i = i // 32 * 32 + i % 32 // 2 + i % 2 * 16
+    return i
 
 
 @triton.jit
@@ -137,17 +140,18 @@ def vectors(a, f: tl.constexpr, batch, head, token, seen):
     """[tokens, width]: the values themselves; tokens that are not `seen` are not read."""
     i = tl.arange(0, f.width)
     if f.floats:
-        at_ = at(a.codes, batch, head) + token[:, None] * a.codes.unit + i[None, :]
-        return tl.load(at_, mask=seen[:, None] & (i < f.dim)[None, :], other=0.0)
-    x = levels(a, f, batch, head, token, seen)
-    if f.normalized:
-        x = x / _length(x, f)
-    if f.scaled:
-        x = x * _ranges(a.scales, a, f, batch, head, token, seen)
-    if f.shifted:
-        x = x + _ranges(a.minima, a, f, batch, head, token, seen)
-    if f.by_head:
-        x = x * tl.load(a.head_scale + head)
+        here = at(a.codes, batch, head) + token[:, None] * a.codes.unit + i[None, :]
+        x = tl.load(here, mask=seen[:, None] & (i < f.dim)[None, :], other=0.0)
+    else:
+        x = levels(a, f, batch, head, token, seen).to(tl.float32)
+        if f.normalized:
+            x = x / _length(x, f)
+        if f.scaled:
+            x = x * _ranges(a.scales, a, f, batch, head, token, seen)
+        if f.shifted:
+            x = x + _ranges(a.minima, a, f, batch, head, token, seen)
+        if f.by_head:
+            x = x * tl.load(a.head_scale + head)
     return x
 
 
@@ -156,11 +160,15 @@ def factors(a, f: tl.constexpr, batch, head, token, seen, x):
     """[tokens]: what the levels x of each token are multiplied with, where `Form.folded`."""
     s = tl.full((token.shape[0],), 1.0, tl.float32)
     if f.scaled:
-        s = tl.load(at(a.scales, batch, head) + token * a.scales.unit, mask=seen, other=0)
-        s = tl.load(a.steps + s.to(tl.int32)) if f.stepped else s.to(tl.float32)
+        kept = tl.load(at(a.scales, batch, head) + token * a.scales.unit, mask=seen, other=0)
+        if f.stepped:
+            s = tl.load(a.steps + kept.to(tl.int32))
+        else:
+            s = kept.to(tl.float32)
     if f.normalized:
         i = tl.arange(0, f.width)
-        s = s / tl.sqrt(tl.sum(tl.where((i < f.dim)[None, :], x * x, 0.0), 1))
+        wide = tl.where((i < f.dim)[None, :], x.to(tl.float32), 0.0)
+        s = s / tl.sqrt(tl.sum(wide * wide, 1))
     if f.by_head:
         s = s * tl.load(a.head_scale + head)
     return s
@@ -171,31 +179,35 @@ def levels(a, f: tl.constexpr, batch, head, token, seen):
     """[tokens, width]: what the codes stand for before any scale."""
     code = codes(a, f, batch, head, token, seen)
     if f.table:
-        return tl.load(a.table + code)
-    return ((code ^ f.flip) + f.bias).to(tl.float32)
+        x = tl.load(a.table + code)
+    else:
+        x = ((code ^ f.flip) + f.bias).to(tl.float32)
+    return x
 
 
 @triton.jit
 def codes(a, f: tl.constexpr, batch, head, token, seen):
     """[tokens, width]: codes as they were packed, whether their bytes have a sign or not."""
-    return _codes(a, f, batch, head, token, seen).to(tl.int32) & ((1 << f.bits) - 1)
+    base = at(a.codes, batch, head)
+    if f.unit > 1:
+        x = _along_tokens(base, a.codes.unit, f, token, seen)
+    elif f.high:
+        low = _bytes(base, a.codes.unit, f.dim * f.high // 8, f.width * f.high // 8, f.high, token, seen)
+        x = low.to(tl.int32) | _top(a, f, batch, head, token, seen) << f.high
+    elif 8 % f.bits == 0:
+        x = _bytes(base, a.codes.unit, f.dim * f.bits // 8, f.width * f.bits // 8, f.bits, token, seen).to(tl.int32)
+    else:
+        x = _across_bytes(base, a.codes.unit, f, token, seen)
+    return x & ((1 << f.bits) - 1)
 
 
 @triton.jit
-def _codes(a, f: tl.constexpr, batch, head, token, seen):
-    base = at(a.codes, batch, head)
-    if f.unit > 1:
-        return _along_tokens(base, a.codes.unit, f, token, seen)
-    if f.high:
-        low = _bytes(base, a.codes.unit, f.dim * f.high // 8, f.width * f.high // 8, f.high, token, seen)
-        i = tl.arange(0, f.width)
-        c = channel(f, i)
-        there = seen[:, None] & (i < f.dim)[None, :]
-        top = tl.load(at(a.high, batch, head) + token[:, None] * a.high.unit + (c >> 3)[None, :], mask=there, other=0)
-        return low | ((top >> (c & 7)[None, :]) & 1) << f.high
-    if 8 % f.bits == 0:
-        return _bytes(base, a.codes.unit, f.dim * f.bits // 8, f.width * f.bits // 8, f.bits, token, seen)
-    return _across_bytes(base, a.codes.unit, f, token, seen)
+def _top(a, f: tl.constexpr, batch, head, token, seen):
+    """The last bit of each code, from the plane that it has for itself, in the order of the channels."""
+    i = tl.arange(0, f.width)
+    c, there = channel(f, i), seen[:, None] & (i < f.dim)[None, :]
+    x = tl.load(at(a.high, batch, head) + token[:, None] * a.high.unit + (c >> 3)[None, :], mask=there, other=0)
+    return (x.to(tl.int32) >> (c & 7)[None, :]) & 1
 
 
 @triton.jit
@@ -243,7 +255,11 @@ def _ranges(rows_, a, f: tl.constexpr, batch, head, token, seen):
     column = channel(f, i) if f.unit > 1 else channel(f, i) // f.group
     there = seen[:, None] & (i < f.dim)[None, :]
     s = tl.load(at(rows_, batch, head) + (token // f.unit)[:, None] * rows_.unit + column[None, :], mask=there, other=0)
-    return tl.load(a.steps + s.to(tl.int32)) if f.stepped else s.to(tl.float32)
+    if f.stepped:
+        x = tl.load(a.steps + s.to(tl.int32))
+    else:
+        x = s.to(tl.float32)
+    return x
 
 
 @triton.jit

@@ -1,0 +1,222 @@
+"""The Triton kernels, in the interpreter where there is no GPU, against the reference in float64: formats, mixes, head sizes, lengths, and
+every switch."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import pytest
+import torch
+
+from tqbench.cache.arrays import TorchArrays
+from tqbench.cache.build import Layer, Shape
+from tqbench.cache.store import Store
+from tqbench.core.errors import EvidenceError, Unsupported
+from tqbench.core.presets import read
+from tqbench.core.session import Terms
+from tqbench.kernels import attend, decode, encode, triton
+from tqbench.kernels.attend import reference
+from tqbench.testing.samples import gaussian
+
+pytestmark = pytest.mark.skipif(not triton.runs(), reason=triton.missing() or "no CUDA device, and Triton was not told to interpret")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+EXACT, HALVES = 2e-6, attend.HALVES  # relative error in float32, and in 16 bits
+MIXES = ("q8_0/turbo3", "turbo3/q4_1", "f16/turbo2", "kivi2/turbo4", "turbo4/fp8_e5m2", "q5_1/mlx4_g64", "nvfp4/q8_0")
+
+
+def filled(scheme, k, v, start, heads, reach=None):
+    """A store in which everything before `start` has been attended, and what follows has been appended."""
+    shape = Shape("llama", k.shape[-1], "float32", k.shape[1], heads)
+    store = Store(read(scheme), shape, TorchArrays(DEVICE), Terms("attend=torch"), Layer(reach=reach))
+    if start:
+        store.append(k[:, :, :start], v[:, :, :start])
+        store.k.settle()
+        store.v.settle()
+        store.queries = start
+    store.append(k[:, :, start:], v[:, :, start:])
+    return store
+
+
+def wide(view):
+    return dataclasses.replace(view, packed=lambda: view.packed().double())
+
+
+def error(scheme, *, tokens, head_dim, share=3, queries=1, dtype=torch.float32, reach=None, softcap=None, switches=None, batch=1):  # noqa: PLR0913
+    from tqbench.kernels.attend import _triton
+
+    k, v = (gaussian(batch, 2, tokens, head_dim, seed=s).to(DEVICE) for s in (1, 2))
+    q = gaussian(batch, 2 * share, queries, head_dim, seed=3).to(DEVICE, dtype)
+    store = filled(scheme, k, v, tokens - queries, 2 * share, reach)
+    views, start = (store.k.view(), store.v.view()), store.queries - store.k.base
+    if dtype != torch.float32:
+        views = tuple(dataclasses.replace(view, tail=view.tail.to(dtype)) for view in views)
+    out = _triton.switched(switches or _triton.Switches(), q, *views, start, head_dim**-0.5, softcap)
+    truth = reference.attend(q.double(), *map(wide, views), start, head_dim**-0.5, softcap)
+    assert out.dtype == dtype
+    assert out.shape == q.shape
+    return float((out.double() - truth).norm() / truth.norm())
+
+
+@pytest.mark.parametrize("scheme", MIXES)
+def test_each_side_has_its_own_format(scheme):
+    assert error(scheme, tokens=130, head_dim=64, queries=3) < EXACT
+
+
+@pytest.mark.parametrize(("scheme", "head_dim"), [("turbo4_pad128", 80), ("q8_0", 96), ("turbo4", 128), ("turbo3", 256), ("fp8_e4m3", 80)])
+def test_head_sizes_that_are_no_power_of_two_and_large_ones(scheme, head_dim):
+    assert error(scheme, tokens=70, head_dim=head_dim) < EXACT
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 15, 16, 17, 63, 64, 65, 127, 129])
+def test_every_length(tokens):
+    assert error("turbo4", tokens=tokens, head_dim=64) < EXACT
+
+
+@pytest.mark.parametrize("share", [1, 2, 3, 7, 17])
+def test_any_number_of_query_heads_shares_a_key(share):
+    assert error("turbo4", tokens=40, head_dim=64, share=share, queries=2) < EXACT
+
+
+@pytest.mark.parametrize("splits", [1, 2, 5])
+def test_however_often_the_context_is_split(splits):
+    from tqbench.kernels.attend._triton import Switches
+
+    assert error("turbo4", tokens=200, head_dim=64, batch=2, switches=Switches(splits=splits)) < EXACT
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scheme", ["turbo4", "turbo3", "q8_0", "kivi2", "fp8_e5m2", "vllm_3bit_nc", "mlx4_g64"])
+def test_sixteen_bits_round_once_more(scheme, dtype):
+    rounding = torch.finfo(dtype).eps / 2  # of the output
+    assert error(scheme, tokens=100, head_dim=64, dtype=dtype) < HALVES + rounding
+
+
+def test_windows_sinks_and_capped_scores_are_merged_exactly():
+    mapping = {"name": "w", "k": {"codec": "block", "window": 40, "flush": 7}, "v": {"codec": "affine", "bits": 4, "window": 9}, "sinks": 4}
+    assert error(mapping, tokens=150, head_dim=64, queries=20) < EXACT
+    assert error(mapping, tokens=150, head_dim=64, queries=20, reach=60, softcap=3.0) < EXACT
+
+
+def test_a_mean_that_is_added_to_keys_and_values_reaches_scores_and_sums():
+    """What is added to every packed vector is no part of the levels."""
+    from tqbench.cache.calibration import Calibration, Piece
+    from tqbench.kernels.attend import _triton
+
+    side = {"codec": "codebook", "bits": 4, "rotation": "hadamard", "center": True}
+    k, v = (gaussian(1, 2, 90, 64, seed=s).to(DEVICE) + 2 for s in (1, 2))
+    calibration = Calibration([[Piece(k, v, 0)]])
+    shape = Shape("llama", 64, "float32", 2, 4)
+    window = {"name": "c", "k": side | {"window": 16}, "v": side | {"window": 16}}
+    store = Store(read(window), shape, TorchArrays(DEVICE), Terms("attend=torch", calibration=calibration))
+    store.append(k, v)
+    q = gaussian(1, 4, 90, 64, seed=3).to(DEVICE)
+    views = store.k.view(), store.v.view()
+    out, truth = _triton.attend(q, *views, 0, 0.125), reference.attend(q.double(), *map(wide, views), 0, 0.125)
+    assert float((out.double() - truth).norm() / truth.norm()) < EXACT
+
+
+@pytest.mark.parametrize(
+    ("change", "most"),
+    [({"folded": False}, HALVES), ({"looked_up": True}, HALVES), ({"narrow": True}, 5e-3), ({"integer": True}, 4e-2)],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_switches_compute_the_same_within_what_they_round(change, most):
+    from tqbench.kernels.attend._triton import Switches
+
+    found = error("turbo4", tokens=100, head_dim=64, dtype=torch.float16, switches=Switches(**change))
+    assert found < most
+    if change != {"looked_up": True}:
+        plain = error("turbo4", tokens=100, head_dim=64, dtype=torch.float16)
+        assert found != plain, "the switch changed nothing"
+
+
+def test_sparse_values_say_what_they_dropped():
+    from tqbench.kernels.attend import _triton
+
+    k, v = (gaussian(1, 1, 256, 64, seed=s).to(DEVICE) for s in (1, 2))
+    q = 5 * gaussian(1, 2, 1, 64, seed=3).to(DEVICE)
+    k[:, :, 64:] = k[:, :, 64:] * 0.3  # what matters is in the first tile
+    store = filled("turbo4", k, v, 255, 2)
+    views = store.k.view(), store.v.view()
+    dropped = torch.full((1, 2, 1), -1.0, device=DEVICE)
+    switches = _triton.Switches(sparse=0.5, splits=1, dropped=dropped)
+    out, whole = (_triton.switched(s, q, *views, 255, 0.125) for s in (switches, _triton.Switches(splits=1)))
+    assert 0 < float(dropped.min()) <= float(dropped.max()) < 0.5
+    off = (out - whole).norm(dim=-1) / whole.norm(dim=-1)
+    assert 1e-5 < float(off.max()) < 4 * float(dropped.max()), "dropped weights change the result by about as much"
+
+
+def test_nothing_attends_nothing():
+    from tqbench.kernels.attend import _triton
+
+    k = gaussian(1, 2, 8, 64).to(DEVICE)
+    store = filled("turbo4", k, k, 7, 4)
+    q = torch.empty(1, 4, 0, 64, device=DEVICE)
+    assert _triton.attend(q, store.k.view(), store.v.view(), 8, 1.0).shape == q.shape
+
+
+def test_other_arrays_than_the_codec_packs_are_refused():
+    from tqbench.kernels.attend import _triton
+
+    k = gaussian(1, 2, 40, 64).to(DEVICE)
+    view = filled("turbo4", k, k, 39, 4).k.view()
+    wrong = dataclasses.replace(view, stored=lambda: {name: x.to(torch.int32) for name, x in view.stored().items()})
+    with pytest.raises(EvidenceError, match="refused its arguments"):
+        _triton.attend(gaussian(1, 4, 1, 64).to(DEVICE), wrong, view, 39, 1.0)
+    with pytest.raises(EvidenceError, match="2 bounds|1 bounds"):
+        _triton.attend(gaussian(1, 4, 2, 64).to(DEVICE), view, view, 38, 1.0)
+
+
+@pytest.mark.parametrize("op", [attend.OP, decode.OP, encode.OP], ids=lambda op: op.name)
+def test_on_a_processor_it_is_refused_and_never_picked(op):
+    codec = read("turbo4").k.codec
+    with pytest.raises(Unsupported, match="runs on CUDA"):
+        op.resolve(codec, "triton")
+    assert op.resolve(codec, "auto").impl != "triton"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "head_dim"),
+    [
+        ("turbo4", 64),
+        ("turbo4_pad128", 96),
+        ("turbo3", 256),
+        ("q5_0", 96),
+        ("q4_1", 128),
+        ("fp8_e4m3", 80),
+        ("vllm_int8_per_token_head", 96),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_encode_takes_the_models_dtype(scheme, head_dim, dtype):
+    from tqbench.kernels.encode import _triton
+
+    codec = read(scheme).k.codec
+    x = gaussian(2, 2, 33, head_dim).to(DEVICE, dtype).transpose(1, 2).contiguous().transpose(1, 2)
+    mine, theirs = _triton.encode(codec, x), codec.encode(x)
+    assert mine.keys() == theirs.keys()
+    for name, expected in theirs.items():
+        assert mine[name].dtype == expected.dtype
+        assert int((mine[name] != expected).sum()) <= 2 + 1e-3 * expected.numel()
+
+
+def test_encode_of_no_tokens_is_empty():
+    from tqbench.kernels.encode import _triton
+
+    codec = read("turbo4").k.codec
+    packed = _triton.encode(codec, torch.empty(1, 2, 0, 64, device=DEVICE))
+    assert {name: x.shape for name, x in packed.items()} == {name: x.shape for name, x in codec.encode(torch.empty(1, 2, 0, 64)).items()}
+
+
+def test_what_is_not_finite_is_not_hidden():
+    """Nothing waits for the device to look at it; what is decoded of that token is not finite either, and so is all that attends to it."""
+    from tqbench.kernels.encode import _triton
+
+    x = gaussian(1, 1, 4, 64).to(DEVICE)
+    x[0, 0, 1, 3], x[0, 0, 2, 5] = float("nan"), float("inf")
+    warnings.simplefilter("ignore", RuntimeWarning)  # the interpreter's
+    for name in ("turbo4", "q8_0", "q4_0", "q4_1", "fp8_e4m3", "vllm_int8_per_token_head", "turboquant_mse3"):
+        codec = read(name).k.codec
+        back = codec.decode(_triton.encode(codec, x), 64, torch.float32)
+        assert (~torch.isfinite(back)).any(-1).flatten().tolist() == [False, True, True, False], name

@@ -1,0 +1,138 @@
+"""Triton kernels compiled ahead of time for GPUs that are not here: what each takes of a multiprocessor, and whether it compiles at all.
+
+The launching code runs as it is, on tensors of the CPU; only the driver is replaced by one that names a GPU and launches nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from tqbench.bench.data import vectors
+from tqbench.bench.plan import Geometry
+from tqbench.cache.arrays import TorchArrays
+from tqbench.cache.build import Shape
+from tqbench.cache.store import Store
+from tqbench.core.presets import preset
+from tqbench.core.session import Terms
+from tqbench.kernels.attend import _triton as attend
+from tqbench.kernels.decode import _triton as decode
+from tqbench.kernels.encode import _triton as encode
+
+GPUS = {"sm_80": 80, "sm_86": 86, "sm_90": 90, "sm_100": 100, "sm_120": 120}
+SCHEMES = ("turbo4", "turbo3", "turbo2", "q8_0", "q4_0", "q5_1", "kivi4", "fp8_e4m3", "vllm_int8_per_token_head", "q8_0/turbo3")
+HEAD_DIMS = (64, 128, 256)
+TOKENS = 300
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One kernel for one GPU: registers for each thread, bytes of local memory that spilled registers lie in, and of shared memory."""
+
+    kernel: str
+    scheme: str
+    head_dim: int
+    gpu: str
+    registers: int
+    spilled: int
+    shared: int
+
+
+class _Absent:
+    """A driver for a GPU that is not there."""
+
+    arch = 90
+
+    def get_current_target(self) -> Any:
+        return GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self) -> int:
+        return self.arch
+
+    def get_current_stream(self, device: int) -> int:  # noqa: ARG002
+        return 0
+
+
+@contextmanager
+def _collected(found: list[tuple[str, Any]]) -> Iterator[_Absent]:
+    """Every launch compiles, and is kept instead of run."""
+    absent, before, run = _Absent(), driver._active, JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:  # noqa: ARG001
+        made = run(self, *args, grid=grid, warmup=True, **kwargs)
+        found.append((self.fn.__name__, made))
+        return made
+
+    driver.set_active(absent)
+    JITFunction.run = compile_only
+    try:
+        yield absent
+    finally:
+        driver._active, JITFunction.run = before, run
+
+
+def compile_all(
+    schemes: tuple[str, ...] = SCHEMES, head_dims: tuple[int, ...] = HEAD_DIMS, gpus: tuple[str, ...] = tuple(GPUS)
+) -> Iterator[Compiled]:
+    """Every kernel of these schemes, as decoding and as prefill, for these GPUs."""
+    for scheme in schemes:
+        for head_dim in head_dims:
+            calls = list(_calls(scheme, head_dim))
+            for gpu in gpus:
+                yield from _for(gpu, scheme, head_dim, calls)
+
+
+def _for(gpu: str, scheme: str, head_dim: int, calls: list[tuple[str, Callable[[], Any]]]) -> Iterator[Compiled]:
+    for what, call in calls:
+        found: list[tuple[str, Any]] = []
+        with _collected(found) as absent:
+            absent.arch = GPUS[gpu]
+            call()
+        for name, made in {made.hash: (name, made) for name, made in found}.values():
+            yield Compiled(f"{what} {name.strip('_')}", scheme, head_dim, gpu, *_resources(made.asm["cubin"]), made.metadata.shared)
+
+
+def _calls(name: str, head_dim: int) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Encode, decode, and attention of one query and of many, in a model of bfloat16."""
+    geometry = Geometry(head_dim=head_dim)
+    given = vectors("gaussian", geometry, TOKENS)
+    k, v = given.k.bfloat16(), given.v.bfloat16()
+    scheme = preset(name)
+    shape = Shape(geometry.architecture, head_dim, "bfloat16", geometry.kv_heads, geometry.heads)
+    store = Store(scheme, shape, TorchArrays(), Terms("torch"))
+    store.append(k, v)
+    views = store.k.view(), store.v.view()
+    for side in dict.fromkeys((store.k.codec, store.v.codec)):
+        if encode.refuses(side) is None:
+            yield "encode", lambda side=side: encode.encode(side, k)  # type: ignore[misc]
+        stored = side.encode(k[:, :, : TOKENS // side.unit * side.unit])
+        yield "decode", lambda side=side, stored=stored: decode.decode(side, stored, head_dim, k[:, :, :0])  # type: ignore[misc]
+    many = torch.zeros(1, geometry.heads, TOKENS, head_dim, dtype=torch.bfloat16)
+    yield "prefill", lambda: attend.attend(many, *views, 0, given.scale)
+    one = [view.__class__(**{**view.__dict__, "bounds": view.bounds[-1:]}) for view in views]
+    yield "attend", lambda: attend.attend(many[:, :, :1], *one, TOKENS - 1, given.scale)
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers, and bytes of local memory, as the machine code declares them."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(cubin)
+        text = subprocess.run([tool, "--dump-resource-usage", file], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    if match is None:
+        raise RuntimeError(f"cuobjdump says no registers: {text[:200]!r}")
+    return int(match[1]), int(match[2])
