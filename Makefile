@@ -1,11 +1,12 @@
-# setup · demo · test · test-all · bench · sanitize · docs · check: the only commands to remember. pip's own settings (index, proxy, wheels) are honoured.
+# setup · demo · test · test-all · bench · bench-gpu · sanitize · docs · check: the only commands to remember. pip's own settings (index, proxy, wheels) are honoured.
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 MODEL := smollm2-135m-instruct-q4_1
+GPU ?= gpu
 NATIVE := CMakeLists.txt $(wildcard tqbench/kernels/*/*.[ch]pp)
 
-.PHONY: setup demo test test-all bench sanitize docs check
+.PHONY: setup demo test test-all bench bench-gpu sanitize docs check
 
 setup: .venv/.installed
 
@@ -31,6 +32,13 @@ test-all: setup
 # Attention at decoding: 2 threads or as many as there are, in a few minutes; a quiet machine, or the rounds are marked.
 bench: setup
 	$(BIN)/tqbench bench attend -o results/reference/bench-cpu
+
+# On a machine with an NVIDIA GPU: first that the Triton kernels are right on it, then how fast they are. Needs torch, triton, transformers.
+bench-gpu:
+	$(PYTHON) -m pytest -q -p no:cacheprovider tests/kernels/test_triton.py
+	$(PYTHON) -m pytest -q -p no:cacheprovider tests/conformance/test_kernels.py -k triton
+	$(PYTHON) -m tqbench kernels tune
+	for op in attend encode ablation; do $(PYTHON) -m tqbench bench $$op --device cuda -o results/reference/bench-$(GPU)/$$op || exit $$?; done
 
 # The kernels' tests with the address and undefined-behaviour sanitizers, in a library beside the installed one.
 sanitize: setup

@@ -42,7 +42,7 @@ def wide(view):
     return dataclasses.replace(view, packed=lambda: view.packed().double())
 
 
-def error(scheme, *, tokens, head_dim, share=3, queries=1, dtype=torch.float32, reach=None, softcap=None, switches=None, batch=1):  # noqa: PLR0913
+def error(scheme, *, tokens, head_dim, share=3, queries=1, dtype=torch.float32, reach=None, softcap=None, switches=None, batch=1):
     from tqbench.kernels.attend import _triton
 
     k, v = (gaussian(batch, 2, tokens, head_dim, seed=s).to(DEVICE) for s in (1, 2))
@@ -164,7 +164,7 @@ def test_other_arrays_than_the_codec_packs_are_refused():
     wrong = dataclasses.replace(view, stored=lambda: {name: x.to(torch.int32) for name, x in view.stored().items()})
     with pytest.raises(EvidenceError, match="refused its arguments"):
         _triton.attend(gaussian(1, 4, 1, 64).to(DEVICE), wrong, view, 39, 1.0)
-    with pytest.raises(EvidenceError, match="2 bounds|1 bounds"):
+    with pytest.raises(EvidenceError, match=r"with 1 bounds"):
         _triton.attend(gaussian(1, 4, 2, 64).to(DEVICE), view, view, 38, 1.0)
 
 

@@ -5,11 +5,12 @@ The launching code runs as it is, on tensors of the CPU; only the driver is repl
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,20 +22,21 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from tqbench.bench.data import vectors
-from tqbench.bench.plan import Geometry
+from tqbench.bench.plan import Geometry, named
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.build import Shape
 from tqbench.cache.store import Store
+from tqbench.core.errors import ConfigError, unknown
 from tqbench.core.presets import preset
 from tqbench.core.session import Terms
 from tqbench.kernels.attend import _triton as attend
 from tqbench.kernels.decode import _triton as decode
 from tqbench.kernels.encode import _triton as encode
 
-GPUS = {"sm_80": 80, "sm_86": 86, "sm_90": 90, "sm_100": 100, "sm_120": 120}
+GPUS = {"sm_80": 163, "sm_86": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # and the shared memory that one program may have, in KiB
 SCHEMES = ("turbo4", "turbo3", "turbo2", "q8_0", "q4_0", "q5_1", "kivi4", "fp8_e4m3", "vllm_int8_per_token_head", "q8_0/turbo3")
-HEAD_DIMS = (64, 128, 256)
-TOKENS = 300
+OTHER = {"turbo4": (64, 256)}  # head sizes beside `HEAD_DIM`
+HEAD_DIM, TOKENS = 128, 300
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Compiled:
     registers: int
     spilled: int
     shared: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is so much shared memory."""
+        return self.shared <= GPUS[self.gpu] * 1024
 
 
 class _Absent:
@@ -83,22 +90,39 @@ def _collected(found: list[tuple[str, Any]]) -> Iterator[_Absent]:
         driver._active, JITFunction.run = before, run
 
 
-def compile_all(
-    schemes: tuple[str, ...] = SCHEMES, head_dims: tuple[int, ...] = HEAD_DIMS, gpus: tuple[str, ...] = tuple(GPUS)
-) -> Iterator[Compiled]:
+@dataclass(frozen=True)
+class Wanted:
+    """What to compile: schemes with their head sizes, and for which GPUs."""
+
+    kinds: tuple[tuple[str, int], ...]
+    gpus: tuple[str, ...]
+
+
+def wanted(schemes: str | None = None, gpus: str | None = None) -> Wanted:
+    """From what a user wrote; ConfigError with every mistake."""
+    names = named(schemes) if schemes else tuple(preset(name) for name in SCHEMES)
+    chosen = tuple(gpus.split(",")) if gpus else tuple(GPUS)
+    if strange := [name for name in chosen if name not in GPUS]:
+        raise ConfigError([unknown("--gpus", name, GPUS) for name in strange])
+    kinds = [(one.name, dim) for one in names for dim in (HEAD_DIM, *(() if schemes else OTHER.get(one.name, ())))]
+    return Wanted(tuple(kinds), chosen)
+
+
+def compile_all(what: Wanted) -> Iterator[Compiled]:
     """Every kernel of these schemes, as decoding and as prefill, for these GPUs."""
-    for scheme in schemes:
-        for head_dim in head_dims:
-            calls = list(_calls(scheme, head_dim))
-            for gpu in gpus:
-                yield from _for(gpu, scheme, head_dim, calls)
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise ConfigError("TRITON_INTERPRET=1: what is interpreted cannot be compiled; unset it")
+    for scheme, head_dim in what.kinds:
+        calls = list(_calls(scheme, head_dim))
+        for gpu in what.gpus:
+            yield from _for(gpu, scheme, head_dim, calls)
 
 
 def _for(gpu: str, scheme: str, head_dim: int, calls: list[tuple[str, Callable[[], Any]]]) -> Iterator[Compiled]:
     for what, call in calls:
         found: list[tuple[str, Any]] = []
         with _collected(found) as absent:
-            absent.arch = GPUS[gpu]
+            absent.arch = int(gpu.removeprefix("sm_"))
             call()
         for name, made in {made.hash: (name, made) for name, made in found}.values():
             yield Compiled(f"{what} {name.strip('_')}", scheme, head_dim, gpu, *_resources(made.asm["cubin"]), made.metadata.shared)
@@ -121,8 +145,8 @@ def _calls(name: str, head_dim: int) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield "decode", lambda side=side, stored=stored: decode.decode(side, stored, head_dim, k[:, :, :0])  # type: ignore[misc]
     many = torch.zeros(1, geometry.heads, TOKENS, head_dim, dtype=torch.bfloat16)
     yield "prefill", lambda: attend.attend(many, *views, 0, given.scale)
-    one = [view.__class__(**{**view.__dict__, "bounds": view.bounds[-1:]}) for view in views]
-    yield "attend", lambda: attend.attend(many[:, :, :1], *one, TOKENS - 1, given.scale)
+    k_view, v_view = (replace(view, bounds=view.bounds[-1:]) for view in views)
+    yield "attend", lambda: attend.attend(many[:, :, :1], k_view, v_view, TOKENS - 1, given.scale)
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:

@@ -15,8 +15,6 @@ from tqbench.core.codec import Codec
 from tqbench.core.errors import Unsupported
 from tqbench.core.op import Impl, Op, Place
 
-PLACE = Place()  # torch on the CPU, for a model in float32
-
 
 @dataclass
 class Contender:
@@ -43,11 +41,11 @@ class Contender:
         self.row = replace(self.row, outcome=outcome, reason=reason)
 
 
-def forms(op: Op, *codecs: Codec) -> Iterator[tuple[Impl, str | None]]:
-    """Every form of an operation on this machine, with the reason why it cannot serve these codecs."""
+def forms(op: Op, place: Place, *codecs: Codec) -> Iterator[tuple[Impl, str | None]]:
+    """Every form of an operation at this place, with the reason why it cannot serve these codecs."""
     for impl in op.impls:
-        if impl.platform == PLACE.platform:
-            yield impl, next((reason for codec in codecs if (reason := impl.refuses(codec, PLACE))), None)
+        if impl.platform == place.platform:
+            yield impl, next((reason for codec in codecs if (reason := impl.refuses(codec, place))), None)
 
 
 def attempt(contender: Contender) -> Any:
@@ -71,4 +69,4 @@ def relative(output: Tensor, truth: Tensor) -> float:
 
 def twin(array: Tensor) -> Tensor:
     """An equal array in memory of its own with the same strides: a store's arrays have gaps, which forms must cope with."""
-    return torch.empty_strided(array.shape, array.stride(), dtype=array.dtype).copy_(array)
+    return torch.empty_strided(array.shape, array.stride(), dtype=array.dtype, device=array.device).copy_(array)

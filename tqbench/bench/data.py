@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tqbench.bench.plan import Geometry
+from tqbench.core.op import Place
 
 PEAKY = 4.0  # queries that much longer make a softmax that looks at few keys
 OUTLIER_EVERY, OUTLIER = 32, 8.0  # one key channel in so many is that much larger, as in many models
@@ -17,7 +18,7 @@ SINK_MASS = 0.2  # of the softmax, on the first token
 
 @dataclass(frozen=True)
 class Vectors:
-    """Exact float32 inputs: q [batch, heads, 1, head_dim], k and v [batch, kv_heads, tokens, head_dim]."""
+    """Exact inputs, made in float32: q [batch, heads, 1, head_dim], k and v [batch, kv_heads, tokens, head_dim]."""
 
     q: Tensor
     k: Tensor
@@ -27,6 +28,10 @@ class Vectors:
     def scale(self) -> float:
         """Of the scores."""
         return float(self.q.shape[-1] ** -0.5)
+
+    def at(self, place: Place) -> Vectors:
+        """The same there, in the model's dtype."""
+        return Vectors(*(x.to(place.device, getattr(torch, place.dtype)) for x in (self.q, self.k, self.v)))
 
 
 def vectors(kind: str, geometry: Geometry, tokens: int, seed: int = 0) -> Vectors:

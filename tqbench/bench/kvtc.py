@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tqbench.bench.contender import PLACE, Contender, forms, relative
+from tqbench.bench.contender import Contender, forms, relative
 from tqbench.bench.convert import CODES_OFF, DECODED_OFF, codes_off
 from tqbench.bench.plan import Geometry, Plan
 from tqbench.bench.result import Row
@@ -27,7 +27,7 @@ from tqbench.cache.rope import Rope
 from tqbench.codecs.kvtc_lite import KvtcLite
 from tqbench.codecs.kvtc_paper import MOST_RATIO, KvtcPaper, Seen
 from tqbench.core.codec import Codec, Learned, Packed, nbytes
-from tqbench.core.op import Impl
+from tqbench.core.op import Impl, Place
 from tqbench.core.scheme import Scheme
 from tqbench.kernels import _sections, allocate, decode, encode, entropy, project
 from tqbench.kernels.entropy import Grain
@@ -111,7 +111,7 @@ def _lite(scheme: Scheme, g: Geometry, tokens: int, note: Callable[[str], None])
                 impl = next(impl for impl in project.PROJECT.impls if impl.name == form)
                 row = _row(f"{scheme.name} {direction}{label}", direction, halves)
                 row = replace(row, form=form, words=WORDS[form], role="baseline" if form == REFERENCE else "form")
-                yield _contender(row, direction, halves, way, impl.refuses(halves[0].codec, PLACE))
+                yield _contender(row, direction, halves, way, impl.refuses(halves[0].codec, Place()))
 
 
 def _staged(form: str) -> Way:
@@ -169,7 +169,7 @@ def _paper(scheme: Scheme, g: Geometry, tokens: int, note: Callable[[str], None]
         about = f"{KvtcPaper.name} with r = {rank} of {features:,} components, at {BITS} bits each"
         for direction, op in zip(DIRECTIONS, (encode.OP, decode.OP), strict=True):
             row = _row(f"{KvtcPaper.name} r={rank} {direction}", direction, halves)
-            for impl, reason in forms(op, halves[0].codec):
+            for impl, reason in forms(op, Place(), halves[0].codec):
                 mine = replace(row, form=impl.name, words=f"{about}: {op.name} in form {impl.name}", components=rank)
                 mine = replace(mine, role="baseline" if impl.name == REFERENCE else "form")
                 if reason is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tqbench.core.errors import ConfigError, Unsupported, unknown
+from tqbench.core.op import Place
 from tqbench.core.presets import preset
 from tqbench.core.scheme import Scheme
 
@@ -21,6 +22,7 @@ TOKENS = {
 }  # encode: a decode step of many layers, and a prefill chunk
 SCHEMES = {op: "kvtc_lite_4x,kvtc_lite_8x,kvtc_paper_8x" if op == "kvtc" else "turbo4,turbo3,q8_0,q4_0,f16,bf16" for op in TOKENS}
 OPS = tuple(TOKENS)
+DEVICES, ON_GPU = ("cpu", "cuda"), ("attend", "ablation", "encode", "decode")
 MOST_TOKENS, MOST_ROUNDS, MOST_THREADS = 1 << 24, 1000, 1024
 Found = TypeVar("Found")
 
@@ -50,6 +52,17 @@ class Plan:
     data: str = "gaussian"
     rounds: int = 9
     threads: int | None = None  # None: as torch is set up
+    device: str = "cpu"
+
+    @property
+    def place(self) -> Place:
+        """Where it runs: a model in float32 on the CPU, in bfloat16 on a GPU."""
+        return Place(device=self.device, dtype="float32" if self.device == "cpu" else "bfloat16", head_dim=self.geometry.head_dim)
+
+    @property
+    def form(self) -> str:
+        """The form that our own kernels have there."""
+        return "native" if self.device == "cpu" else "triton"
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,7 @@ class Wishes:
     architecture: str = Geometry.architecture
     rounds: int = 9
     threads: int | None = None
+    device: str = "cpu"
 
 
 def read(wishes: Wishes) -> Plan:
@@ -85,7 +99,7 @@ def read(wishes: Wishes) -> Plan:
         raise ConfigError(problems)
     if misfits := [text for scheme in schemes for text in _misfit(scheme, geometry)]:
         raise ConfigError(misfits)
-    return Plan(wishes.op, geometry, tokens, schemes, wishes.data, wishes.rounds, wishes.threads)
+    return Plan(wishes.op, geometry, tokens, schemes, wishes.data, wishes.rounds, wishes.threads, wishes.device)
 
 
 def shape(text: str, architecture: str = Geometry.architecture) -> Geometry:
@@ -145,6 +159,10 @@ def _choices(wishes: Wishes) -> Iterable[str]:
         yield unknown("--data", wishes.data, DATA)
     if not 1 <= wishes.rounds <= MOST_ROUNDS:
         yield f"--rounds: {wishes.rounds} is not a number from 1 to {MOST_ROUNDS}"
+    if wishes.device not in DEVICES:
+        yield unknown("--device", wishes.device, DEVICES)
+    elif wishes.device != "cpu" and wishes.op not in ON_GPU:
+        yield f"--device {wishes.device}: {wishes.op} is timed on the CPU only (on a GPU: {', '.join(ON_GPU)})"
     if wishes.threads is not None and not 1 <= wishes.threads <= MOST_THREADS:
         yield f"--threads: {wishes.threads} is not a number from 1 to {MOST_THREADS}"
 

@@ -35,6 +35,7 @@ class Lane:
     turn: int = 0
     lasts: float = 0.0  # seconds of a sample, about
     output: Any = None
+    wait: Callable[[], None] | None = None  # for the device
     samples: dict[int, float] = field(default_factory=dict)  # round -> seconds per call
 
     def sample(self) -> None:
@@ -48,7 +49,7 @@ class Lane:
         """Whether it ran and what it put out is right. Then how many calls make a sample is settled, and how many rounds it runs in."""
         if self.contender.row.outcome != "ok":
             return False
-        one = clock.timed(self._first)
+        one = clock.timed(self._first, self.wait)
         if self.contender.row.outcome == "ok" and (reason := self.contender.judge(self.output)):
             self.contender.drop("wrong", reason)
         if self.contender.row.outcome == "ok":
@@ -61,17 +62,19 @@ class Lane:
     def _pace(self, one: float, rounds: int) -> None:
         """The first call of a slow one is warm-up enough."""
         if one < SLOW:
-            one = clock.timed(self.sample)
+            one = clock.timed(self.sample, self.wait)
             self.calls = max(1, min(MOST_CALLS, round(STRETCH / max(one, 1e-7))))
             self.sample()
         fitting = max(FEW, int(BUDGET / (one * self.calls)))
         self.every, self.lasts = -(-rounds // min(rounds, fitting)), one * self.calls
 
 
-def race(tokens: int, contenders: list[Contender], rounds: int, note: Callable[[str], None]) -> Group:
-    """Judge, time and judge again."""
+def race(
+    tokens: int, contenders: list[Contender], rounds: int, note: Callable[[str], None], wait: Callable[[], None] | None = None
+) -> Group:
+    """Judge, time and judge again. `wait` returns when the device has done what was asked of it."""
     note(f"checking {len(contenders)} rows")
-    lanes = [lane for lane in map(Lane, contenders) if lane.start(rounds)]
+    lanes = [lane for lane in (Lane(contender, wait=wait) for contender in contenders) if lane.start(rounds)]
     seen = _run(lanes, rounds, note)
     for lane in lanes:
         if reason := lane.contender.judge(lane.output):
@@ -119,7 +122,9 @@ def _blocks(lanes: list[Lane]) -> list[list[Lane]]:
 
 def _block(lanes: list[Lane], number: int) -> Watch:
     with Watch() as watch:
-        seconds = clock.interleaved({str(i): lane.sample for i, lane in enumerate(lanes)}, rounds=1, warmup=0)
+        seconds = clock.interleaved(
+            {str(i): lane.sample for i, lane in enumerate(lanes)}, rounds=1, warmup=0, wait=lanes[0].wait if lanes else None
+        )
     for lane, (sample,) in zip(lanes, seconds.values(), strict=True):
         lane.samples[number] = sample / lane.calls
     return watch

@@ -13,8 +13,8 @@ from tqbench.bench.plan import Plan
 from tqbench.bench.race import race
 from tqbench.bench.result import Bench, Ceiling, Group, Row
 from tqbench.core.errors import ConfigError
-from tqbench.kernels import native
-from tqbench.measure import environment, memory
+from tqbench.kernels import native, triton
+from tqbench.measure import clock, environment, memory
 
 NEEDS = 10  # times the float32 cache: exact copies in three types, the schemes' stores, and what decoding takes meanwhile
 READING = ("attend", "ablation")  # what only reads; the ceiling is one of reading, so others have no share of it
@@ -34,33 +34,37 @@ def run(plan: Plan, note: Callable[[str], None] = lambda _: None) -> Bench:
 
 def _run(plan: Plan, threads: int, note: Callable[[str], None]) -> Bench:
     note("reading memory as fast as it goes")
-    top, groups = ceiling.measure(threads), []
+    top, groups = ceiling.measure(threads, plan.device), []
     for tokens in plan.tokens:
         groups.append(_group(plan, tokens, lambda text, tokens=tokens: note(f"{tokens:,} tokens: {text}")))  # type: ignore[misc]
-        top = ceiling.measure(threads, top)
+        top = ceiling.measure(threads, plan.device, top)
     return Bench(
         plan.op,
         str(plan.geometry),
         plan.geometry.architecture,
         getattr(ENTRIES[plan.op], "DATA", plan.data),
-        _machine(threads),
+        _machine(plan, threads),
         top,
         _against(groups, top) if plan.op in READING else tuple(groups),
-        ENTRIES[plan.op].COMPARISONS,
+        {words: name.replace("{form}", plan.form) for words, name in ENTRIES[plan.op].COMPARISONS.items()},
     )
 
 
 def _group(plan: Plan, tokens: int, note: Callable[[str], None]) -> Group:
     """Its caches are gone before those of the next are made."""
-    group = race(tokens, ENTRIES[plan.op].contenders(plan, tokens, note), plan.rounds, note)
-    return replace(group, notes=tuple(_cached(group)))
+    group = race(tokens, ENTRIES[plan.op].contenders(plan, tokens, note), plan.rounds, note, clock.waiter(plan.device))
+    return replace(group, notes=tuple(_cached(group, plan.device)))
 
 
-def _cached(group: Group) -> Iterator[str]:
+def _cached(group: Group, device: str) -> Iterator[str]:
     """Which rows had too few copies."""
-    names = [row.name for row in group.rows if row.timing and row.bytes_moved and not ceiling.uncached(row.timing.copies * row.bytes_moved)]
+    names = [
+        row.name
+        for row in group.rows
+        if row.timing and row.bytes_moved and not ceiling.uncached(row.timing.copies * row.bytes_moved, device)
+    ]
     if names:
-        size = f"{ceiling.cache_bytes() / 2**20:.0f} MiB"
+        size = f"{ceiling.cache_bytes(device) / 2**20:.0f} MiB"
         yield f"all copies together are less than twice the processor's cache of {size}, and may lie there, in {', '.join(names)}"
 
 
@@ -75,13 +79,16 @@ def _row(row: Row, top: Ceiling) -> Row:
     return replace(row, limit_ms=row.bytes_moved / 1e6 / top.gbps, timing=replace(row.timing, share=row.timing.gbps / top.gbps))
 
 
-def _machine(threads: int) -> dict[str, object]:
+def _machine(plan: Plan, threads: int) -> dict[str, object]:
     isa = None if native.missing() else native.isa()
-    return {**environment.describe(), "threads": threads, "isa": isa, "last_level_cache_bytes": environment.last_level_cache()}
+    about = {**environment.describe(), "threads": threads, "isa": isa, "last_level_cache_bytes": environment.last_level_cache()}
+    return about if plan.device == "cpu" else about | {"device": triton.about(plan.device)}
 
 
 def _fits(plan: Plan) -> None:
-    """Refuse before the first minute what would not fit."""
+    """Refuse before the first minute what would not fit, or has nowhere to run."""
+    if plan.device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {plan.device}: torch {torch.__version__} finds no such device here")
     g, free = plan.geometry, memory.available()
     needed = NEEDS * getattr(ENTRIES[plan.op], "LAYERS", 1) * 2 * 4 * g.batch * g.kv_heads * g.head_dim * max(plan.tokens)
     if needed > free:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tqbench.cli import bench, check, compare, doctor, gate, models, plan, report, run, runs, schema, schemes
+from tqbench.cli import bench, check, compare, doctor, gate, kernels, models, plan, report, run, runs, schema, schemes
 
 app = typer.Typer(
     help="Benchmark and quality validation for KV-cache quantization.",
@@ -44,6 +44,7 @@ app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("runs", epilog=runs.EXAMPLES)(runs.runs)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
+app.add_typer(kernels.app, name="kernels")
 app.add_typer(schemes.app, name="schemes")
 app.add_typer(check.app, name="check")
 app.add_typer(models.app, name="models")

@@ -30,6 +30,8 @@ tqbench bench encode --tokens 32 --threads 1
 
 tqbench bench kvtc --threads 2
 
+tqbench bench --device cuda --tokens 4k,32k,128k
+
 tqbench bench --shape "kv4 q32 d64" --data sink
 """
 
@@ -54,12 +56,15 @@ def bench(  # noqa: PLR0913 - each is an option
         int, typer.Option(metavar="N", help="Over all rows; those that would take more than 10 s run in fewer.")
     ] = Wishes.rounds,
     threads: Annotated[int | None, typer.Option(metavar="N", help="As torch is set up, if not given.")] = None,
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="cpu, or cuda: then Triton's forms, in a model of bfloat16.")
+    ] = Wishes.device,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Write bench.json, .csv, .md, .svg, .png.")
     ] = None,
 ) -> None:
     """Time the forms of an operation beside honest baselines and the memory limit. Each form is checked before it is timed."""
-    plan = read(Wishes(op, shape, tokens, schemes, data, architecture, rounds, threads))
+    plan = read(Wishes(op, shape, tokens, schemes, data, architecture, rounds, threads, device))
     from tqbench.bench.run import run
 
     with _progress() as note:

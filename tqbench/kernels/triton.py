@@ -2,7 +2,7 @@
 
 They run on CUDA devices, and on the CPU in Triton's interpreter (TRITON_INTERPRET=1 before anything imports it), which is for tests: no
 operation picks them there by itself. Configurations come from `triton.json`, which `tqbench bench tune` fills on a device; nothing is tuned
-while something is measured, and what is not in the table takes its first line.
+while something is measured, and what is not in the table takes a default that spills no registers.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ TABLE = Path(__file__).with_name("triton.json")
 class Config:
     """How a kernel is cut."""
 
-    rows: int = 64  # of a block at most: queries times the heads that share a KV head
-    tokens: int = 64  # of a tile
+    rows: int = 16  # of a block at most: queries times the heads that share a KV head
+    tokens: int = 32  # of a tile
     warps: int = 4
     stages: int = 1  # of the software pipeline; with more, what is looked up goes through shared memory, element by element
     programs: int = 4  # for each multiprocessor: so many splits are made
+
+
+PREFILL = Config(rows=64, tokens=64, warps=8)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def table() -> dict[Work, Config]:
 
 def configuration(work: Work) -> Config:
     """The stored configuration, or the default."""
-    return table().get(work, Config())
+    return table().get(work, Config() if work.decoding else PREFILL)
 
 
 def store(found: dict[Work, Config]) -> None:
@@ -105,3 +108,18 @@ def operand(dtype: Any, device: Any) -> Any:
     import torch
 
     return torch.float32 if dtype == torch.bfloat16 and device.type == "cpu" else dtype
+
+
+def about(device: str) -> dict[str, Any]:
+    """A GPU and what it is driven by, for records."""
+    import torch
+
+    p = torch.cuda.get_device_properties(device)
+    return {
+        "name": p.name,
+        "capability": f"{p.major}.{p.minor}",
+        "memory_bytes": p.total_memory,
+        "multiprocessors": p.multi_processor_count,
+        "cuda": torch.version.cuda,
+        "triton": version("triton"),
+    }

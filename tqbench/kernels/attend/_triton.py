@@ -100,6 +100,7 @@ class Ready:
     k: Side
     v: Side
     regions: list[tuple[Region, Tensor, int]]  # with its spans on the device, and its splits; packed values first
+    work: Work
     config: Config
     kv_heads: int
     integers: tuple[Tensor | None, float] = (None, 1.0)  # levels of keys in 8 bits, and what one step is worth
@@ -198,7 +199,8 @@ def prepare(switches: Switches, q: Tensor, k: View, v: View, start: int) -> Read
     sides = _side(k, q, keys=True), _side(v, q, keys=False)
     regions = sorted(_regions(k, v, start, q.shape[2]), key=lambda region: not region.v_packed)
     spans = torch.tensor([region.spans for region in regions], dtype=torch.int32).to(q.device, non_blocking=True)
-    config = switches.config or configuration(_work(q, *(side.inside[0] for side in sides)))
+    work = _work(q, *(side.inside[0] for side in sides))
+    config = switches.config or configuration(work)
     rows = _rows(q, q.shape[1] // kv_heads, config) // (q.shape[1] // kv_heads)
     programs = q.shape[0] * kv_heads * triton.cdiv(q.shape[2], rows)
     most = max(1, config.programs * multiprocessors(q.device) // programs)
@@ -206,7 +208,7 @@ def prepare(switches: Switches, q: Tensor, k: View, v: View, start: int) -> Read
         (region, spans[i], switches.splits or max(1, min(most, triton.cdiv(region.length, config.tokens))))
         for i, region in enumerate(regions)
     ]
-    return Ready(switches, *sides, laid, config, kv_heads, _integers(k, q) if switches.integer else (None, 1.0))
+    return Ready(switches, *sides, laid, work, config, kv_heads, _integers(k, q) if switches.integer else (None, 1.0))
 
 
 def _integers(k: View, q: Tensor) -> tuple[Tensor | None, float]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from tqbench.core.errors import Unsupported
 from tqbench.kernels.attend import View
 from tqbench.kernels.attend.reference import visible
 
@@ -20,6 +23,15 @@ from tqbench.kernels.attend.reference import visible
 def sdpa_gqa(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """torch's attention as models call it."""
     return scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=True)
+
+
+def sdpa_by(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """The same by one of torch's kernels, or an error."""
+    try:
+        with sdpa_kernel(backend):
+            return sdpa_gqa(q, k, v, scale)
+    except RuntimeError as reason:
+        raise Unsupported(str(reason).splitlines()[0]) from None
 
 
 def sdpa_folded(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -76,3 +88,22 @@ BASELINES = (
     Baseline("folded fp16", "torch SDPA on a float16 cache, query heads folded", "float16", sdpa_folded),
     Baseline("matmul bf16", "bfloat16 matmul, softmax, matmul with query heads folded", "bfloat16", matmul_folded),
 )
+# On a GPU: whatever torch picks, each of its kernels by name, and the two ways to fold. Those that do not take a shape say so.
+ON_GPU = (
+    Baseline(USUAL, "torch SDPA (enable_gqa) on a bfloat16 cache: what a model calls", "bfloat16", sdpa_gqa),
+    *(
+        Baseline(f"{name} bf16", f"torch SDPA (enable_gqa) on a bfloat16 cache, its {name} kernel", "bfloat16", partial(sdpa_by, backend))
+        for name, backend in (
+            ("flash", SDPBackend.FLASH_ATTENTION),
+            ("cudnn", SDPBackend.CUDNN_ATTENTION),
+            ("efficient", SDPBackend.EFFICIENT_ATTENTION),
+        )
+    ),
+    Baseline("folded bf16", "torch SDPA on a bfloat16 cache, query heads of a KV head folded into the query axis", "bfloat16", sdpa_folded),
+    Baseline("matmul bf16", "bfloat16 matmul, softmax, matmul with query heads folded", "bfloat16", matmul_folded),
+)
+
+
+def on(device: str) -> tuple[Baseline, ...]:
+    """What one could run there instead."""
+    return BASELINES if device == "cpu" else ON_GPU

@@ -28,7 +28,8 @@ from tqbench.core.errors import EvidenceError
 from tqbench.kernels.packed import _triton as tiles
 from tqbench.kernels.triton import operand
 
-TOKENS, CHANNELS = 32, 64  # of a tile; of a step of the matrix product
+TOKENS = 32  # of a tile
+STEP = tl.constexpr(64)  # channels of a step of the matrix product
 ROUNDING = tl.constexpr(12582912.0)  # 1.5 · 2²³: added and taken away again, a float32 is rounded to whole numbers, halves to even
 
 
@@ -116,8 +117,8 @@ def _encode(x, s_batch, s_head, s_token, s_channel, low, high, scales, minima, t
 def _turned(here, s_channel, t, seen, r: tl.constexpr, size: tl.constexpr):
     """[tokens, width]: the vectors in the codec's basis, up to a factor."""
     y, i = tl.full((size, r.width), 0.0, tl.float32), tl.arange(0, r.width)
-    for first in range(0, r.head_dim, 64):
-        c = first + tl.arange(0, 64)
+    for first in range(0, r.head_dim, STEP):
+        c = first + tl.arange(0, STEP)
         inside = c < r.head_dim
         x = tl.load(here + c[None, :] * s_channel, mask=seen[:, None] & inside[None, :], other=0.0)
         turn = tl.load(t.turn + c[:, None] * r.width + i[None, :], mask=inside[:, None], other=0.0)
