@@ -35,7 +35,7 @@ class Node:
     def line(self) -> int:
         """The line in which the value begins; of what is not there, that of what lacks it."""
         places = _places(self.text)
-        return self.first + next(places[self.path[:n]] for n in range(len(self.path), -1, -1) if self.path[:n] in places)
+        return self.first + next((places[self.path[:n]] for n in range(len(self.path), -1, -1) if self.path[:n] in places), 0)
 
     @property
     def where(self) -> str:
@@ -139,12 +139,13 @@ def _places(text: str) -> dict[tuple[Key, ...], int]:
 
 def _walk(text: str) -> Iterator[tuple[tuple[Key, ...], int]]:
     """Every value's path, and how many lines lie above it."""
-    place, line = _Place(), 0
-    yield (), 0
+    place, line, known = _Place(), 0, True
     for match in _WORD.finditer(text):
         word = match.group()
-        if place.moves(word):
+        if known and word not in "\n,:}]":
             yield tuple(place.path), line
+            known = False
+        known = place.moves(word) or (known and word in "\n:")
         line += word.count("\n")
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 Fact = str | int | float | bool
-FACTS = ("version", "model", "cache_k", "cache_v", "corpus", "context", "chunks", "stride", "bos")  # every row says them, or why it cannot
+# Every row says them, or why it cannot.
+FACTS = ("version", "model", "cache_k", "cache_v", "corpus", "context", "chunks", "stride", "bos")
 LONGEST = 500  # characters of a name: files of others may hold any
 
 
