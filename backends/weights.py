@@ -4,10 +4,10 @@ weights in a second; what a directory says of its architecture and its own code 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
-import json
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -62,7 +62,7 @@ def settled(model: LocalModel, folder: Path) -> tuple[Any, Any]:
         if not model.trust_remote_code and _own_code(folder, "tokenizer_config.json"):
             raise untrusted(model, _own_code(folder, "tokenizer_config.json")) from error
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise Unsupported(f"model {model.name!r} has no tokenizer that transformers {version('transformers')} can load: {reason}") from error
+        raise Unsupported(f"model {model.name!r} has no tokenizer that {_engine()} can load: {reason}") from error
 
 
 def remote_code(folder: Path) -> str:
@@ -80,7 +80,11 @@ def _unknown(model: LocalModel, folder: Path) -> Exception:
     kind = _read(folder / "config.json").get("model_type")
     if kind is None:
         return Unsupported(f"the config.json of model {model.name!r} names no model_type, so its architecture is not known")
-    return Unsupported(f"architecture {kind!r} of model {model.name!r} is not known to transformers {version('transformers')}; a newer one may")
+    return Unsupported(f"architecture {kind!r} of model {model.name!r} is not known to {_engine()}; a newer one may")
+
+
+def _engine() -> str:
+    return f"transformers {version('transformers')}"
 
 
 def untrusted(model: LocalModel, own: list[str]) -> ConfigError:

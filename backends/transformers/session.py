@@ -37,10 +37,10 @@ def load(model: LocalModel, device: str, dtype: str) -> TransformersSession:
     """Load weights and tokenizer. Nothing is downloaded here."""
     folder = weights.directory(model)
     config, tokenizer = weights.settled(model, folder)
-    options = {"trust_remote_code": model.trust_remote_code, "local_files_only": True, "use_safetensors": True, "dtype": getattr(torch, dtype)}
+    options = {"trust_remote_code": model.trust_remote_code, "local_files_only": True, "use_safetensors": True}
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not (model.trust_remote_code and hasattr(config, "auto_map")):
         raise Unsupported(f"architecture {config.model_type!r} of model {model.name!r} is no causal language model in transformers")
-    loaded, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+    loaded, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype=getattr(torch, dtype), **options)
     if missing := sorted(report["missing_keys"]):  # the engine would go on with random ones
         raise Unsupported(f"the weights of model {model.name!r} lack {len(missing)} arrays that it needs, {missing[0]!r} first")
     session = TransformersSession(loaded.to(device), tokenizer, model.name, f"{weights.describe(model)}, computed in {dtype}")

@@ -1,4 +1,4 @@
-"""Models as the hub has them, made here: a hub cache as huggingface_hub lays it out, and plain directories; offline, through the command line.
+"""Models as the hub has them, made here: a hub cache as huggingface_hub lays it out, and plain directories; offline, by the command line.
 
 Weights are random and small, the tokenizer takes bytes. What is refused is refused before anything of a model is run.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tqbench.core.errors import ConfigError
 from tqbench.importers import llama_bench, llama_perplexity, lm_eval, refract
 from tqbench.importers.document import parse
-from tqbench.importers.row import Row
+from tqbench.importers.row import Row, storable
 
 TOOLS = ("llama-perplexity", "llama-bench", "lm-eval", "refract")
 MOST_BYTES = 16 << 20  # results are small; samples and logits are not read
@@ -22,7 +23,10 @@ def read(path: Path, tool: str | None = None) -> list[Row]:
     reader = _reader(name, text, tool)
     if reader is None:
         raise ConfigError(f"{path}: what this is cannot be seen; it must be {KINDS}; --from says which")
-    return reader()
+    rows = reader()
+    if not rows:
+        raise ConfigError(f"{name}:{text.count(chr(10)) + 1}: the file ends without a result")
+    return [replace(row, label=storable(row.label), source=storable(row.source)) for row in rows]
 
 
 def _text(path: Path) -> str:

@@ -53,7 +53,7 @@ def take_in(paths: Sequence[Path], tool: str | None = None) -> Imports:
         try:
             rows += read(path, tool)
         except ConfigError as error:
-            problems += error.problems
+            problems += map(storable, error.problems)
     if problems:
         raise ConfigError(problems)
     sources = tuple(Source(storable(path.name), sha256_file(path), path.stat().st_size) for path in dict.fromkeys(paths))

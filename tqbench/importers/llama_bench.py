@@ -132,7 +132,7 @@ def _csv(name: str, text: str) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            fields = next(csv.reader(io.StringIO(line.rstrip("\r"))), [])
+            fields = next(csv.reader(io.StringIO(line.rstrip("\r")), strict=True), [])
         except csv.Error as error:
             raise ConfigError(f"{name}:{number}: this is not CSV: {error}") from error
         if len(fields) != len(columns):

@@ -31,6 +31,8 @@ _FACTS = {
     "version": re.compile(r"build(?:: | = )(\d+ \([0-9a-f]+\))|build: ([0-9a-f]{7,40} \(\d+\))"),
     "model": re.compile(r"loaded meta data with \d+ key-value pairs and \d+ tensors from (.+?) \(version "),
     "cache": re.compile(r"KV (?:self )?size.*?K \(([\w.]+)\):.*?V \(([\w.]+)\):|size =.*?cells.*?K \(([\w.]+)\):.*?V \(([\w.]+)\):"),
+    "K rotated": re.compile(r"attn_rot_k = ([01])"),
+    "V rotated": re.compile(r"attn_rot_v = ([01])"),
     "bos": re.compile(r"tokenizer\.ggml\.add_bos_token\s+bool\s*= (true|false)"),
 }
 RECIPE = "windows of the context side by side, the second half of each scored"
@@ -55,9 +57,9 @@ STATISTICS = {  # what the log calls it: our name and unit
     "Same top p": ("top1", 0.01),
 }
 LONGEST = 4096  # characters of a line that says a fact
-BOOLS = {"true": True, "false": False}
+BOOLS = {"true": True, "false": False, "1": True, "0": False}
 UNSAID = {
-    "version": "the log does not say it; llama.cpp prints its build with -lv 4",
+    "version": "the log does not say it; newer llama.cpp prints no build",
     "model": "the log does not say it; llama.cpp prints the file with -lv 4",
     "cache_k": "the log does not say it; llama.cpp prints the cache types with -lv 4",
     "cache_v": "the log does not say it; llama.cpp prints the cache types with -lv 4",

@@ -14,7 +14,7 @@ LONGEST = 500  # characters of a name: files of others may hold any
 
 @dataclass(frozen=True)
 class Figure:
-    """A number as the tool gives it, `error` in its own sense: a standard error, or a deviation over repetitions. No number has a reason."""
+    """A number as the tool gives it; its error is what the tool means by it: standard, or over repetitions. No number has a reason."""
 
     value: float | None
     error: float | None = None

@@ -70,7 +70,7 @@ def _without(folder: Path) -> str:
         return f"is an adapter ({adapters[0].name}), not a model; merge it into its base model and save that"
     pickles = sorted({file.name for pattern in PICKLES for file in folder.glob(pattern) if "optimizer" not in file.name})
     if pickles:
-        return f"has no safetensors, only {', '.join(pickles[:3])}: a pickle may run any code when it is loaded, so it is refused; {CONVERT}"
+        return f"has no safetensors, only {', '.join(pickles[:3])}: a pickle may run any code when it is loaded and is refused; {CONVERT}"
     others = sorted({file.name for pattern in OTHERS for file in folder.glob(pattern)})
     if others:
         return f"has no model*.safetensors, only {', '.join(others[:3])}; a .gguf file is named as such, other forms are not read"

@@ -110,7 +110,7 @@ def plan(suite: Suite, history: History = NOTHING) -> Plan:
         settings.timeout,
         settings.trust_remote_code,
         None,
-        short_hash([[dataclasses.asdict(cell) for cell in every], _files(suite), *(["its own code"] if settings.trust_remote_code else [])]),
+        short_hash([[dataclasses.asdict(cell) for cell in every], _files(suite), *(["remote code"] if settings.trust_remote_code else [])]),
         priority=settings.priority,
         startups={cell.group: startup(sizes[cell.model], cell.dtype) for cell in every},
         source=suite.source,
