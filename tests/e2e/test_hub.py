@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from backends.transformers import tiny
+from tqbench.core.errors import ConfigError, Unsupported
 
 COMMIT, OTHER = "c0ffee" + "0" * 34, "deca" + "f" * 36
 QWEN3_NEXT = {
@@ -153,3 +154,130 @@ def test_every_architecture_runs_from_the_hub_and_from_a_directory(measure: Call
         holds(found, name, of_hub="/" in name)
     assert "1 of 4 layers" in done.stdout
     assert "0 of 20 cells measured now" in measure(*MODELS).stdout
+
+
+@pytest.mark.slow
+def test_mlx_lm_runs_the_same_from_the_hub(measure: Callable[..., Any], hub: Path, tmp_path: Path) -> None:
+    """Where it has the architecture. Its linear attention is another matter: tests/backends/test_mlx.py."""
+    names = ("tiny/llama", "tiny/qwen2", "qwen3", "tiny/gemma3")
+    done = measure(*names, backend="mlx")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in names:
+        holds(records(tmp_path), name, of_hub="/" in name)
+
+
+def test_a_revision_is_pinned_and_another_one_is_another_run(measure: Callable[..., Any], hub: Path, tmp_path: Path) -> None:
+    """A tag beside main, and main that moves on: what was measured of the commit before is not taken for it."""
+    other = save(tiny.llama(num_hidden_layers=1), tmp_path / "other")
+    into_hub(other, hub, "tiny/llama", OTHER, "small")
+    for model in ("tiny/llama@small", "tiny/llama"):
+        done = measure(model, command=("run", "-k", "turbo4"))
+        assert done.returncode == 0, done.stdout + done.stderr
+    found = {record["cell"]["model"]: record["model"] for record in records(tmp_path)}
+    assert {name: (model["revision"], model["layers"]) for name, model in found.items()} == {
+        "tiny/llama@small": (OTHER, 1),
+        "tiny/llama": (COMMIT, 2),
+    }
+    (hub / "models--tiny--llama" / "refs" / "main").write_text(OTHER)
+    before = len(list(tmp_path.glob("results/hub/*")))
+    done = measure("tiny/llama", command=("run", "-k", "baseline"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(tmp_path.glob("results/hub/*"))) == before + 1
+
+
+# --- what is refused, without a worker
+
+
+def opened(folder: Path, *, trust: bool = False, backend: str = "transformers") -> Any:
+    """As a worker opens it."""
+    from tqbench.core import registry
+    from tqbench.models import resolve
+
+    return registry.backend(backend)(resolve.resolve(str(folder), trust_remote_code=trust), "cpu", "float32")
+
+
+def configured(folder: Path, **changes: Any) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+open({marker!r}, "a").write("ran")
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+@pytest.fixture
+def plain(folders: dict[str, Path], tmp_path: Path) -> Path:
+    return shutil.copytree(folders["tiny/llama"], tmp_path / "plain")
+
+
+def with_own_code(folder: Path, marker: Path) -> Path:
+    (folder / "modeling_own.py").write_text(OWN_CODE.format(marker=str(marker)))
+    own = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnModel"}
+    return configured(folder, model_type="own", architectures=["OwnModel"], auto_map=own)
+
+
+@pytest.mark.parametrize("backend", ["transformers", "mlx"])
+def test_code_of_a_model_is_not_run_unasked(backend: str, plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"needs code of its own \(modeling_own.py\), which is not run unasked.*trust_remote_code: true"):
+        opened(with_own_code(plain, tmp_path / "marker"), backend=backend)
+    assert not (tmp_path / "marker").exists()
+
+
+def test_code_that_is_asked_for_runs_and_the_record_says_so(measure: Callable[..., Any], plain: Path, tmp_path: Path) -> None:
+    with_own_code(plain, tmp_path / "marker")
+    refused = measure("./plain", command=("run", "-k", "turbo4"))
+    assert refused.returncode == 3, refused.stdout + refused.stderr
+    assert not (tmp_path / "marker").exists()
+    done = measure("./plain", more="trust_remote_code: true", command=("run", "-k", "turbo4"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "marker").exists()
+    ran = [record for record in records(tmp_path) if record["outcome"] == "ok"]
+    assert len(ran) == 2
+    digest = hashlib.sha256(b"modeling_own.py\0" + (plain / "modeling_own.py").read_bytes()).hexdigest()
+    assert {record["model"]["remote_code"] for record in ran} == {f"modeling_own.py (sha256 {digest[:16]})"}
+
+
+@pytest.mark.parametrize("backend", ["transformers", "mlx"])
+def test_an_architecture_that_nobody_knows_is_said(backend: str, plain: Path) -> None:
+    with pytest.raises(Unsupported, match=r"architecture 'unheard_of' of model '.*plain' is not known to transformers"):
+        opened(configured(plain, model_type="unheard_of"), backend=backend)
+
+
+def test_a_model_that_writes_no_text_is_said(plain: Path) -> None:
+    with pytest.raises(Unsupported, match=r"architecture 'clip' of model '.*plain' is no causal language model"):
+        opened(configured(plain, model_type="clip"))
+
+
+def test_a_model_without_a_tokenizer_is_said(plain: Path) -> None:
+    for file in plain.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(Unsupported, match=r"model '.*plain' has no tokenizer that transformers"):
+        opened(plain)
+
+
+def test_arrays_that_are_missing_are_not_made_up(plain: Path) -> None:
+    """The engine would go on with random ones, and say so in a log that nobody reads."""
+    arrays = load_file(plain / "model.safetensors")
+    del arrays["model.layers.1.self_attn.k_proj.weight"]
+    save_file(arrays, plain / "model.safetensors", {"format": "pt"})
+    with pytest.raises(Unsupported, match=r"lack 1 arrays that it needs, 'model.layers.1.self_attn.k_proj.weight' first"):
+        opened(plain)
+
+
+def test_a_suite_on_a_pickle_is_refused_at_once(measure: Callable[..., Any], plain: Path, tmp_path: Path) -> None:
+    (plain / "model.safetensors").unlink()
+    (plain / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    for command in ("run", "plan"):
+        refused = measure("./plain", command=(command,))
+        assert refused.returncode == 2
+        assert "hub.yaml:3: model './plain' has no safetensors, only pytorch_model.bin: a pickle may run any code" in refused.stderr
+    assert not (tmp_path / "results").exists()

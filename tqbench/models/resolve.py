@@ -22,12 +22,13 @@ HUB_SECONDS = 3.0  # that a plan waits for the hub to say how large a model is
 
 
 def problem(name: str, root: Path = Path()) -> str | None:
-    """Why this name cannot be a model, as far as can be told without the network; None if it can."""
+    """Why this name cannot be a model, as far as can be told without the network; None if it can. A directory whose weights are yet to come
+    can be planned for."""
     if name in packaged.PACKAGED:
         return None
     path = local(name, root)
     if path.is_dir():
-        return _unreadable(path / "config.json", name) or next(iter(weights.problems(path, name)), None)
+        return _unreadable(path / "config.json", name) or next(iter(weights.problems(path, name) if weights.some(path) else []), None)
     if name.endswith(".gguf"):
         return None if path.is_file() else f"model file {name!r} does not exist"
     if _HUB_ID.fullmatch(name) and not path.exists():
@@ -50,9 +51,9 @@ def resolve(name: str, root: Path = Path(), *, trust_remote_code: bool = False) 
         return LocalModel(name, str(path), sha256_file(path))
     if not path.is_dir():
         path = Path(fetch(name, hub_commit(name), code=trust_remote_code))
-        wrong = _unreadable(path / "config.json", name)
-        if problems := [wrong] if wrong else weights.problems(path, name):
-            raise ConfigError(problems)
+    wrong = _unreadable(path / "config.json", name)
+    if problems := [wrong] if wrong else weights.problems(path, name):
+        raise ConfigError(problems)
     revision = path.name if path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name) else None
     return LocalModel(name, str(path), None, trust_remote_code, revision)
 

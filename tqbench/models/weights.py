@@ -29,6 +29,11 @@ def problems(folder: Path, name: str) -> list[str]:
     return [f"{who}: {line}" for file in files for line in _damaged(file)]
 
 
+def some(folder: Path) -> bool:
+    """Whether any weights are there, of whatever form."""
+    return any(file for pattern in ("*.safetensors", INDEX, *PICKLES, *OTHERS) for file in folder.glob(pattern))
+
+
 def _sharded(folder: Path, index: Path) -> Iterator[str]:
     """Every shard that the index names must be there, whole, with the arrays that the index says."""
     try:
