@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tqbench.__main__ import main
+from tqbench.cli import complete
 from tqbench.core.errors import ConfigError, EditedError
 from tqbench.importers import folder, read
 from tqbench.importers.row import FACTS, Row
@@ -250,6 +251,10 @@ def test_one_page_shows_all_and_mixes_nothing(tmp_path: Path, monkeypatch: pytes
     assert others.count("Not comparable with tables of tqbench: ") == 4
     shown = capsys.readouterr().out
     assert shown.index("turbo3") < shown.index("Measured by other tools")
+    assert main(["runs"]) == 0
+    assert re.search(r"^imported +all +1 of llama-perplexity, 8 of llama-bench, 5 of lm-eval, 1 of REFRACT$", capsys.readouterr().out, re.M)
+    assert complete.reported("imp") == ["imported/all"]
+    assert complete.runs("imp") == []
     assert main(["report", "imported/all", "--format", "md"]) == 0
     assert capsys.readouterr().out.strip() in text
     assert main(["report", "imported/all", "--format", "csv"]) == 0
