@@ -168,8 +168,8 @@ class _Reader:
             if int(found[1]) != len(run.running) + 1:
                 self._wrong(f"chunk {found[1]} follows chunk {len(run.running)}")
             run.running.append(float(found[2]))
-        if found := _TABULAR.match(self.line):
-            run.running.append(float(found[2]))
+        if row := _TABULAR.match(self.line):
+            run.running.append(float(row[2]))
 
     def _perplexity(self, run: _Run, ppl: float, error: float) -> Row:
         chunks = run.known.get("chunks")
