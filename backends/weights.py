@@ -1,14 +1,19 @@
-"""GGUF files, written once as a Hugging Face directory in float32, so that every engine loads the same exact weights in a second."""
+"""Where weights come from: GGUF files are written once as a Hugging Face directory in float32, so that every engine loads the same exact
+weights in a second; what a directory says of its architecture and its own code is settled before anything of it is run."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from tqbench.core.errors import ConfigError, Unsupported
 from tqbench.core.files import converted
 from tqbench.core.session import LocalModel
 
@@ -36,7 +41,74 @@ def directory(model: LocalModel) -> Path:
 def describe(model: LocalModel) -> str:
     """How the weights are stored and computed, for the record."""
     path = Path(model.path)
-    return f"{path.name} (sha256 {str(model.sha256)[:16]}), dequantized on load" if path.is_file() else f"directory {path.name}"
+    if path.is_file():
+        return f"{path.name} (sha256 {str(model.sha256)[:16]}), dequantized on load"
+    return f"commit {model.revision}" if model.revision else f"directory {path.name}"
+
+
+def settled(model: LocalModel, folder: Path) -> tuple[Any, Any]:
+    """The model's configuration and tokenizer, or in words why there is none here: its own code is not run unasked, and what transformers
+    does not know cannot run."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    options = {"trust_remote_code": model.trust_remote_code, "local_files_only": True}
+    try:
+        config = AutoConfig.from_pretrained(folder, **options)
+    except (KeyError, ValueError) as error:  # what its registry raises
+        raise _unknown(model, folder) from error
+    try:
+        return config, AutoTokenizer.from_pretrained(folder, **options)
+    except Exception as error:
+        if not model.trust_remote_code and _own_code(folder, "tokenizer_config.json"):
+            raise untrusted(model, _own_code(folder, "tokenizer_config.json")) from error
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise Unsupported(f"model {model.name!r} has no tokenizer that {_engine()} can load: {reason}") from error
+
+
+def remote_code(folder: Path) -> str:
+    """The files of a model's own code, for the record of a model that ran it."""
+    files = sorted(folder.glob("*.py"))
+    digest = hashlib.sha256(b"".join(file.name.encode() + b"\0" + file.read_bytes() for file in files)).hexdigest()
+    return f"{', '.join(file.name for file in files)} (sha256 {digest[:16]})"
+
+
+def _unknown(model: LocalModel, folder: Path) -> Exception:
+    """Of an architecture that transformers does not know."""
+    own = _own_code(folder, "config.json")
+    if own and not model.trust_remote_code:
+        return untrusted(model, own)
+    kind = _read(folder / "config.json").get("model_type")
+    if kind is None:
+        return Unsupported(f"the config.json of model {model.name!r} names no model_type, so its architecture is not known")
+    return Unsupported(f"architecture {kind!r} of model {model.name!r} is not known to {_engine()}; a newer one may")
+
+
+def _engine() -> str:
+    return f"transformers {version('transformers')}"
+
+
+def untrusted(model: LocalModel, own: list[str]) -> ConfigError:
+    """That a model needs these files of its own, and what to do."""
+    return ConfigError(
+        f"model {model.name!r} needs code of its own ({', '.join(own)}), which is not run unasked: read it, and if you trust it, put "
+        "`trust_remote_code: true` into the suite"
+    )
+
+
+def _own_code(folder: Path, file: str) -> list[str]:
+    """The modules that a configuration asks to run."""
+    wanted = _read(folder / file).get("auto_map")
+    values = wanted.values() if isinstance(wanted, dict) else [wanted]
+    names = [name for value in values for name in (value if isinstance(value, list) else [value]) if isinstance(name, str)]
+    return sorted({f"{name.rpartition('--')[2].partition('.')[0]}.py" for name in names})
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 SAMPLED = 4096  # values of each array that are hashed, spread evenly: all of them would take as long as loading

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
-from transformers import AutoConfig, AutoTokenizer
 
 from backends import weights
 from backends.mlx import attention
@@ -38,13 +38,16 @@ def load(model: LocalModel, device: str, dtype: str) -> MlxSession:
     if dtype not in DTYPES:
         raise Unsupported(f"mlx computes norms and rotary positions in float32 at most, so there is no {dtype} (only {', '.join(DTYPES)})")
     folder = weights.directory(model)
-    options = {"trust_remote_code": model.trust_remote_code, "local_files_only": True}
-    config = AutoConfig.from_pretrained(folder, **options)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    config, tokenizer = weights.settled(model, folder)
+    own = getattr(config, "model_file", None)  # mlx-lm's way to bring an architecture along
+    if own and not model.trust_remote_code:
+        raise weights.untrusted(model, [str(own)])
     with mx.stream(DEVICES[device]):
         loaded = load_weights(folder, dtype, trust_remote_code=model.trust_remote_code)
     described = f"{weights.describe(model)}, computed in {dtype}"
-    return MlxSession(loaded, tokenizer, config, model.name, described, device)
+    session = MlxSession(loaded, tokenizer, config, model.name, described, device)
+    session.info = replace(session.info, revision=model.revision, remote_code=weights.remote_code(folder) if own else None)
+    return session
 
 
 class MlxSession(Scoring):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
 from backends import weights
 from backends.scoring import Scoring
@@ -23,6 +23,7 @@ from tqbench.cache.build import Shape
 from tqbench.cache.calibration import Calibration, Piece
 from tqbench.cache.rope import Rope
 from tqbench.codecs.blocks.wrap import LLAMACPP_ORDER
+from tqbench.core.errors import Unsupported
 from tqbench.core.files import cache_root
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Ids, LocalModel, ModelInfo, Terms, TokenScores
@@ -35,11 +36,17 @@ PREFILL = 512  # tokens of a context that are run at once
 def load(model: LocalModel, device: str, dtype: str) -> TransformersSession:
     """Load weights and tokenizer. Nothing is downloaded here."""
     folder = weights.directory(model)
-    options = {"trust_remote_code": model.trust_remote_code, "local_files_only": True}
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True, **options)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    described = f"{weights.describe(model)}, computed in {dtype}"
-    return TransformersSession(loaded.to(device), tokenizer, model.name, described)
+    config, tokenizer = weights.settled(model, folder)
+    options = {"trust_remote_code": model.trust_remote_code, "local_files_only": True, "use_safetensors": True}
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not (model.trust_remote_code and hasattr(config, "auto_map")):
+        raise Unsupported(f"architecture {config.model_type!r} of model {model.name!r} is no causal language model in transformers")
+    loaded, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype=getattr(torch, dtype), **options)
+    if missing := sorted(report["missing_keys"]):  # the engine would go on with random ones
+        raise Unsupported(f"the weights of model {model.name!r} lack {len(missing)} arrays that it needs, {missing[0]!r} first")
+    session = TransformersSession(loaded.to(device), tokenizer, model.name, f"{weights.describe(model)}, computed in {dtype}")
+    own = weights.remote_code(folder) if type(loaded).__module__.startswith("transformers_modules") else None
+    session.info = replace(session.info, revision=model.revision, remote_code=own)
+    return session
 
 
 class TransformersSession(Scoring):

@@ -6,7 +6,9 @@ import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tqbench.core.errors import ConfigError
 from tqbench.models import packaged, resolve
@@ -27,6 +29,10 @@ def test_a_directory_is_relative_to_the_suite(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "text_config": {"head_dim": 64}}))
+    assert resolve.problem("model", tmp_path) is None
+    with pytest.raises(ConfigError, match="has no weights"):
+        resolve.resolve("model", tmp_path)
+    save_file({"array": np.ones(3)}, folder / "model.safetensors")
     assert resolve.resolve("model", tmp_path).path == str(folder)
     assert resolve.config("model", tmp_path)["head_dim"] == 64
 

@@ -220,7 +220,7 @@ def test_the_hub_says_how_large_a_model_is(suite, monkeypatch: pytest.MonkeyPatc
     files = [File("model.safetensors", 1000), File("config.json", 10), File("pytorch_model.bin", 1 << 40)]
 
     class Api:
-        def model_info(self, name: str, *, files_metadata: bool, timeout: float) -> object:
+        def model_info(self, name: str, *, revision: str | None, files_metadata: bool, timeout: float) -> object:
             assert files_metadata
             assert timeout < 10
             return type("Info", (), {"siblings": files})

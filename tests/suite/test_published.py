@@ -135,3 +135,15 @@ def test_a_file_of_another_kind_or_with_another_key_is_not_a_record() -> None:
     assert record.is_valid(found)
     for wrong in ({"schema": "tqbench.record/9"}, {"more": 1}, {"outcome": "great"}, {"metrics": {"ppl": {"value": "x"}}}):
         assert not record.is_valid({**found, **wrong})
+
+
+def test_imported_rows_are_valid(tmp_path: Path) -> None:
+    from tqbench.importers import folder
+
+    samples = Path(__file__).parents[1] / "importers" / "samples"
+    folder.write(folder.take_in(sorted(path for path in samples.iterdir() if path.suffix != ".md")), tmp_path)
+    data = json.loads((tmp_path / folder.FILE).read_text())
+    validator("imported").validate(data)
+    del data["rows"][0]["recipe"]
+    with pytest.raises(jsonschema.ValidationError, match="'recipe' is a required property"):
+        validator("imported").validate(data)

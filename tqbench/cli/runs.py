@@ -21,8 +21,9 @@ tqbench runs -o elsewhere/results
 def runs(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where results are.")] = Path("results"),
 ) -> None:
-    """List the runs in the results folder, the latest last."""
+    """List the runs in the results folder, the latest last, and what was imported from other tools."""
     rows = sorted((_row(plan.parent) for plan in output.glob("*/*/plan.json")), key=lambda row: row[2])
+    rows += [_imported(path.parent) for path in sorted(output.glob("imported/*/imported.json"))]
     if rows:
         table.show("", ("suite", "run", "when", "cells"), rows)
     else:
@@ -40,3 +41,15 @@ def _row(folder: Path) -> tuple[str, str, str, str]:
     counts = Counter(run.outcome(cell) for cell in run.cells)
     when = max((record.started for record in run.records if record.started), default="")
     return run.suite, run.name, when, ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+
+
+def _imported(folder: Path) -> tuple[str, str, str, str]:
+    from tqbench.core.errors import TqbenchError
+    from tqbench.importers.folder import load
+
+    try:
+        rows = load(folder).rows
+    except TqbenchError as error:
+        return "imported", folder.name, "", f"unreadable: {error}"
+    counts = Counter(row.tool for row in rows)
+    return "imported", folder.name, "", ", ".join(f"{count} of {tool}" for tool, count in counts.items())

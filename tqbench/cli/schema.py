@@ -23,7 +23,7 @@ In an editor with a YAML language server, this first line of a suite completes a
 
 def schema(
     kind: Annotated[
-        str, typer.Argument(help="suite, plan, environment, record or bench.", metavar="[KIND]", autocompletion=complete.kinds)
+        str, typer.Argument(help="suite, plan, environment, record, bench or imported.", metavar="[KIND]", autocompletion=complete.kinds)
     ] = "suite",
 ) -> None:
     """Print the JSON Schema of a suite, or of a file that a run leaves. It knows the schemes and codecs that are installed here."""

@@ -41,6 +41,7 @@ class LocalModel:
     path: str  # a directory in Hugging Face layout, or a GGUF file
     sha256: str | None = None  # of a GGUF file
     trust_remote_code: bool = False
+    revision: str | None = None  # the commit, of a model that the hub has
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class ModelInfo:
     device: str
     weights: str  # how they are stored and computed
     bos_token: int | None  # the token to put first, if the model was trained with one
+    revision: str | None = None  # the commit, of a model that the hub has
+    remote_code: str | None = None  # the files of the model's own code that ran, with their hash; None if none did
 
 
 @dataclass(frozen=True)

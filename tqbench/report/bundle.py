@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tqbench.core.files import write_atomic
-from tqbench.report import about, latex, markdown, summary
+from tqbench.importers.folder import FILE, Imports
+from tqbench.report import about, foreign, latex, markdown, summary
 from tqbench.report.conclusion import Judged
 from tqbench.report.run import Run
 from tqbench.report.text import plain
@@ -21,11 +22,11 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that an archive can hold
 KEPT = ("plan.json", "environment.json", "cells/*/record.json", "cells/*/*.npy")
 
 
-def write_bundle(judged: Sequence[Judged], views: Sequence[View], to: Path) -> int:
+def write_bundle(judged: Sequence[Judged], views: Sequence[View], to: Path, imports: Sequence[Imports] = ()) -> int:
     """Write the archive; how many files are in it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_pages(judged, views, folder)
+        write_pages(judged, views, folder, foreign.tables(imports))
         write_figures(views, folder / "figures")
         (folder / "tables").mkdir()
         for run, _ in judged:
@@ -34,6 +35,7 @@ def write_bundle(judged: Sequence[Judged], views: Sequence[View], to: Path) -> i
         contents = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     for run, _ in judged:
         contents |= {f"runs/{_name(run)}/{path.relative_to(run.folder)}": path.read_bytes() for path in _records(run)}
+    contents |= {f"imported/{one.name}/{FILE}": (one.folder / FILE).read_bytes() for one in imports}
     contents["README.md"] = _readme(judged).encode()
     contents["MANIFEST.sha256"] = "".join(
         f"{hashlib.sha256(data).hexdigest()}  {path}\n" for path, data in sorted(contents.items())

@@ -6,11 +6,13 @@ import html
 import re
 from collections.abc import Sequence
 
+from tqbench.report import foreign
 from tqbench.report.across import grids
 from tqbench.report.chart import Chart
 from tqbench.report.column import Figure
 from tqbench.report.conclusion import Conclusion, Judged
 from tqbench.report.details import Grid
+from tqbench.report.foreign import Foreign
 from tqbench.report.run import Run
 from tqbench.report.table import Row, Table, short_headings, tables
 from tqbench.report.text import plain
@@ -39,10 +41,27 @@ def render(run: Run, found: Conclusion, charts: Sequence[Chart] = ()) -> str:
     return several([(run, found)], [View(run, list(charts))])
 
 
-def several(judged: Sequence[Judged], views: Sequence[View]) -> str:
-    """The same of several runs: all verdicts, then what may stand together."""
+def several(judged: Sequence[Judged], views: Sequence[View], others: Sequence[Foreign] = ()) -> str:
+    """The same of several runs: all verdicts, then what may stand together, then what other tools measured."""
     parts = [*(part for run, found in judged for part in _judged(run, found)), *(part for view in views for part in _view(view))]
-    return "\n\n".join((*parts, *(f"Command: {escape(run.command)}" for run, _ in judged))) + "\n"
+    return "\n\n".join((*parts, *measured_elsewhere(others), *(f"Command: {escape(run.command)}" for run, _ in judged))) + "\n"
+
+
+def measured_elsewhere(others: Sequence[Foreign]) -> list[str]:
+    """What other tools measured, apart from the rest."""
+    return [f"## {foreign.TITLE}", escape(foreign.INTRODUCTION), *(part for one in others for part in _foreign(one))] if others else []
+
+
+def _foreign(one: Foreign) -> list[str]:
+    caveat = f"Not comparable with tables of tqbench: {one.caveat}."
+    below = [escape(line) for line in (caveat, *(f"{name}: not known, {why}" for name, why in one.unknown))]
+    rows = [(escape(title), *map(_figure, figures)) for title, figures in one.grid.rows]
+    return [
+        f"### {escape(one.title)}",
+        escape(" · ".join((one.recipe, *(f"{name} {text}" for name, text in one.facts)))),
+        grid((one.grid.corner, *map(escape, one.grid.head)), rows),
+        "  \n".join(below),
+    ]
 
 
 def _judged(run: Run, found: Conclusion) -> list[str]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from urllib.parse import quote
 
-from tqbench.report import about, across, details, draw
+from tqbench.report import about, across, details, draw, foreign
 from tqbench.report.chart import Chart
 from tqbench.report.conclusion import Conclusion, Judged
+from tqbench.report.foreign import Foreign
 from tqbench.report.gate import Verdict
 from tqbench.report.run import Run
 from tqbench.report.table import MARKS, Table, short_headings, tables
@@ -50,8 +51,8 @@ def render(run: Run, found: Conclusion, charts: list[Chart]) -> str:
     return several([(run, found)], [View(run, charts)])
 
 
-def several(judged: Sequence[Judged], views: Sequence[View]) -> str:
-    """The page of several runs: all verdicts, then what may stand together."""
+def several(judged: Sequence[Judged], views: Sequence[View], others: Sequence[Foreign] = ()) -> str:
+    """The page of several runs: all verdicts, then what may stand together, then what other tools measured."""
     import jinja2
     from markupsafe import Markup
 
@@ -68,13 +69,15 @@ def several(judged: Sequence[Judged], views: Sequence[View]) -> str:
     runs = [run for run, _ in judged]
     shown = [table for view in views for table in tables(view.run)]
     return environment.get_template("page.html.j2").render(
-        title=" + ".join(dict.fromkeys(run.suite for run in runs)),
+        title=" + ".join(dict.fromkeys(run.suite for run in runs)) or foreign.TITLE,
         runs=runs,
         verdicts=[_judged(run, found) for run, found in judged],
         judged=any(found.verdicts for _, found in judged),
         known=about.facts(runs),
         columns=list({(column.title, column.meaning): column for table in shown for column in table.columns}.values()),
         marks=MARKS,
+        foreign=foreign,
+        others=others,
         views=[(view, across.overview(view.run), across.grids(view.run), _sections(view)) for view in views],
         outcomes=sorted({row.outcome for table in shown for row in table.rows}),
         machines=about.machines(runs),

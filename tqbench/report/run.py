@@ -13,6 +13,7 @@ from tqbench.core.errors import ConfigError, EditedError, TqbenchError
 from tqbench.core.files import seal
 from tqbench.core.gate import Gate
 from tqbench.core.record import Cell, Record
+from tqbench.importers.folder import find as imported
 from tqbench.report.audit import settle
 
 if TYPE_CHECKING:
@@ -224,6 +225,10 @@ def find(ref: str, results: Path = Path("results")) -> Path:
                 return folder
         if runs := _runs(path):
             return _latest(ref, runs)
+    if imported(ref, results):
+        raise ConfigError(
+            f"{ref!r} was measured by other tools: `tqbench report` shows it, nothing is compared with it and no gate judges it"
+        )
     known = sorted(folder.name for folder in results.iterdir() if _runs(folder)) if results.is_dir() else []
     exists = f"it has: {', '.join(known)}" if known else "it has no runs yet"
     raise ConfigError(f"no run is called {ref!r}: give a run's folder, a record.json, or a suite with runs in {results} ({exists})")

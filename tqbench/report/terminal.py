@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tqbench.report import foreign
 from tqbench.report.conclusion import Conclusion
+from tqbench.report.foreign import Foreign
 from tqbench.report.run import Run
 from tqbench.report.table import Row, Table, short_headings, tables
 from tqbench.report.text import plain
@@ -21,6 +24,30 @@ WIDTHS = "± half the width of the 95 % interval; the report page has its ends"
 def render(run: Run) -> list[RenderableType]:
     """The tables of a run, each with its heading, marks and notes."""
     return [part for table in tables(run) for part in _table(table)]
+
+
+def measured_elsewhere(others: Sequence[Foreign]) -> list[RenderableType]:
+    """What other tools measured, apart from the rest."""
+    from rich.text import Text
+
+    head = [Text(f"\n{foreign.TITLE}", style="bold magenta"), Text(foreign.INTRODUCTION)] if others else []
+    return [*head, *(part for one in others for part in _foreign(one))]
+
+
+def _foreign(one: Foreign) -> list[RenderableType]:
+    from rich import box
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
+    for title in (one.grid.corner, *one.grid.head):
+        grid.add_column(Text(plain(title)), overflow="fold", justify="left" if title in (one.grid.corner, "from") else "right")
+    for label, figures in one.grid.rows:
+        grid.add_row(Text(plain(label)), *(Text(plain(f"{figure.text} {figure.detail}".strip())) for figure in figures))
+    known = " · ".join((one.recipe, *(f"{name} {text}" for name, text in one.facts)))
+    notes = (f"Not comparable with tables of tqbench: {one.caveat}.", *(f"{name}: not known, {why}" for name, why in one.unknown))
+    head = [Text(f"\n{one.title}", style="bold cyan"), Text(plain(known), style="dim"), Text()]
+    return [*head, grid, *(Text(plain(line), style="dim") for line in notes)]
 
 
 def verdicts(run: Run, found: Conclusion) -> RenderableType:

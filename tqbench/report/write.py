@@ -10,6 +10,7 @@ from tqbench.core.files import write_atomic
 from tqbench.report import github, markdown, page, summary, together
 from tqbench.report.conclusion import Conclusion, Judged
 from tqbench.report.draw import Form
+from tqbench.report.foreign import Foreign
 from tqbench.report.run import Run
 from tqbench.report.together import View
 
@@ -18,22 +19,23 @@ FORMS: tuple[Form, ...] = ("svg", "pdf", "png")
 
 def write(run: Run, found: Conclusion, reports: Path) -> Path:
     """Write the page, the Markdown and the figures of a run; the path of the page."""
-    return write_pages([(run, found)], together.views([run]), reports / _safe(run.suite) / _safe(run.name))
+    return write_pages([(run, found)], together.views([run]), reports / safe(run.suite) / safe(run.name))
 
 
-def folder(runs: Sequence[Run]) -> Path:
-    """Where a page of these runs lies in `reports/`."""
-    suites, names = (dict.fromkeys(names) for names in ((_safe(run.suite) for run in runs), (_safe(run.name) for run in runs)))
+def folder(runs: Sequence[Run], imports: Sequence[str] = ()) -> Path:
+    """Where a page of these runs, and of what was imported under these names, lies in `reports/`."""
+    named = [*((run.suite, run.name) for run in runs), *(("imported", name) for name in imports)]
+    suites, names = (dict.fromkeys(map(safe, part)) for part in zip(*named, strict=True))
     return Path("+".join(suites), "+".join(names))
 
 
-def write_pages(judged: Sequence[Judged], views: Sequence[View], to: Path) -> Path:
+def write_pages(judged: Sequence[Judged], views: Sequence[View], to: Path, others: Sequence[Foreign] = ()) -> Path:
     """Write `index.html`, `report.md` and the figures that it shows; the path of the page."""
     for view in views:
         for chart in view.charts:
             write_atomic(to / f"{chart.name}.svg", chart.svg.encode())
-    write_atomic(to / "report.md", markdown.several(judged, views).encode())
-    write_atomic(to / "index.html", page.several(judged, views).encode())
+    write_atomic(to / "report.md", markdown.several(judged, views, others).encode())
+    write_atomic(to / "index.html", page.several(judged, views, others).encode())
     return to / "index.html"
 
 
@@ -54,6 +56,6 @@ def write_results(run: Run, found: Conclusion) -> None:
     github.write(run, found, run.folder)
 
 
-def _safe(name: str) -> str:
+def safe(name: str) -> str:
     """A name as one part of a path."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "unnamed"

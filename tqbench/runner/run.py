@@ -11,6 +11,7 @@ from tqbench import corpora
 from tqbench.core.errors import ConfigError
 from tqbench.core.files import short_hash
 from tqbench.core.record import Cell
+from tqbench.models import resolve
 from tqbench.report.conclusion import Conclusion, conclude
 from tqbench.report.run import Run
 from tqbench.report.run import load as load_run
@@ -36,6 +37,7 @@ class Finished:
 
 def run_plan(plan: Plan, results: Path = RESULTS, reports: Path = REPORTS, *, fresh: bool = False, command: str = "") -> Finished:
     """Measure what is missing of a plan and render the whole."""
+    _bring(plan)
     folder = Folder.of(plan, results, fresh=fresh)
     _read_texts(plan, [cell for cell in plan.chosen if folder.finished(cell) is None])
     with folder.lock():
@@ -51,6 +53,14 @@ def run_plan(plan: Plan, results: Path = RESULTS, reports: Path = REPORTS, *, fr
         write_results(run, conclusion)
         page = write(run, conclusion, reports)
     return Finished(run, conclusion, page, len(pending))
+
+
+def _bring(plan: Plan) -> None:
+    """A run is named by the commits of its models, so those that are not here yet come first."""
+    wanted = {cell.model for cell in plan.chosen}
+    for name in plan.hub:
+        if name in wanted and resolve.hub_commit(name) is None:
+            resolve.fetch(name, code=plan.trust_remote_code)
 
 
 def _read_texts(plan: Plan, cells: Sequence[Cell]) -> None:

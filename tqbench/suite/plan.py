@@ -43,10 +43,12 @@ class Plan:
     done: frozenset[str] = frozenset()  # keys of the cells that need not be measured again
     source: str = ""  # the suite's file as it was named, and in it
     lines: tuple[int, ...] = ()  # the line of each gate
+    hub: tuple[str, ...] = ()  # models that the hub has; which commit is known once they are here
 
     def identity(self) -> str:
         """The run's name: a hash of everything that decides its digits, so that the same command continues the same run."""
-        return short_hash({"content": self.content, "numerics": environment.numerics(), "sources": self.code()})
+        revisions = {"revisions": [resolve.hub_commit(name) for name in self.hub]} if self.hub else {}
+        return short_hash({"content": self.content, "numerics": environment.numerics(), "sources": self.code(), **revisions})
 
     @staticmethod
     def code() -> str:
@@ -108,11 +110,12 @@ def plan(suite: Suite, history: History = NOTHING) -> Plan:
         settings.timeout,
         settings.trust_remote_code,
         None,
-        short_hash([[dataclasses.asdict(cell) for cell in every], _files(suite)]),
+        short_hash([[dataclasses.asdict(cell) for cell in every], _files(suite), *(["remote code"] if settings.trust_remote_code else [])]),
         priority=settings.priority,
         startups={cell.group: startup(sizes[cell.model], cell.dtype) for cell in every},
         source=suite.source,
         lines=suite.lines,
+        hub=tuple(model for model in settings.model if resolve.on_hub(model, root)),
     )
 
 
@@ -192,15 +195,14 @@ def _judgements(suite: Suite) -> int:
 
 
 def _files(suite: Suite) -> list[Any]:
-    """What tells whether the local files of a suite are still the same. Other corpora and models are named by hash or revision."""
+    """What tells whether the local files of a suite are still the same. Other corpora and models are named by hash or commit."""
     texts = [suite.settings.corpus.get("path")]
     if any(scheme.calibrated for scheme in suite.schemes):
         texts.append(suite.calibration.corpus.get("path"))
     found: list[Any] = [sha256_file(suite.root / Path(text).expanduser()) for text in texts if text]
     for model in suite.settings.model:
-        path = suite.root / Path(model).expanduser()
+        path = resolve.local(model, suite.root)
         parts = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
-        found += [resolve.hub_commit(model)] if not parts else []
         found += [[part.name, part.stat().st_size, part.stat().st_mtime_ns] for part in parts]
     return found
 

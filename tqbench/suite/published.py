@@ -21,6 +21,8 @@ from tqbench.core.gate import Gate
 from tqbench.core.presets import presets
 from tqbench.core.scheme import Bypass, Phase
 from tqbench.corpora.recipes import RECIPES
+from tqbench.importers.folder import SCHEMA as IMPORTED
+from tqbench.importers.folder import Imports
 from tqbench.models.packaged import PACKAGED
 from tqbench.suite.check import REQUIRED
 from tqbench.suite.schema import TASKS, Calibration, GateKeys, Settings
@@ -82,7 +84,21 @@ def bench() -> Schema:
     return _file(BENCH, _of(Bench))
 
 
-KINDS: dict[str, Callable[[], Schema]] = {"suite": suite, "plan": plan, "environment": environment, "record": records, "bench": bench}
+def imported() -> Schema:
+    """`imported.json`: what other tools measured."""
+    body = _of(Imports)
+    keys = {name: value for name, value in body["properties"].items() if name != "folder"}
+    return _file(IMPORTED, {**body, "properties": {**keys, "seal": {"type": "string"}}, "required": ["sources", "rows", "seal"]})
+
+
+KINDS: dict[str, Callable[[], Schema]] = {
+    "suite": suite,
+    "plan": plan,
+    "environment": environment,
+    "record": records,
+    "bench": bench,
+    "imported": imported,
+}
 
 
 def _document(title: str, body: Schema) -> Schema:

@@ -15,6 +15,7 @@ from tqbench.core.lazy import Tensor, torch
 LLAMACPP_ORDER: dict[str, Order] = {
     **dict.fromkeys(("llama", "mistral", "mixtral", "granite"), "interleaved"),
     **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2"), "half_split"),
+    **dict.fromkeys(("qwen3_next",), "half_split"),  # the quarter of its channels that turns comes first in both
 }
 
 
