@@ -18,7 +18,7 @@ from tqbench.core.scheme import Scheme
 from tqbench.kernels import native
 from tqbench.measure import environment
 from tqbench.models import resolve
-from tqbench.suite.cost import Cost, Size, cost, startup, tokens
+from tqbench.suite.cost import Cost, Size, cost, startup
 from tqbench.suite.history import NOTHING, History
 from tqbench.suite.schema import Perplexity, Suite, Task, UntilDecided
 
@@ -91,7 +91,7 @@ class Plan:
 
     def tokens(self, cell: Cell) -> int:
         """How many tokens a cell runs through the model."""
-        return tokens(cell)
+        return self.prices[self.cells.index(cell)].tokens
 
 
 def plan(suite: Suite, history: History = NOTHING) -> Plan:

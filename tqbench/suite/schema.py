@@ -210,13 +210,28 @@ class Storage:
         return {"context": context, **coder, "repetitions": self.repetitions, "protocol": self.protocol}
 
 
-Task = Perplexity | Decode | Prefill | Memory | Storage
+@dataclass(frozen=True, config=STRICT)
+class Sensitivity:
+    """The task `sensitivity`: how much text each probe scores, one side of one layer packed at a time."""
+
+    context: Lengths = (512,)
+    tokens: Annotated[Whole, Field(ge=1, description=f"a whole number of tokens from 1 to {MOST}; 8k is {8 * K}")] = 1024
+    chunk: AtLeastOne = None
+
+    def params(self, context: int) -> dict[str, Any]:
+        """What a cell carries, fully resolved."""
+        about = {"recipe": "stream", "protocol": "strict"}
+        return {**about, "context": context, "tokens": self.tokens, "chunk": min(self.chunk or 512, context)}
+
+
+Task = Perplexity | Decode | Prefill | Memory | Storage | Sensitivity
 TASKS: dict[str, type[Task]] = {
     "perplexity": Perplexity,
     "decode": Decode,
     "prefill": Prefill,
     "memory": Memory,
     "storage": Storage,
+    "sensitivity": Sensitivity,
 }
 LENGTH = {"decode": "depth"}  # the key that says how long the text is, where it is not `context`
 
