@@ -11,7 +11,6 @@ import torch
 from backends.transformers import tiny
 from backends.transformers.session import TransformersSession
 from tqbench.core.errors import Unsupported
-from tqbench.core.evidence import SideEvidence
 from tqbench.core.presets import preset, read
 from tqbench.core.record import Cell, Record
 from tqbench.core.scheme import Scheme
@@ -38,7 +37,8 @@ def opened(model: Any) -> TransformersSession:
 
 def measured(session: Any, scheme: Any = "turbo3", **params: Any) -> tuple[Record, dict[str, Any]]:
     data = None if scheme is None else (preset(scheme) if isinstance(scheme, str) else read(scheme)).to_data()
-    cell = Cell("tiny", "transformers", "cpu", "float32", data, "auto", "sensitivity", PARAMS | params, {"name": "words"})
+    own = {} if scheme is None else {"probes": "layers"}
+    cell = Cell("tiny", "transformers", "cpu", "float32", data, "auto", "sensitivity", PARAMS | own | params, {"name": "words"})
     told: list[int] = []
     result = run(Job(session, cell, TEXT, told.append))
     assert sum(told) == sensitivity.passes(cell, session.info.kv_layers) * PARAMS["tokens"]
@@ -91,18 +91,20 @@ def test_a_cell_has_all_layers_and_sides_of_the_scheme(session, scheme: str) -> 
     record, arrays = measured(session, scheme)
     places = [(layer, side) for layer in range(LAYERS) for side in "kv"]
     assert [(row["layer"], row["side"]) for row in record.layers] == [(e["layer"], e["side"]) for e in record.evidence] == places
-    assert arrays["probe_kld"].shape == arrays["probe_nll"].shape == (2 * LAYERS, PARAMS["tokens"])
-    for row, kld in zip(record.layers, arrays["probe_kld"], strict=True):
+    assert arrays["probe_kld"].shape == arrays["probe_nll"].shape == (2 * LAYERS + 3, PARAMS["tokens"])
+    for row, kld in zip(record.layers, arrays["probe_kld"], strict=False):
         assert row["kld"] == pytest.approx(kld.mean())
         assert row["kld_low"] <= row["kld"] <= row["kld_high"]
     sums = {side: sum(row["kld"] for row in record.layers if row["side"] == side) for side in "kv"}
     assert record.metrics["kld_sum_k"].value == pytest.approx(sums["k"])
     assert record.metrics["kld_sum"].value == pytest.approx(sums["k"] + sums["v"])
     assert sum(row["first"] for row in record.layers) == pytest.approx(1)
-    whole = session.new_cache(preset(scheme))
-    session.forward(session.tokenize(TEXT.text)[: PARAMS["context"]], whole)
-    assert sum(row["bytes"] for row in record.layers) == sum(e.bytes_payload + e.bytes_metadata for e in whole.evidence())
     assert record.coverage == 1
+    by_side, _ = measured(session, scheme, probes="sides")
+    assert by_side.layers == []
+    assert {name: by_side.metrics[name] for name in ("kld", "kld_k", "kld_v")} == {n: record.metrics[n] for n in ("kld", "kld_k", "kld_v")}
+    assert by_side.evidence == record.evidence
+    assert max(sums["k"], record.metrics["kld_k"].value) < 3 * min(sums["k"], record.metrics["kld_k"].value)  # damage adds up, roughly
 
 
 def test_a_probe_equals_the_scheme_that_a_user_would_write(session) -> None:
@@ -149,6 +151,18 @@ def test_what_packs_nothing_at_this_length_has_no_figures(session) -> None:
     assert "set a longer context" in " ".join(record.audits)
 
 
+def test_a_whole_side_leaves_the_other_alone_in_layers_with_a_rule_too(session) -> None:
+    rules = {"protect": {"first": 1, "scheme": "q8_0"}, "layers": [{"last": 1, "scheme": "turbo4"}]}
+    scheme = read({"name": "mine", "k": "turbo3", "v": "turbo3", **rules})
+    record, _ = measured(session, scheme.to_data(), probes="sides")
+    assert (record.outcome, record.audits) == ("ok", [])
+    only = sensitivity.whole(scheme, "k", session.info)
+    names = [(own.k.codec.name, own.v.codec.name) for own in (only.for_layer(i, LAYERS) for i in range(LAYERS))]
+    assert {v for _, v in names} == {"cast"}
+    assert [k for k, _ in names] == [scheme.for_layer(i, LAYERS).k.codec.name for i in range(LAYERS)]
+    assert record.metrics["kld_k"].value < record.metrics["kld"].value
+
+
 @pytest.mark.parametrize("leak", ["layer", "side"])
 def test_a_probe_that_packs_more_than_it_says_has_no_figures(session, monkeypatch: pytest.MonkeyPatch, leak: str) -> None:
     honest = sensitivity.alone
@@ -176,7 +190,7 @@ def test_a_store_that_ignores_the_rules_has_no_figures(session, monkeypatch: pyt
     ("scheme", "reason"),
     [
         ({"name": "mine", "k": "q8_0", "v": "q8_0", "logits": {"form": "grow", "value": 0.1}}, "none can be looked at alone"),
-        ("kvtc_paper_8x", "packs all layers together"),
+        ("kvtc_paper_8x", "packs all layers together, so none"),
     ],
 )
 def test_what_has_no_layer_alone_says_so(session, scheme: Any, reason: str) -> None:
@@ -212,9 +226,8 @@ def test_evidence_of_another_probe_is_no_evidence(session) -> None:
     scheme, cache = preset("turbo3"), session.new_cache(preset("turbo3"))
     ids = session.tokenize(TEXT.text)
     scores = session.score(ids[:96], cache, ids[1:97], session.new_cache(None), 96)
-    probe = sensitivity._Probe(1, "v", sensitivity.alone(scheme, 1, "v", session.info))
+    probe = sensitivity._Probe(range(1, 2), "v", sensitivity.alone(scheme, 1, "v", session.info))
     probe.take(scores, cache.evidence(), session.info)
-    assert isinstance(probe.evidence, SideEvidence)
-    assert (probe.own.layer, probe.own.side) == (1, "v")
+    assert [(e.layer, e.side) for e in probe.own] == [(1, "v")]
     assert sum("lost something" in text for text in probe.audits) == 2 * LAYERS - 1
     assert np.isfinite(probe.scores.kld).all()

@@ -49,7 +49,7 @@ class _Probed:
 def _probed(run: Run, cells: Iterable[Cell]) -> list[_Probed]:
     found = []
     for record in measured(run, cells):
-        if record.cell.task == "sensitivity":
+        if record.cell.task == "sensitivity" and record.layers:
             base = run.baseline(record.cell)
             traits = {(row["layer"], row["side"]): row for row in base.layers} if base else {}
             found.append(_Probed(label(run, record.cell), record, traits))

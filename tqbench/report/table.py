@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,6 +177,16 @@ def _worst(line: Line) -> Figure:
     return Figure(f"{worst['layer']} {worst['side'].upper()}", f"{100 * worst['first']:.3g} %", worst["layer"])
 
 
+def _summed(side: str) -> Callable[[Line], Figure]:
+    shown = metric(f"kld_{side}")
+
+    def show(line: Line) -> Figure:
+        figure, whole = shown(line), line.record.metrics.get(f"kld_sum_{side}")
+        return Figure(figure.text, f"Σ {value(whole, 'kld')}" if whole else "", figure.order)
+
+    return show
+
+
 def _half(line: Line) -> Figure:
     """The fewest sides of layers that together cost half."""
     if line.record.cell.scheme is None or not line.record.layers:
@@ -202,8 +213,9 @@ PROBES = (
     COVERAGE,
     Column("worst", "the side of the layer that costs most when it alone is packed; below it in how many of the draws it is", _worst),
     Column("its KLD", "the divergence when it alone is packed, nats per token, with its 95 % interval", metric("kld_worst")),
-    Column("ΣKLD K", "the sum over layers of the divergence when only the keys of one are packed", metric("kld_sum_k")),
-    Column("ΣKLD V", "the same of the values", metric("kld_sum_v")),
+    Column("KLD K", "the divergence when the keys of all layers are packed; below it the sum over layers packed one by one", _summed("k")),
+    Column("KLD V", "the same of the values", _summed("v")),
+    Column("KLD", "the divergence when all is packed, nats per token, with its 95 % interval", metric("kld")),
     Column("half in", "how many of all sides of layers make up half of that damage", _half),
     Column("kernels", "the form of attention that ran; below it the form that unpacked the cache", kernels),
 )

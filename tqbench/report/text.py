@@ -32,6 +32,8 @@ STYLES = {
     "kld_p999": Style("99.9 % KLD"),
     "kld_worst_decile": Style("worst decile KLD"),
     "kld_max": Style("max KLD"),
+    "kld_k": Style("KLD K"),
+    "kld_v": Style("KLD V"),
     "kld_worst": Style("KLD of the worst"),
     "kld_sum": Style("ΣKLD"),
     "kld_sum_k": Style("ΣKLD K"),

@@ -20,7 +20,7 @@ from tqbench.measure import environment
 from tqbench.models import resolve
 from tqbench.suite.cost import Cost, Size, cost, startup
 from tqbench.suite.history import NOTHING, History
-from tqbench.suite.schema import Perplexity, Suite, Task, UntilDecided
+from tqbench.suite.schema import Perplexity, Sensitivity, Suite, Task, UntilDecided
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,8 @@ def _of_scheme(suite: Suite, task: Task, scheme: Scheme) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if scheme.calibrated:
         found["calibration"] = dataclasses.asdict(suite.calibration)
+    if isinstance(task, Sensitivity):
+        found["probes"] = task.probes(scheme.label)
     if isinstance(task, Perplexity) and isinstance(task.tokens, UntilDecided):
         gates = [gate for gate in suite.gates if gate.covers(scheme.label) and gate.measured_by("perplexity")]
         found["judging"] = {"beside": _judgements(suite), "gates": [dataclasses.asdict(gate) for gate in gates]}

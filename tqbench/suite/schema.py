@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapV
 from pydantic.dataclasses import dataclass
 
 from tqbench.core.errors import unknown
-from tqbench.core.gate import Gate
+from tqbench.core.gate import Gate, matches
 from tqbench.core.scheme import Scheme
 from tqbench.corpora.recipes import RECIPES
 
@@ -128,6 +128,7 @@ class Perplexity:
     stride: AtLeastOne = None  # half a window
     protocol: Literal["strict", "deploy"] = "strict"
     chunk: AtLeastOne = None
+    skip: AtLeastOne = None  # tokens of the text before the first window
 
     def params(self, context: int) -> dict[str, Any]:
         """What a cell carries, fully resolved."""
@@ -141,6 +142,7 @@ class Perplexity:
             **stride,
             "protocol": self.protocol,
             "chunk": self.chunk or self._chunk(context),
+            **({"skip": self.skip} if self.skip else {}),
         }
 
     def _chunk(self, context: int) -> int:
@@ -216,12 +218,21 @@ class Sensitivity:
 
     context: Lengths = (512,)
     tokens: Annotated[Whole, Field(ge=1, description=f"a whole number of tokens from 1 to {MOST}; 8k is {8 * K}")] = 1024
+    layers: Annotated[
+        tuple[Word, ...],
+        BeforeValidator(_one_or_many, json_schema_input_type=Word | list[Word]),
+        Field(description="the schemes whose layers are probed one by one, as names or patterns; of others K, V and both as a whole are"),
+    ] = ("*",)
     chunk: AtLeastOne = None
 
     def params(self, context: int) -> dict[str, Any]:
         """What a cell carries, fully resolved."""
         about = {"recipe": "stream", "protocol": "strict"}
         return {**about, "context": context, "tokens": self.tokens, "chunk": min(self.chunk or 512, context)}
+
+    def probes(self, label: str) -> str:
+        """How a scheme is probed."""
+        return "layers" if any(matches(pattern, label) for pattern in self.layers) else "sides"
 
 
 Task = Perplexity | Decode | Prefill | Memory | Storage | Sensitivity

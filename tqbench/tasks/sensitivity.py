@@ -1,9 +1,10 @@
 """Where does a scheme hurt? K or V of one layer is packed at a time, all else is kept exact in the same store, and each of these probes is
-scored beside the model's own cache, whose logits are computed once for all of them.
+scored beside the model's own cache, whose logits are computed once for all of them. K of all layers, V of all layers and both follow, which
+says how far damage adds up; a scheme whose `probes` are `sides` has these alone.
 
 A probe is a scheme like any other: the side under test in its layer, `f32` on the other side, and a rule that puts `f32` into all other
-layers. Evidence must show that nothing else lost anything, or the cell has no number. The baseline's cell runs the probe that packs nothing,
-which says what the instrument itself costs, and looks at the keys and values: figures that may tell beforehand what the probes will find.
+layers. Evidence must show that nothing else lost anything, or the cell has no number. The baseline's cell runs the probe that packs
+nothing, which says what the instrument itself costs, and looks at the keys and values: figures that may tell beforehand what probes find.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ from tqbench.tasks._terms import learned
 from tqbench.tasks._terms import terms as terms_of
 
 EXACT = "f32"
+WHOLE = ("k", "v", "kv")  # sides that are packed in all layers at once
 ALONE = 2  # passes of the baseline's cell: its own, and the probe that packs nothing
 
 
 def passes(cell: Cell, layers: int) -> int:
     """How many times each token runs through a model of so many layers that hold K and V."""
-    return ALONE if cell.scheme is None else 1 + len(SIDES) * layers
+    singles = len(SIDES) * layers if cell.params.get("probes") == "layers" else 0
+    return ALONE if cell.scheme is None else 1 + singles + len(WHOLE)
 
 
 def run(job: Job) -> Result:
@@ -66,24 +69,43 @@ def run(job: Job) -> Result:
     where = np.repeat(np.arange(len(windows)), [(window.targets >= 0).sum() for window in windows])
     if scheme is None:
         return _baseline(job, windows, where, terms, fields)
-    probes = [_Probe(at, side, alone(scheme, at, side, info)) for at in range(info.kv_layers) for side in SIDES]
-    _score(job, windows, probes, terms)
-    fields |= {"calibration": learned(terms, about), **_found(probes, where, scheme, info)}
-    names: tuple[str, ...] = ("kld", "nll")
-    arrays = {f"probe_{name}": np.stack([getattr(probe.scores, name) for probe in probes]).astype(np.float32) for name in names}
+    wholes = [_Probe(range(info.kv_layers), sides, whole(scheme, sides, info)) for sides in WHOLE]
+    places = [(at, side) for at in range(info.kv_layers) for side in SIDES] if params["probes"] == "layers" else []
+    singles = [_Probe(range(at, at + 1), side, alone(scheme, at, side, info)) for at, side in places]
+    _score(job, windows, [*singles, *wholes], terms)
+    fields |= {"calibration": learned(terms, about), **_found(singles, wholes, where, info)}
+    arrays = {f"probe_{name}": _stacked([*singles, *wholes], name) for name in ("kld", "nll")}
     fields["fingerprint"] = hashlib.sha256(arrays["probe_nll"].tobytes()).hexdigest()
     return Result(fields, arrays)
+
+
+def _stacked(probes: list[_Probe], name: str) -> NDArray[np.float32]:
+    """A row per probe, in the order in which they ran."""
+    return np.stack([getattr(probe.scores, name) for probe in probes]).astype(np.float32)
 
 
 def alone(scheme: Scheme, position: int, side: str, info: ModelInfo) -> Scheme:
     """The scheme on one side of one of the layers that hold K and V, and nothing anywhere else."""
     if scheme.logits:
         raise Unsupported(f"scheme {scheme.name!r} multiplies the attention logits of every layer, so none can be looked at alone")
+    if any(scheme.across_layers(name) for name in SIDES):  # type: ignore[arg-type]
+        raise Unsupported(f"scheme {scheme.name!r} packs all layers together, so none can be looked at alone")
     exact, own = nothing(info), scheme.for_layer(position, info.kv_layers, info.heads // info.kv_heads)
     sides = {name: getattr(own if name == side else exact, name) for name in SIDES}
     others = tuple(at for at in range(info.kv_layers) if at != position)
     rules = (Layers(exact, at=others),) if others else ()
     return Scheme(f"{scheme.name} in {position} {side}", **sides, sinks=own.sinks, layers=rules, bypass=scheme.bypass)
+
+
+def whole(scheme: Scheme, sides: str, info: ModelInfo) -> Scheme:
+    """The scheme on these sides of all layers; the schemes that stand in for it by a rule are cut down alike."""
+    other = {side: getattr(nothing(info), side) for side in SIDES if side not in sides}
+    if not other:
+        return scheme
+    inner = {rule: getattr(scheme, rule) for rule in ("protect", "gqa") if getattr(scheme, rule)}
+    rules: dict[str, Any] = {name: dataclasses.replace(rule, scheme=whole(rule.scheme, sides, info)) for name, rule in inner.items()}
+    rules["layers"] = tuple(dataclasses.replace(rule, scheme=whole(rule.scheme, sides, info)) for rule in scheme.layers)
+    return dataclasses.replace(scheme, name=f"{scheme.name} in {sides}", **other, **rules)
 
 
 def nothing(info: ModelInfo) -> Scheme:
@@ -96,13 +118,14 @@ def nothing(info: ModelInfo) -> Scheme:
 
 @dataclass
 class _Probe:
-    """One side of one layer, packed alone: its scores so far, its evidence in the last window, and what audits found in any."""
+    """Sides of layers that are packed together, as positions among those that hold K and V: the scores so far, the evidence of the last
+    window, and what audits found in any."""
 
-    position: int
-    side: str
+    layers: range
+    sides: str
     scheme: Scheme
     parts: list[TokenScores] = field(default_factory=list)
-    evidence: SideEvidence | None = None
+    evidence: list[SideEvidence] = field(default_factory=list)
     audits: list[str] = field(default_factory=list)
 
     @property
@@ -111,22 +134,23 @@ class _Probe:
         return TokenScores.join(self.parts)
 
     @property
-    def own(self) -> SideEvidence:
+    def own(self) -> list[SideEvidence]:
         """The evidence of what it packs."""
-        assert self.evidence is not None  # noqa: S101 - for the type checker: a probe has run
-        return self.evidence
+        names = sorted({e.layer for e in self.evidence})
+        mine = {names[at] for at in self.layers}
+        return [e for e in self.evidence if e.layer in mine and e.side in self.sides]
 
     def take(self, scores: TokenScores, evidence: list[SideEvidence], info: ModelInfo) -> None:
-        """A window's scores, and the proof that this side of this layer was packed and nothing else."""
+        """A window's scores, and the proof that these sides of these layers were packed and nothing else."""
         self.parts.append(scores)
-        layer = sorted({e.layer for e in evidence})[self.position]
-        (self.evidence,) = (e for e in evidence if (e.layer, e.side) == (layer, self.side))
+        self.evidence = evidence
         self.audits += prove([evidence], scores, self.scheme, info)["audits"]
-        if not self.evidence.attended_packed:
-            self.audits.append(f"layer {layer} {self.side}: nothing of it was attended in packed form; set a longer context")
+        own = self.own
+        if not any(e.attended_packed for e in own):
+            self.audits.append(f"layer {own[0].layer} {self.sides}: nothing of it was attended in packed form; set a longer context")
         for e in evidence:
-            if e is not self.evidence and (not e.lossless or e.error):
-                self.audits.append(f"layer {e.layer} {e.side} lost something (error {e.error}) while layer {layer} {self.side} was probed")
+            if e not in own and (not e.lossless or e.error):
+                self.audits.append(f"layer {e.layer} {e.side} lost something (error {e.error}) while only {self.scheme.name!r} was probed")
 
 
 def _score(job: Job, windows: list[recipes.Window], probes: list[_Probe], terms: Terms) -> None:
@@ -145,15 +169,14 @@ def _tell(job: Job, times: int, tokens: int) -> None:
     job.progress(times * tokens)
 
 
-def _found(probes: list[_Probe], where: NDArray[np.int64], scheme: Scheme, info: ModelInfo) -> dict[str, Any]:
-    """What a cell of a scheme says: layer by layer and side by side, together, and with what proof."""
+def _found(singles: list[_Probe], wholes: list[_Probe], where: NDArray[np.int64], info: ModelInfo) -> dict[str, Any]:
+    """What a cell of a scheme says: all of it together, layer by layer and side by side, and with what proof."""
     boot = paired.Bootstrap(paired.blocks(where))
-    firsts = _firsts(boot, probes)
-    packed = [probe.own for probe in probes]
+    packed, firsts = wholes[-1].evidence, _firsts(boot, singles)
     return {
-        "metrics": _together(boot, probes),
-        "layers": [_row(boot, probe, first) for probe, first in zip(probes, firsts, strict=True)],
-        "audits": list(dict.fromkeys(text for probe in probes for text in probe.audits)),
+        "metrics": _metrics(boot, wholes) | (_sums(boot, singles) if singles else {}),
+        "layers": [_row(boot, probe, first) for probe, first in zip(singles, firsts, strict=True)],
+        "audits": list(dict.fromkeys(text for probe in (*singles, *wholes) for text in probe.audits)),
         "coverage": coverage(packed),
         "evidence": [dataclasses.asdict(e) for e in packed],
         "kernels": kernels(packed),
@@ -161,20 +184,23 @@ def _found(probes: list[_Probe], where: NDArray[np.int64], scheme: Scheme, info:
     }
 
 
-def _row(boot: paired.Bootstrap, probe: _Probe, first: float) -> dict[str, Any]:
-    own, scores = probe.own, probe.scores
-    kld, dnll = boot.positive(scores.kld), boot.estimate(scores.nll - scores.base_nll)
+def _metrics(boot: paired.Bootstrap, wholes: list[_Probe]) -> dict[str, Estimate]:
+    """K of all layers, V of all layers, and both."""
+    k, v, both = (probe.scores for probe in wholes)
     return {
-        "layer": own.layer,
-        "side": own.side,
-        **_spread("kld", kld),
-        **_spread("dnll", dnll),
-        "first": first,
-        "error": own.error,
-        "bytes": own.bytes_payload + own.bytes_metadata,
-        "exact_tokens": own.tokens - own.tokens_packed,
-        "tokens": own.tokens,
+        "base_ppl": boot.estimate(both.base_nll, of=np.exp),
+        "kld": boot.positive(both.kld),
+        "kld_k": boot.positive(k.kld),
+        "kld_v": boot.positive(v.kld),
+        "ln_ratio": boot.estimate(both.nll - both.base_nll),
     }
+
+
+def _row(boot: paired.Bootstrap, probe: _Probe, first: float) -> dict[str, Any]:
+    (own,), scores = probe.own, probe.scores
+    kld, dnll = boot.positive(scores.kld), boot.estimate(scores.nll - scores.base_nll)
+    packed = {"attended_packed": own.attended_packed, "error": own.error}
+    return {"layer": own.layer, "side": own.side, **_spread("kld", kld), **_spread("dnll", dnll), "first": first, **packed}
 
 
 def _spread(name: str, estimate: Estimate) -> dict[str, float | None]:
@@ -183,16 +209,17 @@ def _spread(name: str, estimate: Estimate) -> dict[str, float | None]:
 
 def _firsts(boot: paired.Bootstrap, probes: list[_Probe]) -> list[float]:
     """Of each probe, in what share of the draws it hurts most: draws are the same for all, so this is how sure its rank is."""
+    if not probes:
+        return []
     drawn = np.stack([boot.means(probe.scores.kld)[1] for probe in probes])
     return [float(share) for share in (drawn == drawn.max(0)).mean(1)] if drawn.any() else [0.0] * len(probes)
 
 
-def _together(boot: paired.Bootstrap, probes: list[_Probe]) -> dict[str, Estimate]:
+def _sums(boot: paired.Bootstrap, probes: list[_Probe]) -> dict[str, Estimate]:
     """Sums over layers: what the scheme costs if damage adds up, which it does while it is small; and the worst of all probes."""
-    kld = {side: np.sum([probe.scores.kld for probe in probes if probe.side == side], axis=0) for side in SIDES}
+    kld = {side: np.sum([probe.scores.kld for probe in probes if probe.sides == side], axis=0) for side in SIDES}
     worst = max(probes, key=lambda probe: float(probe.scores.kld.mean()))
     return {
-        "base_ppl": boot.estimate(worst.scores.base_nll, of=np.exp),
         "kld_worst": boot.positive(worst.scores.kld),
         **{f"kld_sum_{side}": boot.positive(values) for side, values in kld.items()},
         "kld_sum": boot.positive(kld["k"] + kld["v"]),
