@@ -1,5 +1,5 @@
-"""The cheapest mix under a limit on damage: for each layer one of several choices, each with its bytes and its damage. Damage is taken to add
-up over layers; then dynamic programming over bytes finds the best mix there is, not only the one that a greedy search ends at.
+"""The cheapest mix under a limit on damage: for each layer one of several choices, each with its bytes and its damage. Damage is taken to
+add up over layers; then dynamic programming over bytes finds the best mix there is, not only the one that a greedy search ends at.
 """
 
 from __future__ import annotations

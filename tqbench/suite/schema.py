@@ -29,7 +29,7 @@ Metric = Literal[
 
 
 def _one_or_many(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _count(value: Any) -> Any:
@@ -72,6 +72,7 @@ Words = Annotated[
     BeforeValidator(_one_or_many, json_schema_input_type=Word | list[Word]),
     Field(min_length=1, description="a name or a list of names"),
 ]
+AnyWords = Annotated[tuple[Word, ...], BeforeValidator(_one_or_many, json_schema_input_type=Word | list[Word])]
 Whole = Annotated[int, BeforeValidator(_count, json_schema_input_type=Count), Field(strict=True, ge=0, le=MOST)]
 Lengths = Annotated[
     tuple[Annotated[Whole, Field(ge=16)], ...],
@@ -110,7 +111,7 @@ class Settings:
     tasks: list[Any] = _list("task, `- perplexity: {…}`")
     gates: list[Any] = Field(default_factory=list, description="a list")
     trust_remote_code: Annotated[bool, Field(description="true or false")] = False
-    priority: Annotated[Words, Field(description="a name or pattern as for -k, or a list of them, the most wanted first")] = ()
+    priority: Annotated[AnyWords, Field(description="a name or pattern as for -k, or a list of them, the most wanted first")] = ()
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -219,8 +220,7 @@ class Sensitivity:
     context: Lengths = (512,)
     tokens: Annotated[Whole, Field(ge=1, description=f"a whole number of tokens from 1 to {MOST}; 8k is {8 * K}")] = 1024
     layers: Annotated[
-        tuple[Word, ...],
-        BeforeValidator(_one_or_many, json_schema_input_type=Word | list[Word]),
+        AnyWords,
         Field(description="the schemes whose layers are probed one by one, as names or patterns; of others K, V and both as a whole are"),
     ] = ("*",)
     chunk: AtLeastOne = None
