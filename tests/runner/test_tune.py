@@ -1,24 +1,32 @@
-"""The search on a tiny model, through real workers: cheaper than what is the same everywhere, confirmed elsewhere, and written down."""
+"""The search on a tiny model: cheaper than what is the same everywhere, confirmed elsewhere, and written down."""
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
 import pytest
 import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
+from backends.transformers import tiny
 from tqbench.core.errors import ConfigError
 from tqbench.core.presets import preset, read
+from tqbench.core.record import Cell
 from tqbench.core.scheme import Layers, Scheme
 from tqbench.report import gate
-from tqbench.runner import mixing
+from tqbench.runner import group, mixing, worker
+from tqbench.runner.folder import Folder
+from tqbench.runner.progress import Progress
 from tqbench.runner.tune import ATTEMPTS, Goal, tune
 from tqbench.runner.tuned import story, write
 from tqbench.suite.load import load
-from tqbench.suite.plan import plan
+from tqbench.suite.plan import Plan, plan
 from tqbench.suite.schema import Suite
 
+LIMIT = 0.5  # ppl, of about 256
 SUITE = """\
 name: small
 model: {model}
@@ -37,6 +45,18 @@ def suite(folder: Path, model: Path, schemes: str = "q8_0, turbo4, turbo2", text
     return found
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two random layers over bytes: a vocabulary of 256 costs next to nothing."""
+    letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    bytewise = Tokenizer(models.BPE(letters, []))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    folder: Path = tmp_path_factory.mktemp("bytes")
+    PreTrainedTokenizerFast(tokenizer_object=bytewise).save_pretrained(folder)
+    tiny.llama(hidden_size=128, head_dim=64).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def other(tmp_path: Path) -> dict[str, str]:
     """Words in an order of their own."""
@@ -46,12 +66,23 @@ def other(tmp_path: Path) -> dict[str, str]:
     return {"name": "file", "path": str(path)}
 
 
-def test_the_mix_is_cheaper_and_confirmed_and_a_suite(
-    tiny_model: Path, tmp_path: Path, other: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gate, "_insane", lambda *_: None)  # a random model's perplexity is that of its vocabulary
-    found_suite, told = suite(tmp_path, tiny_model), list[str]()
-    goal = Goal(150.0, other)
+@pytest.fixture
+def _inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers inside this process: a search has a dozen, and each would import torch anew."""
+
+    def measure(plan: Plan, cells: list[Cell], folder: Folder, progress: Progress) -> None:
+        job = {"root": str(plan.root), "folder": str(folder.path), "trust_remote_code": False}
+        worker.Worker({**job, "cells": [dataclasses.asdict(cell) for cell in cells]}, lambda **_: None).run()
+
+    monkeypatch.setattr(worker, "_log_to", lambda path: path.parent.mkdir(parents=True, exist_ok=True))
+    monkeypatch.setattr(group, "measure", measure)
+    monkeypatch.setattr(gate, "_insane", lambda *_: None)  # a random model's perplexity is about that of its vocabulary
+
+
+@pytest.mark.usefixtures("_inline")
+def test_the_mix_is_cheaper_and_confirmed_and_a_suite(model: Path, tmp_path: Path, other: dict[str, str]) -> None:
+    found_suite, told = suite(tmp_path, model), list[str]()
+    goal = Goal(LIMIT, other)
     where = {"results": tmp_path / "results", "reports": tmp_path / "reports"}
     found = tune(found_suite, goal, **where, note=told.append)
     assert [scheme.name for scheme, _ in found.uniform] == ["turbo2", "turbo4", "q8_0"]
@@ -63,7 +94,7 @@ def test_the_mix_is_cheaper_and_confirmed_and_a_suite(
     assert trial is not None
     assert trial.verdict.status == "pass"
     low, high = trial.verdict.estimate.ends
-    assert -150 <= low <= high <= 150
+    assert -LIMIT <= low <= high <= LIMIT
     assert found.rival is None or found.best.bytes <= found.rival.bytes
     path = tmp_path / "tuned.yaml"
     write(found, found_suite, path, "tqbench tune small.yaml")
@@ -72,7 +103,7 @@ def test_the_mix_is_cheaper_and_confirmed_and_a_suite(
     cell = next(cell for cell in plan(back).cells if cell.scheme)
     assert read(cell.scheme).definition() == read(trial.record.cell.scheme).definition()
     assert cell.params["skip" if trial.skip else "tokens"] == (trial.skip or 1920)
-    assert [(one.metric, one.limit) for one in back.gates] == [("dppl", 150.0)]
+    assert [(one.metric, one.limit) for one in back.gates] == [("dppl", LIMIT)]
     before = sorted((tmp_path / "results").rglob("record.json"))
     again = tune(found_suite, goal, **where)  # everything is there
     assert sorted((tmp_path / "results").rglob("record.json")) == before
@@ -112,7 +143,9 @@ def test_schemes_with_other_sinks_are_not_paired() -> None:
     "scheme",
     [
         Scheme("tuned", preset("q8_0").k, preset("turbo3").v, layers=(Layers(preset("kivi2/turbo4"), at=(1, 5)),)),
-        Scheme("tuned", preset("kivi4").k, preset("kivi4").v, layers=(Layers(preset("q8_0"), at=(0,)), Layers(preset("q4_0/q8_0"), at=(3,)))),
+        Scheme(
+            "tuned", preset("kivi4").k, preset("kivi4").v, layers=(Layers(preset("q8_0"), at=(0,)), Layers(preset("q4_0/q8_0"), at=(3,)))
+        ),
         read({"name": "tuned", "k": {"codec": "affine", "bits": 5, "group_size": 16, "axis": "token"}, "v": "turbo4", "sinks": 4}),
         Scheme("tuned", preset("q8_0").k, preset("q8_0").v, layers=(Layers(read({"name": "x", "k": "turbo4", "v": "f16"}), at=(2,)),)),
         preset("kvtc_lite_4x"),
@@ -141,7 +174,7 @@ def test_names_are_written_where_there_are_any() -> None:
         ("q8_0, turbo4", ("tokens: 1920", "tokens: 1920, protocol: deploy"), "in protocol strict"),
     ],
 )
-def test_a_suite_that_cannot_be_tuned_says_why(tiny_model: Path, tmp_path: Path, schemes: str, change: tuple[str, str], says: str) -> None:
+def test_a_suite_that_cannot_be_tuned_says_why(model: Path, tmp_path: Path, schemes: str, change: tuple[str, str], says: str) -> None:
     text = SUITE.replace(*change) if change[0] else SUITE
     with pytest.raises(ConfigError, match=says):
-        tune(suite(tmp_path, tiny_model, schemes, text), Goal(1.0, {"name": "wikitext-2"}), results=tmp_path)
+        tune(suite(tmp_path, model, schemes, text), Goal(1.0, {"name": "wikitext-2"}), results=tmp_path)

@@ -32,13 +32,7 @@ def render(found: Tuned, suite: Suite, command: str) -> str:
     trial = found.trial
     settings, skip = suite.settings, {"skip": trial.skip} if trial and trial.skip else {}
     keys = {"recipe": task.recipe, "context": task.context[0], "tokens": int(task.tokens), "warmup": task.warmup} | skip
-    about = {
-        "name": "tuned",
-        "model": settings.model[0],
-        "backend": settings.backend[0],
-        "device": settings.device,
-        "dtype": settings.dtype,
-    }
+    own = {"model": settings.model[0], "backend": settings.backend[0], "device": settings.device, "dtype": settings.dtype}
     gate = {"schemes": "tuned", "metric": "dppl", "limit": found.goal.max_dppl, "sided": found.goal.sided}
     return "\n".join(
         [
