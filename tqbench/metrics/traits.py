@@ -61,7 +61,7 @@ def _lengths(x: Array) -> Array:
 
 def _rotation(n: int) -> Array:
     """Any one will do; it is the same every time."""
-    return np.linalg.qr(np.random.default_rng(0).standard_normal((n, n)))[0]
+    return np.asarray(np.linalg.qr(np.random.default_rng(0).standard_normal((n, n)))[0])
 
 
 def spearman(x: Array, y: Array) -> Estimate | None:

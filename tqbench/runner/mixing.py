@@ -32,7 +32,7 @@ def held(record: Record) -> dict[Place, int]:
 
 def per_token(record: Record) -> float:
     """All of it, per token that the store holds."""
-    return sum(held(record).values()) / max(e["tokens"] for e in record.evidence)
+    return float(sum(held(record).values()) / max(e["tokens"] for e in record.evidence))
 
 
 def unmixable(scheme: Scheme) -> str | None:
@@ -42,7 +42,7 @@ def unmixable(scheme: Scheme) -> str | None:
         return f"it has {', '.join(rules)} of its own"
     if scheme.peer:
         return "it is another library's cache"
-    if any(scheme.across_layers(name) for name in SIDES):  # type: ignore[arg-type]
+    if any(scheme.across_layers(name) for name in SIDES):
         return "it packs all layers together"
     return None
 
@@ -110,7 +110,7 @@ def _shared(record: Record, reference: Record) -> dict[Place, float]:
     """The KLD of each whole side, shared out among the layers."""
     costs, theirs, mine = _probed(reference), _errors(reference), _errors(record)
     raw = {place: costs[place] * mine[place] / theirs[place] if theirs[place] else 0.0 for place in costs}
-    found = {}
+    found: dict[Place, float] = {}
     for side in SIDES:
         places = [place for place in raw if place[1] == side]
         total, whole = sum(raw[place] for place in places), max(0.0, record.metrics[f"kld_{side}"].value)

@@ -207,7 +207,7 @@ def _consistent(task: Perplexity, at: At, most: int, problem: Problem) -> None:
 def _chunk(task: Perplexity | Prefill | Sensitivity, shortest: int, at: At, problem: Problem) -> None:
     if task.chunk is not None and task.chunk > shortest:
         problem((*at, "chunk"), f"chunk {task.chunk} is longer than the window: context is {shortest}")
-    elif task.chunk == shortest and task.protocol == "deploy" and isinstance(task, Perplexity):
+    elif isinstance(task, Perplexity) and task.chunk == shortest and task.protocol == "deploy":
         problem((*at, "chunk"), f"chunk {task.chunk} is the exact prefill in protocol deploy and the whole window: context is {shortest}")
 
 

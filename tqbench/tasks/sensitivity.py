@@ -88,7 +88,7 @@ def alone(scheme: Scheme, position: int, side: str, info: ModelInfo) -> Scheme:
     """The scheme on one side of one of the layers that hold K and V, and nothing anywhere else."""
     if scheme.logits:
         raise Unsupported(f"scheme {scheme.name!r} multiplies the attention logits of every layer, so none can be looked at alone")
-    if any(scheme.across_layers(name) for name in SIDES):  # type: ignore[arg-type]
+    if any(scheme.across_layers(name) for name in SIDES):
         raise Unsupported(f"scheme {scheme.name!r} packs all layers together, so none can be looked at alone")
     exact, own = nothing(info), scheme.for_layer(position, info.kv_layers, info.heads // info.kv_heads)
     sides = {name: getattr(own if name == side else exact, name) for name in SIDES}
