@@ -21,7 +21,7 @@ from backends.mlx.peers import PeerCache
 from backends.scoring import Scoring
 from tqbench.core.errors import Unsupported
 from tqbench.core.scheme import Scheme
-from tqbench.core.session import Floats, Ids, LocalModel, ModelInfo, Terms, TokenScores
+from tqbench.core.session import Exact, Floats, Ids, LocalModel, ModelInfo, Terms, TokenScores
 from tqbench.core.state import State
 from tqbench.measure import stages
 
@@ -111,6 +111,15 @@ class MlxSession(Scoring):
         for first in range(0, len(tokens), PREFILL):
             self.forward(tokens[first : first + PREFILL], cache, last=True)
         return cache
+
+    def exact(self, context: BaselineCache) -> list[Exact]:
+        """A context as arrays."""
+        found = []
+        with mx.stream(self.device):
+            for index in kv_layers(context):
+                k, v = (np.array(x[0].astype(mx.float32)) for x in context.piece(index))
+                found.append(Exact(index, k, v, _key_bias(self.model, index, self.info)))
+        return found
 
     def calibrate(self, windows: Sequence[Ids]) -> NoReturn:
         """Not here: codecs learn in torch, from a transformers session."""
@@ -210,6 +219,16 @@ def _dtype(model: Any) -> str:
     """What the model computes in; quantized weights are integers beside it."""
     found = {str(p.dtype).rpartition(".")[2] for _, p in tree_flatten(model.parameters()) if mx.issubdtype(p.dtype, mx.floating)}
     return " and ".join(sorted(found))
+
+
+def _key_bias(model: Any, index: int, info: ModelInfo) -> Any:
+    """The bias of a layer's key projection; None where keys are not projected by a `k_proj` of their own."""
+    projection = getattr(getattr(model.layers[index], "self_attn", None), "k_proj", None)
+    if projection is None:
+        return None
+    bias = projection.get("bias")
+    shape = (info.kv_heads, info.head_dim)
+    return np.zeros(shape, np.float32) if bias is None else np.array(bias.astype(mx.float32)).reshape(shape)
 
 
 def _bos(tokenizer: Any) -> int | None:

@@ -26,7 +26,7 @@ from tqbench.codecs.blocks.wrap import LLAMACPP_ORDER
 from tqbench.core.errors import Unsupported
 from tqbench.core.files import cache_root
 from tqbench.core.scheme import Scheme
-from tqbench.core.session import Ids, LocalModel, ModelInfo, Terms, TokenScores
+from tqbench.core.session import Exact, Ids, LocalModel, ModelInfo, Terms, TokenScores
 from tqbench.core.state import State
 from tqbench.measure.stages import stage
 
@@ -104,6 +104,15 @@ class TransformersSession(Scoring):
         for first in range(0, len(tokens), PREFILL):
             self.forward(tokens[first : first + PREFILL], cache, last=True)
         return cache
+
+    @torch.inference_mode()
+    def exact(self, context: BaselineCache) -> list[Exact]:
+        """A context as arrays."""
+        found = []
+        for index in kv_layers(self.model.config):
+            k, v = (x[0].float().cpu().numpy() for x in context.piece(index)[:2])
+            found.append(Exact(index, k, v, _key_bias(self.model, index, self.info)))
+        return found
 
     def calibrate(self, windows: Sequence[Ids]) -> Calibration:
         """The keys and values that each layer has at the end of each window."""
@@ -218,6 +227,15 @@ def _rope(model: Any, info: ModelInfo) -> Rope | str:
     if found[0].rope_type not in ("default", "linear", "llama3", "yarn"):
         return f"with rope_type {found[0].rope_type!r} they depend on the length of the text"
     return Rope(tuple(found[0].inv_freq.float().tolist()), float(found[0].attention_scaling))
+
+
+def _key_bias(model: Any, index: int, info: ModelInfo) -> Any:
+    """The bias of a layer's key projection; None where keys are not projected by a `k_proj` of their own."""
+    found = [m.k_proj for m in model.modules() if getattr(m, "layer_idx", None) == index and hasattr(m, "k_proj")]
+    if len(found) != 1:
+        return None
+    bias = found[0].bias
+    return torch.zeros(info.kv_heads, info.head_dim).numpy() if bias is None else bias.float().cpu().numpy().reshape(info.kv_heads, -1)
 
 
 def _bos(tokenizer: Any) -> int | None:

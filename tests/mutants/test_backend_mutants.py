@@ -18,7 +18,7 @@ from tqbench.cache.store import Store
 from tqbench.core.errors import StorageError, Unsupported
 from tqbench.core.evidence import kept
 from tqbench.core.presets import preset
-from tqbench.core.session import ModelInfo, Terms, TokenScores
+from tqbench.core.session import Exact, ModelInfo, Terms, TokenScores
 from tqbench.core.state import SIDES, State
 from tqbench.testing import Backend
 from tqbench.testing import backend_checks as checks
@@ -150,6 +150,9 @@ class Toy:
         cache = EngineCache(Layer() for _ in range(LAYERS))
         self.forward(tokens, cache)
         return cache
+
+    def exact(self, context):
+        return [Exact(i, *(x[0].float().numpy() for x in (layer.k, layer.v)), None) for i, layer in enumerate(context)]
 
     def route(self, q, k, v, layer):
         if isinstance(layer, Layer):
@@ -317,6 +320,25 @@ class TakesBackOneLayer(Toy):
         return cache
 
 
+class ForgetsLayers(Toy):
+    def exact(self, context):
+        return super().exact(context)[:1]
+
+
+class RoundsValues(Toy):
+    """Gives what another dtype would keep of them."""
+
+    def exact(self, context):
+        return [replace(layer, v=layer.v.astype(np.float16).astype(np.float32)) for layer in super().exact(context)]
+
+
+class CentresKeys(Toy):
+    """Takes the mean over the text off."""
+
+    def exact(self, context):
+        return [replace(layer, k=layer.k - layer.k.mean(1, keepdims=True)) for layer in super().exact(context)]
+
+
 class TakesAnything(Toy):
     """Gives an empty cache instead of refusing."""
 
@@ -432,6 +454,9 @@ MUTANTS = [
     (checks.check_context, ChoosesSecondBest, "is chosen"),
     (checks.check_saved, TakesBackOneLayer, "agrees with the context by"),
     (checks.check_saved, TakesAnything, "is taken for that of turbo3"),
+    (checks.check_exact, ForgetsLayers, "arrays of 1 layers"),
+    (checks.check_exact, RoundsValues, "is not what the engine's own cache holds"),
+    (checks.check_exact, CentresKeys, "with what follows them"),
     (checks.check_unknown_kernel, FallsBack, "is accepted"),
     (checks.check_unknown_kernel, Speechless, "without being named"),
     (checks.check_sessions_apart, SharesState, "a second open session"),

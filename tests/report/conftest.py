@@ -170,6 +170,43 @@ class Factory:
         )
 
     @staticmethod
+    def looked(**named: Any) -> Record:
+        """The baseline of a cell of sensitivity: traits that grow from layer to layer, and of values do not."""
+        about = {"norm_mean": 10.0, "norm_max": 20.0, "norm_spread": 0.1, "kurtosis": 3.0, "kurtosis_rotated": 2.9, "channel_max": 4.0}
+        layers = [
+            {"layer": i, "side": side, **{name: x * (1 + i * (side == "k")) for name, x in about.items()}}
+            | ({"bias": 0.0} if side == "k" else {})
+            for i in range(8)
+            for side in "kv"
+        ]
+        base = Factory.baseline()
+        metrics = {**base.metrics, "kld_nothing": Estimate(1e-11, -1e-10, 1e-10)}
+        return dataclasses.replace(base, cell=Factory.probed_cell(None), metrics=metrics, layers=layers, **named)
+
+    @staticmethod
+    def probed_cell(scheme: str | None) -> Cell:
+        """A cell of sensitivity."""
+        own = {} if scheme is None else {"probes": "layers"}
+        params = {"recipe": "stream", "protocol": "strict", "context": 512, "tokens": 1024, "chunk": 512, **own}
+        return Factory.cell(scheme, task="sensitivity", params=params)
+
+    @staticmethod
+    def probed(scheme: str, *, rising: bool = True) -> Record:
+        """Keys hurt more from layer to layer, or less; values hurt a tenth of the first."""
+        layers = []
+        for i in range(8):
+            for side in "kv":
+                kld = 1e-3 * (2.0 ** (i if rising else -i)) if side == "k" else 1e-4 * (1 + i % 3)
+                spread = {"kld": kld, "kld_low": 0.8 * kld, "kld_high": 1.3 * kld, "dnll": kld, "dnll_low": -kld, "dnll_high": 3 * kld}
+                layers.append({"layer": i, "side": side, **spread, "first": float(side == "k" and i == 7 * rising)})
+                layers[-1] |= {"attended_packed": 9, "error": 0.02}
+        sums = {f"kld_sum_{side}": sum(row["kld"] for row in layers if row["side"] == side) for side in "kv"}
+        worst = max(row["kld"] for row in layers)
+        figures = sums | {"kld_sum": sum(sums.values()), "kld_worst": worst, "kld": 0.2, "kld_k": 0.19, "kld_v": 0.001, "ln_ratio": 0.21}
+        metrics = {name: Estimate(x, 0.9 * x, 1.2 * x) for name, x in figures.items()} | {"base_ppl": Estimate(20.0, 18.0, 22.0)}
+        return dataclasses.replace(Factory.record(Factory.probed_cell(scheme)), metrics=metrics, layers=layers, positions=[], floors={})
+
+    @staticmethod
     def broken(cell: Cell, outcome: Outcome = "oom", reason: str = "it did not fit") -> Record:
         return Record(cell, outcome, reason, seconds=9.75)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tqbench.cli import bench, check, compare, doctor, gate, imports, kernels, models, plan, report, run, runs, schema, schemes
+from tqbench.cli import bench, check, compare, doctor, gate, imports, kernels, models, plan, report, run, runs, schema, schemes, tune
 
 app = typer.Typer(
     help="Benchmark and quality validation for KV-cache quantization.",
@@ -39,6 +39,7 @@ def _top(
 
 app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
+app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
 app.command("gate", epilog=gate.EXAMPLES)(gate.gate)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("report", epilog=report.EXAMPLES)(report.report)

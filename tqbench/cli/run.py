@@ -52,7 +52,7 @@ def run(  # noqa: PLR0913 - each is an option
         return
     for line in [line for planned in wanted.plans for line in dropped(planned)]:
         typer.echo(line, err=True)
-    with _interruptible():
+    with interruptible():
         codes = [_run(planned, output, fresh=fresh) for planned in wanted.plans]
     raise typer.Exit(worst(codes))
 
@@ -80,7 +80,7 @@ def _run(planned: Plan, output: Path, *, fresh: bool) -> int:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """The first interrupt ends the run cleanly, a second one at once: workers end with this process, whatever they do. Where interrupts
     are ignored, as in the background of a shell, they stay ignored."""
     before = signal.getsignal(signal.SIGINT)

@@ -50,7 +50,7 @@ class Cell:
         """Everything but the scheme, what belongs to it, and the kernel: cells of one setting are compared with each other."""
         data = dataclasses.asdict(self)
         del data["scheme"], data["kernel"]
-        for own in ("calibration", "judging"):
+        for own in ("calibration", "judging", "probes"):
             data["params"].pop(own, None)
         return short_hash(data)
 
@@ -98,6 +98,9 @@ class Record:
     storage: dict[str, Any] = field(
         default_factory=dict
     )  # bytes of a saved cache by part, and how well each layer agrees with the exact one
+    layers: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # per layer and side: what packing it alone costs; of the baseline, its traits
     evidence: list[dict[str, Any]] = field(default_factory=list)  # SideEvidence per layer and side
     audits: list[str] = field(default_factory=list)  # what the evidence contradicts
     fingerprint: str | None = None  # hash of the per-token scores
@@ -112,7 +115,7 @@ class Record:
         audits = list(dict.fromkeys((*self.audits, *found)))
         if not audits:
             return self
-        none: dict[str, Any] = {"metrics": {}, "positions": [], "floors": {}, "stages": {}, "storage": {}}
+        none: dict[str, Any] = {"metrics": {}, "positions": [], "floors": {}, "stages": {}, "storage": {}, "layers": []}
         return dataclasses.replace(self, outcome="inactive", reason=audits[0], audits=audits, **none)
 
     def write(self, folder: Path) -> None:

@@ -80,6 +80,17 @@ class TokenScores:
         return TokenScores(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("nll", "base_nll", "kld", "rank")))
 
 
+@dataclass(frozen=True)
+class Exact:
+    """What a layer keeps of a context in the model's own cache, [kv_heads, tokens, head_dim], and the bias of its key projection,
+    [kv_heads, head_dim]: zeros where it has none, None where this backend cannot tell."""
+
+    layer: int
+    k: NDArray[np.float32]
+    v: NDArray[np.float32]
+    k_bias: NDArray[np.float32] | None
+
+
 class Cache(Interface):
     """A cache of one sequence. The baseline's is the engine's own and has no evidence."""
 
@@ -116,6 +127,9 @@ class Session(Interface):
 
     def context(self, tokens: Ids) -> Any:
         """K and V of all layers after these tokens, and what else the model needs to go on: for `new_cache`, any number of times."""
+
+    def exact(self, context: Any) -> list[Exact]:
+        """A context as arrays, layer by layer: of a sliding window what is left. Unsupported where the cache keeps an order of its own."""
 
     def calibrate(self, windows: Sequence[Ids]) -> Any:
         """Run other text through the model's own cache, for codecs to learn from; what comes back goes into `Terms`."""

@@ -126,13 +126,16 @@ def spans(params: Mapping[str, Any]) -> list[Span]:
 
 
 def windows(params: Mapping[str, Any], ids: Ids, bos: int | None) -> list[Window]:
-    """The windows over the first `tokens` tokens of the text. `bos`: what this tokenizer puts before a text, if it does."""
+    """The windows over the first `tokens` tokens of the text after those to `skip`. `bos`: what this tokenizer puts before a text, if it
+    does."""
     place, found = RECIPES[params["recipe"]].bos, spans(params)
+    whole, ids = len(ids), ids[params.get("skip", 0) :]
     if bos is not None and place != "never":
         ids = np.append(bos, ids)
     needed = max(max(span.end, span.last + 1) for span in found)
     if len(ids) < needed:
-        raise ConfigError(f"the text has {len(ids)} tokens, {len(found)} windows of {params['context']} need {needed}")
+        after = f" after the first {params['skip']}" if params.get("skip") else ""
+        raise ConfigError(f"the text has {whole} tokens, {len(found)} windows of {params['context']} need {needed}{after}")
     return [_window(ids, span, bos if place == "windows" else None) for span in found]
 
 

@@ -12,7 +12,9 @@ from tqbench.report.run import Run
 from tqbench.report.table import short_headings
 from tqbench.report.text import plain
 
-TASKS = {"perplexity": "Quality", "decode": "Decode", "prefill": "Prefill", "memory": "Memory", "storage": "Storage"}
+TASKS = {"perplexity": "Quality", "decode": "Decode", "prefill": "Prefill", "memory": "Memory", "storage": "Storage"} | {
+    "sensitivity": "Sensitivity"
+}
 
 
 def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -52,7 +54,7 @@ def titles(run: Run) -> dict[str, str]:
 
 
 def _where(cell: Cell) -> str:
-    if cell.task != "perplexity":
+    if cell.task not in ("perplexity", "sensitivity"):
         return speed.heading(cell).removeprefix(f"{cell.task} ")
     context = f"at context {cell.params['context']:,}" if "context" in cell.params else ""
     return f"{context} · {cell.params.get('recipe', '')}".strip(" ·")

@@ -1,4 +1,5 @@
-"""The figures of a run: quality against bits; quality, speed and memory against context; KLD by position; bytes and time by part."""
+"""The figures of a run: quality against bits; quality, speed and memory against context; KLD by position; bytes and time by part; KLD by
+layer and side."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tqbench.core.record import Cell
-from tqbench.report import contexts, scatter, shares
+from tqbench.report import contexts, probes, scatter, shares
 from tqbench.report.chart import Chart
 from tqbench.report.draw import CROWD, Point
 from tqbench.report.points import controls, points, speeds
@@ -29,6 +30,7 @@ def _setting(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:
     yield from contexts.positions(run, cells, index)
     yield from shares.ledger(run, cells, index)
     yield from shares.stages(run, cells, index)
+    yield from probes.charts(run, cells, index)
 
 
 def _bits(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:

@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Sequence
 
-from tqbench.report import foreign
+from tqbench.report import foreign, probes
 from tqbench.report.across import grids
 from tqbench.report.chart import Chart
 from tqbench.report.column import Figure
@@ -74,8 +74,13 @@ def _view(view: View) -> list[str]:
         *map(escape, view.notes),
         *map(_across, grids(run)),
         *_figures(charts, None),
-        *(part for table in tables(run) for part in (*_table(table), *_figures(charts, table.rows[0].cell.setting))),
+        *(part for table in tables(run) for part in _setting(run, table, charts)),
     ]
+
+
+def _setting(run: Run, table: Table, charts: Sequence[Chart]) -> list[str]:
+    cells = [row.cell for row in table.rows]
+    return [*_table(table), *_figures(charts, cells[0].setting), *map(_across, probes.grids(run, cells))]
 
 
 def brief(run: Run) -> str:

@@ -28,6 +28,7 @@ METRICS = (
     *("ppl", "base_ppl", "dppl", "ln_ratio"),
     *("kld", "kld_median", "kld_p90", "kld_p99", "kld_p999", "kld_worst_decile", "kld_max"),
     *("rms_dp", "top1", "top5", "recut"),
+    *("kld_k", "kld_v", "kld_worst", "kld_sum", "kld_sum_k", "kld_sum_v", "kld_nothing"),
     *("decode_tps", "decode_ratio", "decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "base_decode_tps"),
     *("prefill_tps", "prefill_ratio", "ttft_ms", "base_prefill_tps"),
     *("kv_bytes", "kv_bytes_per_token", "tokens_per_gib"),

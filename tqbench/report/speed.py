@@ -46,7 +46,7 @@ def heading(cell: Cell) -> str:
 def facts(record: Record) -> list[str]:
     """What a reader must know of how it was timed."""
     params, timing, model = record.cell.params, record.timing, record.model
-    if record.cell.task == "perplexity":
+    if record.cell.task in ("perplexity", "sensitivity"):
         return []
     past = params["context"] + params.get("new", 0) > model.get("max_positions", params["context"])
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,8 @@ def _table(run: Run, cells: list[Cell]) -> Table:
 def heading(cell: Cell) -> str:
     """The setting in words."""
     context = f"context {cell.params['context']}" if "context" in cell.params else None
-    what = (cell.params.get("recipe"), context) if cell.task == "perplexity" else (speed.heading(cell),)
+    scored = {"perplexity": (cell.params.get("recipe"), context), "sensitivity": ("sensitivity", cell.params.get("recipe"), context)}
+    what = scored.get(cell.task) or (speed.heading(cell),)
     parts = (cell.model, cell.backend, cell.device, cell.dtype, cell.corpus.get("name"), *what)
     return plain(" · ".join(str(part) for part in parts if part))
 
@@ -168,6 +170,34 @@ def _top1(line: Line) -> Figure:
     return Figure(value(estimate, "top1"), order=estimate.value) if estimate else Figure(NONE)
 
 
+def _worst(line: Line) -> Figure:
+    if line.record.cell.scheme is None or not line.record.layers:
+        return Figure(NONE)
+    worst = max(line.record.layers, key=lambda row: row["kld"])
+    return Figure(f"{worst['layer']} {worst['side'].upper()}", f"{100 * worst['first']:.3g} %", worst["layer"])
+
+
+def _summed(side: str) -> Callable[[Line], Figure]:
+    shown = metric(f"kld_{side}")
+
+    def show(line: Line) -> Figure:
+        figure, whole = shown(line), line.record.metrics.get(f"kld_sum_{side}")
+        return Figure(figure.text, f"Σ {value(whole, 'kld')}" if whole else "", figure.order)
+
+    return show
+
+
+def _half(line: Line) -> Figure:
+    """The fewest sides of layers that together cost half."""
+    if line.record.cell.scheme is None or not line.record.layers:
+        return Figure(NONE)
+    costs = sorted((max(0.0, row["kld"]) for row in line.record.layers), reverse=True)
+    if not sum(costs):
+        return Figure(NONE)
+    count = next(n for n in range(1, len(costs) + 1) if 2 * sum(costs[:n]) >= sum(costs))
+    return Figure(f"{count} of {len(costs)}", order=count)
+
+
 COLUMNS = (
     BITS,
     COVERAGE,
@@ -178,4 +208,15 @@ COLUMNS = (
     Column("top-1 %", "the share of tokens whose most likely next token is the baseline's", _top1),
     Column("kernels", "the form of attention that ran; below it the form that unpacked the cache", kernels),
 )
-BY_TASK: dict[str, tuple[Column, ...]] = {"perplexity": COLUMNS, **speed.COLUMNS}
+PROBES = (
+    BITS,
+    COVERAGE,
+    Column("worst", "the side of the layer that costs most when it alone is packed; below it in how many of the draws it is", _worst),
+    Column("its KLD", "the divergence when it alone is packed, nats per token, with its 95 % interval", metric("kld_worst")),
+    Column("KLD K", "the divergence when the keys of all layers are packed; below it the sum over layers packed one by one", _summed("k")),
+    Column("KLD V", "the same of the values", _summed("v")),
+    Column("KLD", "the divergence when all is packed, nats per token, with its 95 % interval", metric("kld")),
+    Column("half in", "how many of all sides of layers make up half of that damage", _half),
+    Column("kernels", "the form of attention that ran; below it the form that unpacked the cache", kernels),
+)
+BY_TASK: dict[str, tuple[Column, ...]] = {"perplexity": COLUMNS, "sensitivity": PROBES, **speed.COLUMNS}

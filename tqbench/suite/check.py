@@ -19,7 +19,20 @@ from tqbench.metrics.paired import ENOUGH
 from tqbench.metrics.verdict import least
 from tqbench.models import resolve
 from tqbench.suite.document import At
-from tqbench.suite.schema import LENGTH, MOST, TASKS, Calibration, GateKeys, Perplexity, Prefill, Settings, Storage, Task, UntilDecided
+from tqbench.suite.schema import (
+    LENGTH,
+    MOST,
+    TASKS,
+    Calibration,
+    GateKeys,
+    Perplexity,
+    Prefill,
+    Sensitivity,
+    Settings,
+    Storage,
+    Task,
+    UntilDecided,
+)
 from tqbench.suite.validate import short, validate
 
 REQUIRED = ("model", "corpus", "schemes", "tasks")
@@ -157,6 +170,9 @@ def _task(kind: str, params: dict[str, Any], at: At, most: int, problem: Problem
         _repeats(task.context, (*at, LENGTH.get(kind, "context")), problem)
         if isinstance(task, Perplexity):
             _consistent(task, at, most, problem)
+        elif isinstance(task, Sensitivity):
+            _filled(task, at, most, problem)
+            _chunk(task, min(task.context), at, problem)
         elif isinstance(task, Prefill):
             _chunk(task, min(task.context), at, problem)
         elif isinstance(task, Storage):
@@ -164,11 +180,17 @@ def _task(kind: str, params: dict[str, Any], at: At, most: int, problem: Problem
     return task
 
 
-def _consistent(task: Perplexity, at: At, most: int, problem: Problem) -> None:
-    shortest, longest = min(task.context), max((c for c in task.context if c <= most), default=0)
+def _filled(task: Perplexity | Sensitivity, at: At, most: int, problem: Problem) -> int:
+    """The longest window that a model here can have, which the text must fill."""
+    longest = max((c for c in task.context if c <= most), default=0)
     if task.tokens < longest:
         problem((*at, "tokens"), f"tokens {task.tokens} do not fill one window: context is {longest}")
-    elif isinstance(task.tokens, UntilDecided) and task.tokens // longest < ENOUGH:
+    return longest
+
+
+def _consistent(task: Perplexity, at: At, most: int, problem: Problem) -> None:
+    shortest, longest = min(task.context), _filled(task, at, most, problem)
+    if task.tokens >= longest and isinstance(task.tokens, UntilDecided) and task.tokens // longest < ENOUGH:
         problem((*at, "tokens"), f"at most {task.tokens} tokens are fewer than the {ENOUGH} windows of {longest} that a verdict needs")
     _chunk(task, shortest, at, problem)
     for key in ("warmup", "stride"):
@@ -182,10 +204,10 @@ def _consistent(task: Perplexity, at: At, most: int, problem: Problem) -> None:
         problem((*at, "stride"), f"stride {task.stride} leaves tokens out between windows: context is {shortest}")
 
 
-def _chunk(task: Perplexity | Prefill, shortest: int, at: At, problem: Problem) -> None:
+def _chunk(task: Perplexity | Prefill | Sensitivity, shortest: int, at: At, problem: Problem) -> None:
     if task.chunk is not None and task.chunk > shortest:
         problem((*at, "chunk"), f"chunk {task.chunk} is longer than the window: context is {shortest}")
-    elif task.chunk == shortest and task.protocol == "deploy" and isinstance(task, Perplexity):
+    elif isinstance(task, Perplexity) and task.chunk == shortest and task.protocol == "deploy":
         problem((*at, "chunk"), f"chunk {task.chunk} is the exact prefill in protocol deploy and the whole window: context is {shortest}")
 
 

@@ -18,7 +18,7 @@ from tqbench.core.record import Cell
 from tqbench.corpora import recipes
 from tqbench.measure import environment
 from tqbench.suite.deciding import Expected
-from tqbench.tasks import decode, memory, prefill, storage
+from tqbench.tasks import decode, memory, prefill, sensitivity, storage
 from tqbench.tasks.perplexity import KEPT_BYTES, passes
 
 FLOPS_PER_CORE = 50e9
@@ -79,8 +79,9 @@ class Size:
         return self.parameters * ITEMSIZE[dtype]
 
 
-def tokens(cell: Cell) -> int:
-    """How many tokens a cell runs through the model, all passes together; where windows overlap, some of the text more than once."""
+def tokens(cell: Cell, size: Size | None = None) -> int:
+    """How many tokens a cell runs through the model, all passes together; where windows overlap, some of the text more than once. How many
+    probes of layers there are depends on the model: all of its layers are taken to hold K and V, and of an unknown one a single one."""
     if cell.task == "decode":
         return _context(cell) + decode.steps(cell)
     if cell.task == "prefill":
@@ -89,6 +90,8 @@ def tokens(cell: Cell) -> int:
         return _context(cell) + memory.STEPS
     if cell.task == "storage":
         return _context(cell) + storage.tokens(cell)
+    if cell.task == "sensitivity":
+        return sensitivity.passes(cell, size.layers if size else 1) * _covered(cell)
     return round(passes(cell) * _covered(cell))
 
 
@@ -108,11 +111,11 @@ def cost(cell: Cell, size: Size | None) -> Cost:
         return Cost(tokens(cell), None, None)
     unsupported, peak, disk = _unsupported(cell, size), peak_bytes(cell, size), _disk_bytes(cell, size)
     if unsupported:
-        return Cost(tokens(cell), 0.0, peak, disk, unsupported=unsupported)
+        return Cost(tokens(cell, size), 0.0, peak, disk, unsupported=unsupported)
     if cell.device != "cpu":
-        return Cost(tokens(cell), None, peak, disk)
+        return Cost(tokens(cell, size), None, peak, disk)
     alone, first = (work(cell, size, first=one) / int(environment.threads()) for one in (False, True))
-    return Cost(tokens(cell), alone, peak, disk, beside=first - alone)
+    return Cost(tokens(cell, size), alone, peak, disk, beside=first - alone)
 
 
 def startup(size: Size | None, dtype: str) -> float:
@@ -130,6 +133,9 @@ def work(cell: Cell, size: Size | None, *, first: bool) -> float:
         return slower * (_context(cell) * token + (tokens(cell) - _context(cell)) * _step(cell, size))
     if cell.task == "storage":  # mostly prefill, over and over by the model's own cache
         return slower * tokens(cell) * token
+    if cell.task == "sensitivity":
+        own = 1 + SCHEME_PASS * (sensitivity.passes(cell, size.layers) - 1)
+        return float(slower * token * (own * _covered(cell) + cell.params.get("calibration", {}).get("tokens", 0)))
     if cell.task == "prefill":
         run = _context(cell) + prefill.tokens(cell) * (1 if cell.scheme is None else (1 + SCHEME_PASS) / 2)
         return slower * run * token
@@ -158,13 +164,14 @@ def _step(cell: Cell, size: Size) -> float:
 def peak_bytes(cell: Cell, size: Size) -> int:
     """The memory that a worker takes for a cell, at most."""
     weights, item = size.weights(cell.dtype), ITEMSIZE[cell.dtype]
-    if cell.task != "perplexity":  # the context, the two lanes, and one layer unpacked
+    if cell.task not in ("perplexity", "sensitivity"):  # the context, the two lanes, and one layer unpacked
         held = 2 * size.layers * size.kv_channels * (cell.params["context"] + cell.params.get("new", 0)) * item
         return int(PROCESS_BYTES + weights + SPARE * 3.5 * held)
     caches = 1 if cell.scheme is None else 2  # a scheme's own and the baseline beside it
     logits = 2 * caches * min(cell.params["chunk"], cell.params["context"]) * size.vocab * max(4, item)  # and their softmax
     cache = caches * 2 * size.layers * size.kv_channels * cell.params["context"] * item
-    kept = min(KEPT_BYTES, cell.params["tokens"] * size.vocab * 4) if cell.scheme else 0  # the baseline's logits, for the next scheme
+    once = cell.params["context"] if cell.task == "sensitivity" else cell.params["tokens"]  # a window's logits serve all probes
+    kept = min(KEPT_BYTES, once * size.vocab * 4) if cell.scheme else 0  # the baseline's logits, for the next scheme
     return int(PROCESS_BYTES + weights + SPARE * (logits + cache + kept))
 
 
@@ -173,6 +180,8 @@ def _disk_bytes(cell: Cell, size: Size) -> int:
     record = RECORD_BYTES + (2 * size.layers * EVIDENCE_BYTES if cell.scheme else 0)
     if cell.task == "perplexity":
         return record + 4 * sum(span.last - span.first for span in recipes.spans(cell.params))
+    if cell.task == "sensitivity":
+        return record + 4 * _covered(cell) * (4 * size.layers if cell.scheme else 1)
     moves = {"decode": cell.params.get("new", 0), "prefill": len(prefill.pieces(cell.params)) if cell.task == "prefill" else 0}
     return int(record + 8 * 2 * 2 * moves.get(cell.task, 0) * cell.params.get("repetitions", 0))
 

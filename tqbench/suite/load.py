@@ -64,7 +64,7 @@ class _Reading:
         return next((one.flag for one in reversed(self.wanted) if at[: len(one.at)] == one.at), None)
 
     def _suite(self, written: dict[str, Any]) -> Suite | None:
-        here = {"model": _model, "corpus": _corpus}
+        here = {"model": _model, "corpus": named_corpus}
         wanted = [replace(one, value=here[one.at[0]](one.value)) if one.at in (("model",), ("corpus",)) else one for one in self.wanted]
         data, problems = assign.apply({"name": Path(self.path).stem, **written}, wanted)
         self.found += [(0, text) for text in problems]
@@ -121,7 +121,7 @@ def _model(model: Any) -> Any:
         return model
 
 
-def _corpus(name: Any) -> Any:
+def named_corpus(name: Any) -> Any:
     """A corpus named on the command line: a known name, or a text file."""
     if not isinstance(name, str):
         return name

@@ -18,9 +18,9 @@ from tqbench.core.scheme import Scheme
 from tqbench.kernels import native
 from tqbench.measure import environment
 from tqbench.models import resolve
-from tqbench.suite.cost import Cost, Size, cost, startup, tokens
+from tqbench.suite.cost import Cost, Size, cost, startup
 from tqbench.suite.history import NOTHING, History
-from tqbench.suite.schema import Perplexity, Suite, Task, UntilDecided
+from tqbench.suite.schema import Perplexity, Sensitivity, Suite, Task, UntilDecided
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Plan:
 
     def tokens(self, cell: Cell) -> int:
         """How many tokens a cell runs through the model."""
-        return tokens(cell)
+        return self.prices[self.cells.index(cell)].tokens
 
 
 def plan(suite: Suite, history: History = NOTHING) -> Plan:
@@ -181,6 +181,8 @@ def _of_scheme(suite: Suite, task: Task, scheme: Scheme) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if scheme.calibrated:
         found["calibration"] = dataclasses.asdict(suite.calibration)
+    if isinstance(task, Sensitivity):
+        found["probes"] = task.probes(scheme.label)
     if isinstance(task, Perplexity) and isinstance(task.tokens, UntilDecided):
         gates = [gate for gate in suite.gates if gate.covers(scheme.label) and gate.measured_by("perplexity")]
         found["judging"] = {"beside": _judgements(suite), "gates": [dataclasses.asdict(gate) for gate in gates]}

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapV
 from pydantic.dataclasses import dataclass
 
 from tqbench.core.errors import unknown
-from tqbench.core.gate import Gate
+from tqbench.core.gate import Gate, matches
 from tqbench.core.scheme import Scheme
 from tqbench.corpora.recipes import RECIPES
 
@@ -29,7 +29,7 @@ Metric = Literal[
 
 
 def _one_or_many(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _count(value: Any) -> Any:
@@ -72,6 +72,7 @@ Words = Annotated[
     BeforeValidator(_one_or_many, json_schema_input_type=Word | list[Word]),
     Field(min_length=1, description="a name or a list of names"),
 ]
+AnyWords = Annotated[tuple[Word, ...], BeforeValidator(_one_or_many, json_schema_input_type=Word | list[Word])]
 Whole = Annotated[int, BeforeValidator(_count, json_schema_input_type=Count), Field(strict=True, ge=0, le=MOST)]
 Lengths = Annotated[
     tuple[Annotated[Whole, Field(ge=16)], ...],
@@ -110,7 +111,7 @@ class Settings:
     tasks: list[Any] = _list("task, `- perplexity: {…}`")
     gates: list[Any] = Field(default_factory=list, description="a list")
     trust_remote_code: Annotated[bool, Field(description="true or false")] = False
-    priority: Annotated[Words, Field(description="a name or pattern as for -k, or a list of them, the most wanted first")] = ()
+    priority: Annotated[AnyWords, Field(description="a name or pattern as for -k, or a list of them, the most wanted first")] = ()
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -128,6 +129,7 @@ class Perplexity:
     stride: AtLeastOne = None  # half a window
     protocol: Literal["strict", "deploy"] = "strict"
     chunk: AtLeastOne = None
+    skip: AtLeastOne = None  # tokens of the text before the first window
 
     def params(self, context: int) -> dict[str, Any]:
         """What a cell carries, fully resolved."""
@@ -141,6 +143,7 @@ class Perplexity:
             **stride,
             "protocol": self.protocol,
             "chunk": self.chunk or self._chunk(context),
+            **({"skip": self.skip} if self.skip else {}),
         }
 
     def _chunk(self, context: int) -> int:
@@ -210,13 +213,36 @@ class Storage:
         return {"context": context, **coder, "repetitions": self.repetitions, "protocol": self.protocol}
 
 
-Task = Perplexity | Decode | Prefill | Memory | Storage
+@dataclass(frozen=True, config=STRICT)
+class Sensitivity:
+    """The task `sensitivity`: how much text each probe scores, one side of one layer packed at a time."""
+
+    context: Lengths = (512,)
+    tokens: Annotated[Whole, Field(ge=1, description=f"a whole number of tokens from 1 to {MOST}; 8k is {8 * K}")] = 1024
+    layers: Annotated[
+        AnyWords,
+        Field(description="the schemes whose layers are probed one by one, as names or patterns; of others K, V and both as a whole are"),
+    ] = ("*",)
+    chunk: AtLeastOne = None
+
+    def params(self, context: int) -> dict[str, Any]:
+        """What a cell carries, fully resolved."""
+        about = {"recipe": "stream", "protocol": "strict"}
+        return {**about, "context": context, "tokens": self.tokens, "chunk": min(self.chunk or 512, context)}
+
+    def probes(self, label: str) -> str:
+        """How a scheme is probed."""
+        return "layers" if any(matches(pattern, label) for pattern in self.layers) else "sides"
+
+
+Task = Perplexity | Decode | Prefill | Memory | Storage | Sensitivity
 TASKS: dict[str, type[Task]] = {
     "perplexity": Perplexity,
     "decode": Decode,
     "prefill": Prefill,
     "memory": Memory,
     "storage": Storage,
+    "sensitivity": Sensitivity,
 }
 LENGTH = {"decode": "depth"}  # the key that says how long the text is, where it is not `context`
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from tqbench.core.evidence import audit, coverage
 from tqbench.core.presets import preset, read
 from tqbench.core.scheme import Scheme
-from tqbench.core.session import Ids, Session, Terms, TokenScores
+from tqbench.core.session import Exact, Ids, Session, Terms, TokenScores
+from tqbench.core.state import SIDES, State
 from tqbench.testing.refusal import refusal
 
 
@@ -304,6 +305,41 @@ def _goes_on(name: str, session: Session, scheme: Scheme | None, held: Any, rest
     assert strange, f"{name}: the state of {what} is taken for that of turbo3"
 
 
+def check_exact(backend: Backend) -> None:
+    """A context given out as arrays is what the engine's own cache saves of it, for every layer that holds keys and values; keys of a
+    longer text begin with those of a shorter one."""
+    with opened(backend) as session:
+        tokens, info = text(session), session.info
+        if reason := refusal(session.exact, session.context(tokens)):
+            assert "context" in reason, f"{backend.name}: arrays are refused for another reason: {reason}"
+            return  # in a sliding window whose cache keeps an order of its own
+        whole, begin = session.exact(session.context(tokens)), session.exact(session.context(tokens[:7]))
+        assert len(whole) == info.kv_layers, f"{backend.name}: arrays of {len(whole)} layers, {info.kv_layers} hold keys and values"
+        for layer, first in zip(whole, begin, strict=True):
+            _shaped(backend.name, session, layer)
+            kept = layer.k.shape[1]
+            off = 0.0 if kept < TOKENS else float(np.abs(layer.k[:, :7] - first.k).max() / np.abs(first.k).max())
+            assert off < 1e-4, f"{backend.name}: the keys of layer {layer.layer} change by {off:.2g} with what follows them"
+        own = session.new_cache(None, context=session.context(tokens))
+        if not refusal(own.state):
+            _same(backend.name, own.state(), {f"{one.layer}.{side}": getattr(one, side) for one in whole for side in SIDES})
+
+
+def _shaped(name: str, session: Session, layer: Exact) -> None:
+    heads, size, tokens = session.info.kv_heads, session.info.head_dim, layer.k.shape[1]
+    wanted = {"k": (heads, tokens, size), "v": (heads, tokens, size), "k_bias": (heads, size)}
+    for what, shape in wanted.items():
+        x = getattr(layer, what)
+        assert x is None or x.shape == shape, f"{name}: {what} of layer {layer.layer} is {x.shape}, not {shape}"
+
+
+def _same(name: str, state: State, arrays: dict[str, Any]) -> None:
+    for entry in state.entries:
+        ((form, data),) = entry.arrays
+        kept = data.view(form.dtype).reshape(form.shape)[0].astype(np.float32)
+        assert np.array_equal(kept, arrays[entry.key]), f"{name}: {entry.key} is not what the engine's own cache holds"
+
+
 ALWAYS: tuple[Check, ...] = (
     check_info,
     check_baseline,
@@ -315,6 +351,7 @@ ALWAYS: tuple[Check, ...] = (
     check_evidence,
     check_context,
     check_saved,
+    check_exact,
     check_unknown_kernel,
     check_sessions_apart,
     check_close,
