@@ -98,6 +98,8 @@ class Record:
     storage: dict[str, Any] = field(
         default_factory=dict
     )  # bytes of a saved cache by part, and how well each layer agrees with the exact one
+    prompts: list[dict[str, Any]] = field(default_factory=list)  # what was asked, by hash, and what came back, where a task asks
+    harness: dict[str, Any] = field(default_factory=dict)  # what lm-evaluation-harness found, and of which version and tasks
     evidence: list[dict[str, Any]] = field(default_factory=list)  # SideEvidence per layer and side
     audits: list[str] = field(default_factory=list)  # what the evidence contradicts
     fingerprint: str | None = None  # hash of the per-token scores
@@ -112,7 +114,7 @@ class Record:
         audits = list(dict.fromkeys((*self.audits, *found)))
         if not audits:
             return self
-        none: dict[str, Any] = {"metrics": {}, "positions": [], "floors": {}, "stages": {}, "storage": {}}
+        none: dict[str, Any] = {"metrics": {}, "positions": [], "floors": {}, "stages": {}, "storage": {}, "prompts": [], "harness": {}}
         return dataclasses.replace(self, outcome="inactive", reason=audits[0], audits=audits, **none)
 
     def write(self, folder: Path) -> None:

@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Sequence
 
+from tqbench.report import answers
 from tqbench.report.across import grids
 from tqbench.report.chart import Chart
 from tqbench.report.column import Figure
@@ -31,6 +32,16 @@ BRIEF = (
     "file",
     "× f16",
     "× anew",
+    "found %",
+    "own %",
+    "kept %",
+    "NLL",
+    "agree %",
+    "half after",
+    "score %",
+    "Δ %",
+    "same %",
+    "active",
 )
 
 
@@ -55,8 +66,17 @@ def _view(view: View) -> list[str]:
         *map(escape, view.notes),
         *map(_across, grids(run)),
         *_figures(charts, None),
-        *(part for table in tables(run) for part in (*_table(table), *_figures(charts, table.rows[0].cell.setting))),
+        *(
+            part
+            for table in tables(run)
+            for part in (*_table(table), *map(_across, _behind(run, table)), *_figures(charts, table.rows[0].cell.setting))
+        ),
     ]
+
+
+def _behind(run: Run, table: Table) -> list[Grid]:
+    """What was asked, by depth, token or score: the answer itself, and so in Markdown, too."""
+    return answers.grids(run, [row.cell for row in table.rows])
 
 
 def brief(run: Run) -> str:

@@ -19,7 +19,22 @@ from tqbench.metrics.paired import ENOUGH
 from tqbench.metrics.verdict import least
 from tqbench.models import resolve
 from tqbench.suite.document import At
-from tqbench.suite.schema import LENGTH, MOST, TASKS, Calibration, GateKeys, Perplexity, Prefill, Settings, Storage, Task, UntilDecided
+from tqbench.suite.schema import (
+    LENGTH,
+    MOST,
+    TASKS,
+    Calibration,
+    GateKeys,
+    Generation,
+    LmEval,
+    Needle,
+    Perplexity,
+    Prefill,
+    Settings,
+    Storage,
+    Task,
+    UntilDecided,
+)
 from tqbench.suite.validate import short, validate
 
 REQUIRED = ("model", "corpus", "schemes", "tasks")
@@ -141,7 +156,7 @@ def tasks(items: list[Any], positions: dict[str, int], blame: At | None, problem
             problem(at, f"{kind} takes a mapping of parameters, got {short(params)}")
         elif task := _task(kind, params or {}, at, min(positions.values(), default=MOST), problem):
             _positions(task, positions, (*at, LENGTH.get(kind, "context")), blame, problem)
-            found.append((kind, task))
+            found += [(kind, one) for one in _apart(task)]
     return tuple(found)
 
 
@@ -161,6 +176,9 @@ def _task(kind: str, params: dict[str, Any], at: At, most: int, problem: Problem
             _chunk(task, min(task.context), at, problem)
         elif isinstance(task, Storage):
             _level(task, at, problem)
+        elif isinstance(task, Needle | Generation | LmEval):
+            _asked(task, at, problem)
+            _chunk(task, min(task.context), at, problem)
     return task
 
 
@@ -182,11 +200,26 @@ def _consistent(task: Perplexity, at: At, most: int, problem: Problem) -> None:
         problem((*at, "stride"), f"stride {task.stride} leaves tokens out between windows: context is {shortest}")
 
 
-def _chunk(task: Perplexity | Prefill, shortest: int, at: At, problem: Problem) -> None:
+def _chunk(task: Perplexity | Prefill | Needle | Generation | LmEval, shortest: int, at: At, problem: Problem) -> None:
     if task.chunk is not None and task.chunk > shortest:
         problem((*at, "chunk"), f"chunk {task.chunk} is longer than the window: context is {shortest}")
     elif task.chunk == shortest and task.protocol == "deploy" and isinstance(task, Perplexity):
         problem((*at, "chunk"), f"chunk {task.chunk} is the exact prefill in protocol deploy and the whole window: context is {shortest}")
+
+
+def _apart(task: Task) -> list[Task]:
+    """Each task of lm-evaluation-harness is a task of its own here: it has cells, a table and gates of its own."""
+    return [dataclasses.replace(task, tasks=(name,)) for name in task.tasks] if isinstance(task, LmEval) else [task]
+
+
+def _asked(task: Needle | Generation | LmEval, at: At, problem: Problem) -> None:
+    """What prompts contradict."""
+    if isinstance(task, Needle):
+        _repeats(task.depth, (*at, "depth"), problem)
+        if list(task.depth) != sorted(task.depth):
+            problem((*at, "depth"), "depths must rise, from the beginning of the text to its end")
+    elif isinstance(task, LmEval):
+        _repeats(task.tasks, (*at, "tasks"), problem)
 
 
 def _level(task: Storage, at: At, problem: Problem) -> None:

@@ -24,6 +24,8 @@ Metric = Literal[
     "decode_tps", "decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "decode_ratio",
     "prefill_tps", "prefill_ratio", "ttft_ms", "kv_bytes_per_token", "tokens_per_gib",
     "stored_ratio", "entropy_gain", "save_ms", "load_ms", "ttft_load_ms", "ttft_gain", "cos_k_min", "cos_v_min",
+    "needle_score", "needle_kept", "needle_first", "needle_nll", "needle_dnll", "needle_kld",
+    "survival", "forced_top1", "forced_kld", "forced_dnll", "eval_score", "eval_delta", "eval_same", "eval_active",
 ]
 # fmt: on
 
@@ -83,6 +85,12 @@ Depths = Annotated[
     BeforeValidator(_one_or_many, json_schema_input_type=Count | list[Count]),
     Field(min_length=1, description=f"a whole number of tokens from 0 to {MOST}, or a list of them; 8k is {8 * K}"),
 ]
+Places = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)], ...],
+    BeforeValidator(_one_or_many, json_schema_input_type=float | list[float]),
+    Field(min_length=1, max_length=26, description="a number from 0 (the beginning) to 1 (the end), or a list of at most 26 of them"),
+]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=1 << 32, description="a whole number, 0 or more")]
 Repetitions = Annotated[int, Field(strict=True, ge=1, le=1000, description="a whole number from 1 to 1000")]
 AtLeastOne = Annotated[Annotated[Whole, Field(ge=1)] | None, Field(description="a whole number of tokens, 1 or more")]
 Corpus = Annotated[
@@ -210,13 +218,79 @@ class Storage:
         return {"context": context, **coder, "repetitions": self.repetitions, "protocol": self.protocol}
 
 
-Task = Perplexity | Decode | Prefill | Memory | Storage
+@dataclass(frozen=True, config=STRICT)
+class Needle:
+    """The task `needle`: numbers hidden in text, how deep, in what form, how often."""
+
+    context: Lengths = (1024,)
+    depth: Places = (0.0, 0.25, 0.5, 0.75, 1.0)
+    form: Literal["passkey", "multi"] = "passkey"
+    samples: Repetitions = 4
+    digits: Annotated[int, Field(strict=True, ge=2, le=12, description="a whole number from 2 to 12")] = 5
+    seed: Seed = 0
+    chat: Annotated[bool, Field(description="true or false")] = True
+    protocol: Literal["strict", "deploy"] = "strict"
+    chunk: AtLeastOne = None
+
+    def params(self, context: int) -> dict[str, Any]:
+        """What a cell carries, fully resolved."""
+        asked = {"depth": list(self.depth), "form": self.form, "samples": self.samples, "digits": self.digits, "seed": self.seed}
+        return {"context": context, **asked, "chat": self.chat, **_cut(self, context)}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Generation:
+    """The task `generation`: how much text before, how many tokens after, how many prompts."""
+
+    context: Lengths = (256,)
+    new: Annotated[Whole, Field(ge=2, description="a whole number of tokens, 2 or more")] = 64
+    prompts: Repetitions = 16
+    seed: Seed = 0
+    protocol: Literal["strict", "deploy"] = "strict"
+    chunk: AtLeastOne = None
+
+    def params(self, context: int) -> dict[str, Any]:
+        """What a cell carries, fully resolved."""
+        return {"context": context, "new": self.new, "prompts": self.prompts, "seed": self.seed, **_cut(self, context)}
+
+
+@dataclass(frozen=True, config=STRICT)
+class LmEval:
+    """The task `lm_eval`: tasks of lm-evaluation-harness, of how many documents, and where its own definitions of tasks lie. Requests
+    longer than the context are cut from the left, as it does."""
+
+    tasks: Words
+    context: Lengths = (2048,)
+    limit: Annotated[int | None, Field(strict=True, ge=1, description="a whole number of documents, 1 or more")] = None
+    fewshot: Annotated[
+        int | None, Field(strict=True, ge=0, le=64, description="a whole number from 0 to 64, or nothing for the task's own")
+    ] = None
+    include_path: Annotated[str | None, Field(description="a folder with definitions of tasks")] = None
+    seed: Seed = 1234
+    protocol: Literal["strict", "deploy"] = "strict"
+    chunk: AtLeastOne = None
+
+    def params(self, context: int) -> dict[str, Any]:
+        """What a cell carries, fully resolved."""
+        asked = {"task": self.tasks[0], "limit": self.limit, "fewshot": self.fewshot, "include_path": self.include_path, "seed": self.seed}
+        return {"context": context, **asked, **_cut(self, context)}
+
+
+def _cut(task: Needle | Generation | LmEval, context: int) -> dict[str, Any]:
+    """The protocol, and the chunks of a prompt; deployed, its last one is exact when the answer begins, so there are several."""
+    return {"protocol": task.protocol, "chunk": task.chunk or min(512, context if task.protocol == "strict" else context // 4)}
+
+
+Task = Perplexity | Decode | Prefill | Memory | Storage | Needle | Generation | LmEval
 TASKS: dict[str, type[Task]] = {
     "perplexity": Perplexity,
     "decode": Decode,
     "prefill": Prefill,
     "memory": Memory,
     "storage": Storage,
+    "needle": Needle,
+    "generation": Generation,
+    "lm_eval": LmEval,
 }
 LENGTH = {"decode": "depth"}  # the key that says how long the text is, where it is not `context`
 
