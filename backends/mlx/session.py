@@ -155,7 +155,8 @@ class MlxSession(Scoring):
 
 
 def _reduce(logits: mx.array, base: mx.array | None, targets: Ids, rows: Ids) -> TokenScores:
-    """nll, the target's place, and against the base: its nll, KL(base ‖ scheme), the rank of its first choice. Sums in float64, on the host.
+    """nll, the target's place, and against the base: its nll, KL(base ‖ scheme), the rank of its first choice. Sums in float64, on the
+    host.
 
     log b − log p is a difference of logits minus one of normalizers: it rounds at its own size and is exactly 0 for equal logits.
     """

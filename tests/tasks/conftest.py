@@ -34,8 +34,20 @@ class ByteWords:
 
 
 @pytest.fixture
-def session():
-    with TransformersSession(tiny.llama(max_position_embeddings=2048), ByteWords(), "tiny") as opened:
+def open_tiny():
+    """Opens a session that reads bytes on a tiny model; `words` is the text that it is asked about."""
+
+    def open_session(model: Any) -> TransformersSession:
+        session = TransformersSession(model, ByteWords(), "tiny")
+        session.words = TEXT
+        return session
+
+    return open_session
+
+
+@pytest.fixture
+def session(open_tiny):
+    with open_tiny(tiny.llama(max_position_embeddings=2048)) as opened:
         yield opened
 
 

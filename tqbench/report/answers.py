@@ -78,8 +78,8 @@ def charts(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:
     shown = found[:CROWD]
     lines = {name: (asked.curve(record), codecs(record.cell.scheme)) for name, record in shown}
     caption = (
-        "Agreement: the share of prompts whose greedy tokens all agree with the baseline's up to the n-th one. One close decision is enough "
-        "to part; how far apart the distributions are is the KLD in the table."
+        "Agreement: the share of prompts whose greedy tokens all agree with the baseline's up to the n-th one. One close decision is "
+        "enough to part; how far apart the distributions are is the KLD in the table."
     )
     data = tuple(
         {"scheme": name, "tokens": step.after, "at_risk": step.at_risk, "share": step.share.value, "low": step.share.ends[0]}

@@ -156,7 +156,7 @@ def tasks(items: list[Any], positions: dict[str, int], blame: At | None, problem
             problem(at, f"{kind} takes a mapping of parameters, got {short(params)}")
         elif task := _task(kind, params or {}, at, min(positions.values(), default=MOST), problem):
             _positions(task, positions, (*at, LENGTH.get(kind, "context")), blame, problem)
-            found += [(kind, one) for one in _apart(task)]
+            found.append((kind, task))
     return tuple(found)
 
 
@@ -205,11 +205,6 @@ def _chunk(task: Perplexity | Prefill | Needle | Generation | LmEval, shortest: 
         problem((*at, "chunk"), f"chunk {task.chunk} is longer than the window: context is {shortest}")
     elif task.chunk == shortest and task.protocol == "deploy" and isinstance(task, Perplexity):
         problem((*at, "chunk"), f"chunk {task.chunk} is the exact prefill in protocol deploy and the whole window: context is {shortest}")
-
-
-def _apart(task: Task) -> list[Task]:
-    """Each task of lm-evaluation-harness is a task of its own here: it has cells, a table and gates of its own."""
-    return [dataclasses.replace(task, tasks=(name,)) for name in task.tasks] if isinstance(task, LmEval) else [task]
 
 
 def _asked(task: Needle | Generation | LmEval, at: At, problem: Problem) -> None:
@@ -279,6 +274,20 @@ def decidable(found: Sequence[tuple[str, Task]], gates: Sequence[Gate], problem:
         elif task.tokens // longest < (needed := least(metric := max(metrics, key=least))):
             what = f"at most {task.tokens} tokens are fewer than the {needed} windows of {longest} that a verdict on {metric} needs"
             problem(("tasks", i, kind, "tokens"), what)
+
+
+def included(found: Sequence[tuple[str, Task]], root: Path, problem: Problem) -> None:
+    """Folders with definitions of tasks must be there."""
+    for i, (kind, task) in enumerate(found):
+        if isinstance(task, LmEval) and task.include_path and not _is_folder(root, task.include_path):
+            problem(("tasks", i, kind, "include_path"), f"the folder {short(task.include_path)} does not exist")
+
+
+def _is_folder(root: Path, path: str) -> bool:
+    try:
+        return (root / Path(path).expanduser()).is_dir()
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def _repeats(values: Sequence[Any], at: At, problem: Problem, what: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from tqbench.tasks._proof import Witness
 from tqbench.tasks._terms import terms as terms_of
 
 ANSWER = 256  # tokens of an answer where the task does not say how many, as lm-eval has it
-FACTS = ("versions", "task_hashes", "n-shot", "n-samples", "higher_is_better", "results", "groups")
+FACTS = ("versions", "n-shot", "n-samples", "higher_is_better", "results", "groups")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def evaluate(job: Job, scheme: Scheme | None) -> Evaluated:
         raise Unsupported(f"lm-eval's task {params['task']} has no metric that is a number (it has: {', '.join(own)})")
     name, _, kept = metric.partition(",")
     stderr = own.get(f"{name}_stderr,{kept}")
-    facts = {key: found[key] for key in FACTS if key in found} | {"metric": metric, "requests": served.requests}
+    facts = {key: found[key] for key in FACTS if key in found} | {"metric": metric, "task_hashes": _hashes(found["samples"])}
     return Evaluated(
         (float(own[metric]), float(stderr) if isinstance(stderr, (int, float)) else None),
         _documents(found["samples"], name, kept),
@@ -63,6 +64,15 @@ def evaluate(job: Job, scheme: Scheme | None) -> Evaluated:
         served.scores,
         served,
     )
+
+
+def _hashes(samples: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
+    """What each task asked, as lm-eval hashes it: documents, prompts and targets in their order."""
+    keys = ("doc_hash", "prompt_hash", "target_hash")
+    return {
+        task: hashlib.sha256("".join(str(row.get(key, "")) for row in rows for key in keys).encode()).hexdigest()
+        for task, rows in sorted(samples.items())
+    }
 
 
 def _documents(samples: dict[str, list[dict[str, Any]]], metric: str, kept: str) -> Any:
@@ -147,7 +157,7 @@ class Served:
 
     def _scored(self, mine: Prefix, own: Prefix, lead: Ids, answer: Ids, *, count: bool = True) -> TokenScores:
         params, session = self.job.cell.params, self.job.session
-        kept = Beside(session, self.job.beside).kept(("logits", lead.tobytes(), len(answer)), len(answer))
+        kept = Beside(session, self.job.beside).kept(("logits", lead.tobytes(), answer[:-1].tobytes()), len(answer))
         cache, against = mine.cache(), None if kept else own.cache()
         step = 1 if params["protocol"] == "deploy" else min(params["chunk"], len(answer))
         scores = forced(session, (cache, against), lead[-1:], answer, (params["chunk"], step), kept)
@@ -162,7 +172,7 @@ class Served:
             self.coverage.append(self.witness.see(cache.evidence()))
 
     def _prefixes(self, tokens: Ids) -> tuple[Prefix, Prefix]:
-        """All but the last token of what comes before an answer, in the cell's cache and in the model's own; both are run when first needed."""
+        """All but the last token of what comes before an answer, in the cell's cache and in the model's own; each is run when needed."""
         if self.prefix is None or self.own is None or not np.array_equal(self.prefix.tokens, tokens):
             session, chunk, told = self.job.session, self.job.cell.params["chunk"], self.job.progress
             self.own = Prefix(session, None, Terms(), tokens, chunk, told)

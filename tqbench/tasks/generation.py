@@ -1,7 +1,7 @@
-"""Generation: the baseline continues stretches of real text greedily, and a scheme is held against these trajectories in two ways, kept apart.
+"""Generation: the baseline continues stretches of real text greedily, and schemes are held against these trajectories in two ways, apart.
 
-Free-running: it decodes by its own choices from the same prompt until one differs; survival is the share of prompts that still agree after n
-tokens. Teacher-forced: it is led along the baseline's whole trajectory, so that every token is compared at the same place, whatever came
+Free-running: a scheme decodes by its own choices from the same prompt until one differs; survival is the share of prompts that still agree
+after n tokens. Teacher-forced: it is led along the whole trajectory, so that every token is compared at the same place, whatever came
 before: KLD, and how often its first choice is the baseline's. A first difference is an accident of one close decision; a KLD is not.
 """
 

@@ -2,7 +2,7 @@
 answers (`_harness.py`). Each request has its own proof: how much of what its answer attended was packed is counted request by request, and
 one in which nothing was, because it is shorter than the scheme's window, is counted apart and shown.
 
-The baseline answers the same requests in the same pieces, so that documents are paired and the identity control must be equal to the last bit.
+The baseline answers the same requests in the same pieces, so that documents are paired and the identity control is equal to the last bit.
 """
 
 from __future__ import annotations

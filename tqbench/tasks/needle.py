@@ -2,7 +2,7 @@
 form `multi` hides one at every depth of the same text, each under a name of its own, and asks for each.
 
 Every prompt goes through the scheme. The answer is judged twice: strictly, by decoding it, where the first number of the greedy answer must
-be the key to the last digit; and teacher-forced, by how likely the key's own tokens are, which still tells schemes apart where a small model
+be the key to the last digit; and teacher-forced, by how likely the key's own tokens are, which tells schemes apart where a small model
 answers all or nothing. The baseline answers the same prompts. Where it fails itself, there is nothing that a scheme could lose.
 """
 
