@@ -52,7 +52,7 @@ class MlxSession(Scoring):
 
     def __init__(self, model: Any, tokenizer: Any, config: Any, name: str, described: str = "", device: str = "cpu"):
         self.model, self.tokenizer, self.device = model, tokenizer, DEVICES[device]
-        facts = {"name": name, "device": device, "weights": described, "bos_token": words.bos(tokenizer)}
+        facts: dict[str, Any] = {"name": name, "device": device, "weights": described, "bos_token": words.bos(tokenizer)}
         facts |= {"start_token": getattr(tokenizer, "bos_token_id", None), "stop_tokens": words.stops(tokenizer, config)}
         text_config = config.get_text_config(decoder=True)
         self.info, self.shared = _info(model, text_config, facts), getattr(text_config, "num_kv_shared_layers", 0)

@@ -1,4 +1,4 @@
-"""The task `needle` on a tiny random model, which finds nothing: prompts that are what they claim, proof, and answers that are judged right."""
+"""The task `needle` on a tiny random model, which finds nothing: prompts that are what they claim, proof, answers that are judged right."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ class _Reader:
         self.kept: list[Any] = []
         self.next: int | None = None
 
-    def new_cache(self, scheme: Any, terms: Any = needle.Terms(), context: Any = None) -> Any:
-        cache = self.make(scheme, terms, context)
+    def new_cache(self, scheme: Any, terms: Any = None, context: Any = None) -> Any:
+        cache = self.make(scheme, terms or needle.Terms(), context)
         self.kept.append(cache)  # so that no other gets its id
         if scheme is None:
             self.seen[id(cache)] = list(self.seen.get(id(context), []))

@@ -58,14 +58,17 @@ def _share(left: float, spread: float, risk: int, all_of_them: int) -> Estimate:
 def half_life(steps: Sequence[Step]) -> Estimate | None:
     """After how many tokens half of the prompts or fewer still agree; None if more do to the end. Its interval (Brookmeyer and Crowley)
     is where the curve's own holds one half; there is none where that does not end."""
-    found = [
-        next((step.after for step in steps if at(step.share) <= 0.5), None)
-        for at in (lambda one: one.value, lambda one: one.ends[0], lambda one: one.ends[1])
-    ]
-    value, low, high = (None if n is None else float(n) for n in found)
+    value, low, high = (
+        _first(steps, shares)
+        for shares in ([step.share.value for step in steps], [step.share.ends[0] for step in steps], [step.share.ends[1] for step in steps])
+    )
     if value is None:
         return None
     return Estimate(value, low, high) if low is not None and high is not None else Estimate(value)
+
+
+def _first(steps: Sequence[Step], shares: Sequence[float]) -> float | None:
+    return next((float(step.after) for step, one in zip(steps, shares, strict=True) if one <= 0.5), None)
 
 
 def share_change(gained: int, lost: int, of: int) -> Estimate:
@@ -80,7 +83,7 @@ def share_change(gained: int, lost: int, of: int) -> Estimate:
 
 
 def _reach(one: float, other: float, both: float) -> float:
-    return (one**2 + other**2 + 2 * both * one * other) ** 0.5
+    return float((one**2 + other**2 + 2 * both * one * other) ** 0.5)
 
 
 ABLE = 0.5  # a baseline that answers fewer of its questions has too little that a scheme could lose

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqbench.core.record import Estimate
 from tqbench.metrics.shares import Step
@@ -35,7 +35,7 @@ def curves(lines: Mapping[str, tuple[Sequence[Step], tuple[str, str]]], subtitle
         for index, (name, (steps, codecs)) in enumerate(lines.items()):
             xs, known = [step.after for step in steps[1:]], [step.share for step in steps[1:]]
             last = Point(name, codecs, 1.0, Estimate(known[-1].value))
-            style = {"color": colour(codecs[0]), "linestyle": DASHES[index % len(DASHES)]}
+            style: dict[str, Any] = {"color": colour(codecs[0]), "linestyle": DASHES[index % len(DASHES)]}
             (line,) = axes.step(xs, [share.value for share in known], where="post", linewidth=1.4, zorder=2, **style)
             tips[f"tip-{index}"] = f"{name}: {interval(known[-1], 'survival')} after {xs[-1]:,}"
             line.set_gid(f"tip-{index}")
@@ -43,6 +43,7 @@ def curves(lines: Mapping[str, tuple[Sequence[Step], tuple[str, str]]], subtitle
                 low, high = ([share.ends[end] for share in known] for end in (0, 1))
                 axes.fill_between(xs, low, high, step="post", color=colour(codecs[0]), alpha=0.12, linewidth=0)
             ends.append((xs[-1], last))
+        ends.sort(key=lambda end: -end[1].y.value)
         label_ends(axes, [(float(x), point) for x, point in ends])
         legend(axes, [point for _, point in ends])
         return tips
