@@ -174,10 +174,9 @@ def cells(suite: Suite) -> Iterator[Cell]:
 
 
 def _apart(tasks: Iterable[tuple[str, Task]]) -> Iterator[tuple[str, Task]]:
-    """Each task of lm-evaluation-harness is a task of its own here, with cells and a table of its own."""
+    """The tasks, those of lm-evaluation-harness one by one."""
     for kind, task in tasks:
-        each = [dataclasses.replace(task, tasks=(name,)) for name in task.tasks] if isinstance(task, LmEval) else [task]
-        yield from ((kind, one) for one in each)
+        yield from ((kind, one) for one in (task.each() if isinstance(task, LmEval) else [task]))
 
 
 def _of_scheme(suite: Suite, task: Task, scheme: Scheme) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -272,8 +273,19 @@ class LmEval:
 
     def params(self, context: int) -> dict[str, Any]:
         """What a cell carries, fully resolved."""
-        asked = {"task": self.tasks[0], "limit": self.limit, "fewshot": self.fewshot, "include_path": self.include_path, "seed": self.seed}
+        asked = {
+            "task": "+".join(self.tasks),
+            "limit": self.limit,
+            "fewshot": self.fewshot,
+            "include_path": self.include_path,
+            "seed": self.seed,
+        }
         return {"context": context, **asked, **_cut(self, context)}
+
+    def each(self) -> list[LmEval]:
+        """Each of its tasks is a task of its own here, with cells and a table of its own."""
+        rest = {field.name: getattr(self, field.name) for field in fields(self)} | {"context": list(self.context)}
+        return [LmEval(**(rest | {"tasks": name})) for name in self.tasks]
 
 
 def _cut(task: Needle | Generation | LmEval, context: int) -> dict[str, Any]:

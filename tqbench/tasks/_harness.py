@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,14 +41,9 @@ class Evaluated:
 def evaluate(job: Job, scheme: Scheme | None) -> Evaluated:
     """Run the task on the cell's cache, or on the model's own."""
     params = job.cell.params
-    folder = params["include_path"]
-    manager = TaskManager(include_path=str(job.root / folder) if folder else None)
-    if params["task"] not in manager.all_tasks:
-        raise ConfigError(unknown("task of lm-evaluation-harness", params["task"], manager.all_tasks))
     served = Served(job, scheme, None if scheme is None else Witness(scheme, job.session.info))
-    seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), params["seed"])
-    asked: dict[str, Any] = {"tasks": [params["task"]], "limit": params["limit"], "num_fewshot": params["fewshot"], **seeds}
-    found: Any = lm_eval.simple_evaluate(SessionModel(served), **asked, task_manager=manager, log_samples=True)
+    model, loaded = SessionModel(served), _loaded(job)
+    found: Any = lm_eval.evaluate(model, loaded, limit=params["limit"], log_samples=True)
     if not served.parts:
         raise Unsupported(f"lm-eval's task {params['task']} asked for nothing that a language model answers")
     own = (found.get("groups") or {}).get(params["task"]) or found["results"][params["task"]]
@@ -64,6 +60,28 @@ def evaluate(job: Job, scheme: Scheme | None) -> Evaluated:
         served.scores,
         served,
     )
+
+
+def _loaded(job: Job) -> Any:
+    """The task with its examples and seeds set, as `lm_eval.simple_evaluate` sets them. That would also describe the machine, with programs
+    that it starts; and only where the folder of the suite lacks the task are the thousands of lm-eval's own read."""
+    params = job.cell.params
+    folder, task = str(job.root / params["include_path"]) if params["include_path"] else None, params["task"]
+    manager = TaskManager(include_path=folder, include_defaults=folder is None)
+    if folder is not None and task not in manager.all_tasks:
+        manager = TaskManager(include_path=folder)
+    if task not in manager.all_tasks:
+        raise ConfigError(unknown("task of lm-evaluation-harness", task, manager.all_tasks))
+    random.seed(params["seed"])
+    np.random.seed(params["seed"])  # the generator that tasks of lm-eval draw from
+    loaded = manager.load([task])
+    for one in loaded["tasks"].values():
+        if params["fewshot"] is not None and one.get_config("num_fewshot") != 0:
+            one.set_config(key="num_fewshot", value=params["fewshot"])
+        elif one.get_config("num_fewshot") is None:
+            one.set_config(key="num_fewshot", value=0)
+        one.set_fewshot_seed(seed=params["seed"])
+    return loaded
 
 
 def _hashes(samples: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
