@@ -13,7 +13,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
-from backends import weights
+from backends import weights, words
 from backends.mlx import attention
 from backends.mlx.cache import BaselineCache, StoreCache, kv_layers
 from backends.mlx.loading import load_weights
@@ -55,7 +55,8 @@ class MlxSession(Scoring):
 
     def __init__(self, model: Any, tokenizer: Any, config: Any, name: str, described: str = "", device: str = "cpu"):
         self.model, self.tokenizer, self.device = model, tokenizer, DEVICES[device]
-        facts = {"name": name, "device": device, "weights": described, "bos_token": _bos(tokenizer)}
+        facts: dict[str, Any] = {"name": name, "device": device, "weights": described, "bos_token": words.bos(tokenizer)}
+        facts |= {"start_token": getattr(tokenizer, "bos_token_id", None), "stop_tokens": words.stops(tokenizer, config)}
         text_config = config.get_text_config(decoder=True)
         self.info, self.shared = _info(model, text_config, facts), getattr(text_config, "num_kv_shared_layers", 0)
         self.lookups = attention.lookups(model)
@@ -67,6 +68,14 @@ class MlxSession(Scoring):
         return np.asarray(
             self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"], dtype=np.int64
         )
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Without special tokens, and without the tidying of spaces that some tokenizers do."""
+        return str(self.tokenizer.decode([int(token) for token in tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def chat(self) -> tuple[Ids, Ids]:
+        """Around a user's message."""
+        return words.around_message(self.tokenizer, self.info.name)
 
     def weights_sha256(self) -> str:
         """Of all parameters. Frequencies of the rotary embedding are no parameters here."""
@@ -158,7 +167,8 @@ class MlxSession(Scoring):
 
 
 def _reduce(logits: mx.array, base: mx.array | None, targets: Ids, rows: Ids) -> TokenScores:
-    """nll, and against the base: its nll, KL(base ‖ scheme), the rank of its first choice. Sums in float64, on the host.
+    """nll, the target's place, and against the base: its nll, KL(base ‖ scheme), the rank of its first choice. Sums in float64, on the
+    host.
 
     log b − log p is a difference of logits minus one of normalizers: it rounds at its own size and is exactly 0 for equal logits.
     """
@@ -166,13 +176,14 @@ def _reduce(logits: mx.array, base: mx.array | None, targets: Ids, rows: Ids) ->
     x = logits[index].astype(mx.float32)
     _, _, norm = _exponentials(x)
     nll = norm - _column(x, target)
+    place = np.array((x > mx.take_along_axis(x, target, axis=1)).sum(1), dtype=np.int64)
     if base is None:
-        return TokenScores(nll, np.empty(0), np.empty(0), np.empty(0, np.int64))
+        return TokenScores(nll, np.empty(0), np.empty(0), np.empty(0, np.int64), place)
     b = base[index].astype(mx.float32)
     weights, total, base_norm = _exponentials(b)
     kld = _sums(weights * (b - x)) / total - (base_norm - norm)
     rank = (x > mx.take_along_axis(x, mx.argmax(b, axis=1, keepdims=True), axis=1)).sum(1)
-    return TokenScores(nll, base_norm - _column(b, target), kld, np.array(rank, dtype=np.int64))
+    return TokenScores(nll, base_norm - _column(b, target), kld, np.array(rank, dtype=np.int64), place)
 
 
 def _exponentials(x: mx.array) -> tuple[mx.array, Floats, Floats]:

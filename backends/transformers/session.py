@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
-from backends import weights
+from backends import weights, words
 from backends.scoring import Scoring
 from backends.transformers.attention import register
 from backends.transformers.cache import BaselineCache, StoreCache, count_kv_layers, kv_layers
@@ -65,6 +65,14 @@ class TransformersSession(Scoring):
         return np.asarray(
             self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"], dtype=np.int64
         )
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Without special tokens, and without the tidying of spaces that some tokenizers do."""
+        return str(self.tokenizer.decode([int(token) for token in tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def chat(self) -> tuple[Ids, Ids]:
+        """Around a user's message."""
+        return words.around_message(self.tokenizer, self.info.name)
 
     @torch.inference_mode()
     def weights_sha256(self) -> str:
@@ -168,20 +176,21 @@ class TransformersSession(Scoring):
 
 
 def _reduce(logits: Tensor, base: Tensor | None, targets: Ids, rows: Ids) -> TokenScores:
-    """nll, and against the base: its nll, KL(base ‖ scheme), the rank of its first choice. Sums in float64."""
+    """nll, the target's place, and against the base: its nll, KL(base ‖ scheme), the rank of its first choice. Sums in float64."""
     index = torch.from_numpy(rows).to(logits.device)
     target = torch.from_numpy(targets[rows]).to(logits.device)[:, None]
     x = logits[index]
     lse, _, _ = _log_sum_exp(x)
-    nll = lse - x.gather(1, target)[:, 0].double()
+    wanted = x.gather(1, target)
+    nll, place = lse - wanted[:, 0].double(), (x > wanted).sum(1).cpu().numpy()
     if base is None:
-        return TokenScores(_numpy(nll), np.empty(0), np.empty(0), np.empty(0, np.int64))
+        return TokenScores(_numpy(nll), np.empty(0), np.empty(0), np.empty(0, np.int64), place)
     b = base[index]
     base_lse, weights, total = _log_sum_exp(b)
     # KL = Σ p_b (b − x) − (lse_b − lse_x); equal logits give exactly 0.
     kld = (weights * (b - x)).sum(1, dtype=torch.float64) / total - (base_lse - lse)
     rank = (x > x.gather(1, b.argmax(1, keepdim=True))).sum(1)
-    return TokenScores(_numpy(nll), _numpy(base_lse - b.gather(1, target)[:, 0].double()), _numpy(kld), rank.cpu().numpy())
+    return TokenScores(_numpy(nll), _numpy(base_lse - b.gather(1, target)[:, 0].double()), _numpy(kld), rank.cpu().numpy(), place)
 
 
 def _log_sum_exp(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -213,7 +222,9 @@ def _info(model: Any, tokenizer: Any, name: str, described: str) -> ModelInfo:
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(model.device),
         weights=described,
-        bos_token=_bos(tokenizer),
+        bos_token=words.bos(tokenizer),
+        start_token=getattr(tokenizer, "bos_token_id", None),
+        stop_tokens=words.stops(tokenizer, model.generation_config),
     )
 
 

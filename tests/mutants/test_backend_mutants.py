@@ -183,10 +183,11 @@ class Toy:
 
     def reduce(self, log_p, log_b, target):
         rows = np.arange(len(target))
+        place = (log_p > log_p[rows, target][:, None]).sum(1)
         if log_b is None:
-            return TokenScores(-log_p[rows, target], np.empty(0), np.empty(0), np.empty(0, np.int64))
+            return TokenScores(-log_p[rows, target], np.empty(0), np.empty(0), np.empty(0, np.int64), place)
         kld, first = (np.exp(log_b) * (log_b - log_p)).sum(1), log_p[rows, log_b.argmax(1)]
-        return TokenScores(-log_p[rows, target], -log_b[rows, target], kld, (log_p > first[:, None]).sum(1))
+        return TokenScores(-log_p[rows, target], -log_b[rows, target], kld, (log_p > first[:, None]).sum(1), place)
 
     def close(self):
         self.model.attend = attend

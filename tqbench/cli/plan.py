@@ -104,7 +104,7 @@ def dropped(planned: Plan) -> list[str]:
 
 def _heading(cell: Cell) -> str:
     protocol = " deploy" if cell.params["protocol"] == "deploy" else ""
-    task = " ".join(part for part in (cell.task, cell.params.get("recipe")) if part)
+    task = " ".join(str(cell.params[key]) if key else cell.task for key in ("", "recipe", "form", "task") if not key or key in cell.params)
     return " · ".join((*cell.group, " ".join(map(str, cell.corpus.values())), f"{task}{protocol}"))
 
 

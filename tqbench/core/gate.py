@@ -23,9 +23,20 @@ METRICS: dict[str, dict[str, Better]] = {
         **dict.fromkeys(("stored_ratio", "entropy_gain", "ttft_gain", "cos_k_min", "cos_v_min"), "high"),
         **dict.fromkeys(("save_ms", "load_ms", "ttft_load_ms"), "low"),
     },
+    "needle": {
+        **dict.fromkeys(("needle_score", "needle_kept", "needle_first"), "high"),
+        **dict.fromkeys(("needle_nll", "needle_kld"), "low"),
+        "needle_dnll": None,
+    },
+    "generation": {
+        **dict.fromkeys(("survival", "forced_top1"), "high"),
+        "forced_kld": "low",
+        "forced_dnll": None,
+    },
+    "lm_eval": {**dict.fromkeys(("eval_score", "eval_same", "eval_active"), "high"), "eval_delta": None},
 }
 # Counted, or the most or least that was seen, so that there is nothing to be unsure of; every other metric is judged by its interval.
-POINTS = {"kld_max", "kv_bytes_per_token", "tokens_per_gib", "stored_ratio", "entropy_gain", "cos_k_min", "cos_v_min"}
+POINTS = {"kld_max", "kv_bytes_per_token", "tokens_per_gib", "stored_ratio", "entropy_gain", "cos_k_min", "cos_v_min", "eval_active"}
 # Each pairs a scheme with the model's own cache beside it, so that what disturbs the machine meets both.
 RATIOS = {"decode_ratio", "prefill_ratio", "ttft_gain"}
 TASK_OF = {metric: task for task, metrics in METRICS.items() for metric in metrics}

@@ -101,6 +101,8 @@ class Record:
     layers: list[dict[str, Any]] = field(
         default_factory=list
     )  # per layer and side: what packing it alone costs; of the baseline, its traits
+    prompts: list[dict[str, Any]] = field(default_factory=list)  # what was asked, by hash, and what came back, where a task asks
+    harness: dict[str, Any] = field(default_factory=dict)  # what lm-evaluation-harness found, and of which version and tasks
     evidence: list[dict[str, Any]] = field(default_factory=list)  # SideEvidence per layer and side
     audits: list[str] = field(default_factory=list)  # what the evidence contradicts
     fingerprint: str | None = None  # hash of the per-token scores
@@ -115,7 +117,8 @@ class Record:
         audits = list(dict.fromkeys((*self.audits, *found)))
         if not audits:
             return self
-        none: dict[str, Any] = {"metrics": {}, "positions": [], "floors": {}, "stages": {}, "storage": {}, "layers": []}
+        none: dict[str, Any] = {"metrics": {}, "positions": [], "floors": {}, "stages": {}, "storage": {}}
+        none |= {"layers": [], "prompts": [], "harness": {}}
         return dataclasses.replace(self, outcome="inactive", reason=audits[0], audits=audits, **none)
 
     def write(self, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 from typing import Protocol as Interface
 
@@ -63,21 +63,24 @@ class ModelInfo:
     bos_token: int | None  # the token to put first, if the model was trained with one
     revision: str | None = None  # the commit, of a model that the hub has
     remote_code: str | None = None  # the files of the model's own code that ran, with their hash; None if none did
+    start_token: int | None = None  # what the tokenizer calls the first token, whether or not it puts one
+    stop_tokens: tuple[int, ...] = ()  # any of these ends an answer
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Per scored token, in order. The last three are empty when there was nothing to compare with."""
+    """Per scored token, in order. Those of a comparison are empty when there was nothing to compare with."""
 
     nll: Floats
     base_nll: Floats
     kld: Floats
     rank: NDArray[np.int64]  # how many tokens the scheme puts before the baseline's first choice
+    place: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # how many it puts before the target
 
     @staticmethod
     def join(parts: list[TokenScores]) -> TokenScores:
         """Several runs of tokens one after another."""
-        return TokenScores(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("nll", "base_nll", "kld", "rank")))
+        return TokenScores(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(TokenScores)))
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,13 @@ class Session(Interface):
 
     def tokenize(self, text: str) -> Ids:
         """Token ids without special tokens."""
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, special tokens left out."""
+
+    def chat(self) -> tuple[Ids, Ids]:
+        """What stands before and after a user's message in the model's own chat template, up to where the answer begins; Unsupported if
+        its tokenizer has no template."""
 
     def weights_sha256(self) -> str:
         """A hash that tells these weights from others: of names, shapes, and values spread over all of them."""

@@ -56,7 +56,8 @@ def kurtosis(x: Array) -> float:
 
 def _lengths(x: Array) -> Array:
     """Of each vector; one of zeros counts as barely longer, so that it can be divided by."""
-    return np.maximum(np.linalg.norm(x, axis=-1), np.finfo(np.float32).tiny)
+    found: NDArray[np.float64] = np.maximum(np.linalg.norm(x, axis=-1), np.finfo(np.float32).tiny)
+    return found
 
 
 def _rotation(n: int) -> Array:

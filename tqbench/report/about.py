@@ -13,7 +13,10 @@ from tqbench.report.table import short_headings
 from tqbench.report.text import plain
 
 TASKS = {"perplexity": "Quality", "decode": "Decode", "prefill": "Prefill", "memory": "Memory", "storage": "Storage"} | {
-    "sensitivity": "Sensitivity"
+    "sensitivity": "Sensitivity",
+    "needle": "Needles",
+    "generation": "Generation",
+    "lm_eval": "lm-eval",
 }
 
 

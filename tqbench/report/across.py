@@ -15,6 +15,9 @@ SHOWN = {  # task: the columns that are worth a table of their own
     "decode": ("tok/s", "× own"),
     "memory": ("B/token",),
     "storage": ("× f16", "× anew"),
+    "needle": ("found %", "NLL"),
+    "generation": ("agree %", "KLD"),
+    "lm_eval": ("score %",),
 }
 OVERVIEW = {  # task: what one row of everything needs
     "perplexity": ("bits", "Δppl", "KLD"),
@@ -22,11 +25,17 @@ OVERVIEW = {  # task: what one row of everything needs
     "decode": ("tok/s", "× own"),
     "memory": ("B/token", "tokens/GiB"),
     "storage": ("× f16", "× anew"),
+    "needle": ("found %",),
+    "generation": ("agree %", "KLD"),
+    "lm_eval": ("score %",),
 }
-KINDS = ("recipe", "entropy", "level")
+KINDS = ("recipe", "entropy", "level", "form", "task")
 SHORT = {("storage", "× f16"): "stored × f16", ("storage", "× anew"): "from a file × anew"}
+SHORT |= {("needle", "found %"): "needles found %", ("generation", "agree %"): "tokens agree %", ("generation", "KLD"): "KLD, led"}
 SHORT |= {("decode", "tok/s"): "decode tok/s", ("decode", "× own"): "decode × own", ("prefill", "× own"): "prefill × own"}
 NAMES = {("prefill", "tok/s"): "Prefill, tok/s", ("decode", "tok/s"): "Decode, tok/s", ("decode", "× own"): "Decode, × own cache"}
+NAMES |= {("needle", "found %"): "Needles found, %", ("needle", "NLL"): "Needles, NLL", ("generation", "agree %"): "Tokens agree, %"}
+NAMES |= {("generation", "KLD"): "Led, KLD", ("lm_eval", "score %"): "lm-eval, %"}
 NAMES |= {("storage", "× f16"): "Stored, × f16", ("storage", "× anew"): "First token from a file, × anew"}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tqbench.core.record import Cell
-from tqbench.report import contexts, probes, scatter, shares
+from tqbench.report import answers, contexts, probes, scatter, shares
 from tqbench.report.chart import Chart
 from tqbench.report.draw import CROWD, Point
 from tqbench.report.points import controls, points, speeds
@@ -22,7 +22,7 @@ def charts(run: Run) -> list[Chart]:
     """Every figure that the run has the numbers for. The same records give the same figures."""
     settings = list(enumerate(run.settings().values(), 1))
     beside = [chart for i, cells in settings for chart in _setting(run, cells, i)]
-    return beside + list(contexts.contexts(run))
+    return beside + list(contexts.contexts(run)) + list(answers.maps(run))
 
 
 def _setting(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:
@@ -31,6 +31,7 @@ def _setting(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:
     yield from shares.ledger(run, cells, index)
     yield from shares.stages(run, cells, index)
     yield from probes.charts(run, cells, index)
+    yield from answers.charts(run, cells, index)
 
 
 def _bits(run: Run, cells: list[Cell], index: int) -> Iterable[Chart]:

@@ -11,13 +11,15 @@ from tqbench.core.errors import worst
 from tqbench.core.gate import Gate
 from tqbench.core.record import Cell, Estimate, Record
 from tqbench.metrics.verdict import decide, factor, paid
-from tqbench.report.grounds import lacking, round_up
+from tqbench.report.grounds import failing, lacking, round_up
 from tqbench.report.run import Run
 from tqbench.report.text import bare, exact, interval, number, title
 
 Status = Literal["pass", "fail", "inconclusive", "skipped"]
 LOWEST_PPL = 1.5  # below this a baseline has seen the text, or nothing was scored
 CHANGES = ("dppl", "ln_ratio")  # what may come from cutting the text differently, so that floors bound it
+TIMED = "more repetitions on a quiet machine"
+MORE = {"needle": "more samples", "generation": "more prompts", "lm_eval": "more documents"}
 EXIT = {
     0: "passed",
     1: "a gate failed",
@@ -103,6 +105,8 @@ def _verdict(run: Run, gate: Gate, cell: Cell) -> Verdict | Open:
     if record is None or record.outcome != "ok":
         why = f": {record.reason}" if record and record.reason else ""
         return Verdict(gate, cell, absent(gate), f"there is no result ({run.outcome(cell)}){why}")
+    if says := failing(record):
+        return Verdict(gate, cell, "inconclusive", says)
     estimate = record.metrics.get(gate.metric)
     if estimate is None:
         return Verdict(gate, cell, "fail", f"the record has no metric {gate.metric!r}")
@@ -185,8 +189,8 @@ class Open:
 
     def _undecided(self, estimate: Estimate, kept: str) -> Verdict:
         scored = self.record.text.get("scored", 0)
-        if self.record.cell.task != "perplexity":
-            return self.say("inconclusive", estimate, f"may or may not be {kept}; more repetitions on a quiet machine may decide")
+        if (task := self.record.cell.task) != "perplexity":
+            return self.say("inconclusive", estimate, f"may or may not be {kept}; {MORE.get(task, TIMED)} may decide")
         more = factor(self.gate, estimate)
         if more is None or not scored:
             return self.say("inconclusive", estimate, "lies on the limit: no number of tokens would decide")

@@ -9,8 +9,9 @@ from tqbench.core.gate import POINTS, RATIOS
 from tqbench.core.record import Estimate, Record
 from tqbench.metrics import timing
 from tqbench.metrics.paired import ENOUGH
+from tqbench.metrics.shares import able
 from tqbench.metrics.verdict import least
-from tqbench.report.text import exact
+from tqbench.report.text import exact, interval
 
 DISTURBED = "was timed while other processes used the machine: time it again on a quiet one, or judge a ratio to the own cache"
 
@@ -30,6 +31,17 @@ def lacking(record: Record, metric: str, estimate: Estimate) -> tuple[str, int |
     if estimate.low is None or estimate.high is None:
         return _no_interval(record, metric), None
     return (DISTURBED, None) if record.timing.get("disturbed") and metric not in RATIOS else None
+
+
+def failing(record: Record) -> str | None:
+    """Why nothing can be judged by what was asked: the model itself cannot do it."""
+    base = record.metrics.get("needle_base")
+    if base is None or able(base):
+        return None
+    return (
+        f"the baseline itself answers {interval(base, 'needle_base')} of these questions, so there is too little that a scheme could lose: "
+        "ask at a shorter context, or a model that can"
+    )
 
 
 def _no_interval(record: Record, metric: str) -> str:

@@ -15,6 +15,18 @@ from tqbench.report.text import number, plain
 
 Kind = Literal["fatal", "warning", "harmless"]
 KINDS: tuple[Kind, ...] = ("fatal", "warning", "harmless")
+ASKED = (
+    "form",
+    "depth",
+    "samples",
+    "digits",
+    "seed",
+    "chat",
+    "prompts",
+    "task",
+    "limit",
+    "fewshot",
+)  # what decides which questions are asked
 DRIFT = 1e-3  # of a baseline's ppl: more than rounding on another machine makes, so it is another model
 LONGEST = 60  # characters of a value
 
@@ -59,7 +71,9 @@ def _fatal(record: Record, *, crossed: bool) -> dict[str, Any]:
         "dtype": record.model.get("dtype", cell.dtype),
         "text": text.get("sha256"),
         "recipe": params.get("recipe"),
-        **{key: params.get(key) for key in ("context", "stride", "new")},
+        **{key: params.get(key) for key in ("context", "stride", "new", *ASKED)},
+        "lm-eval": record.harness.get("version"),
+        "lm-eval tasks": record.harness.get("task_hashes"),
         "warm-up": params.get("warmup"),
         "protocol": protocol,
         **({"chunk": params.get("chunk")} if protocol == "deploy" else {}),  # there it is part of what is measured

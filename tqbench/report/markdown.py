@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Sequence
 
-from tqbench.report import foreign, probes
+from tqbench.report import answers, foreign, probes
 from tqbench.report.across import grids
 from tqbench.report.chart import Chart
 from tqbench.report.column import Figure
@@ -33,6 +33,16 @@ BRIEF = (
     "file",
     "× f16",
     "× anew",
+    "found %",
+    "own %",
+    "kept %",
+    "NLL",
+    "agree %",
+    "half after",
+    "score %",
+    "Δ %",
+    "same %",
+    "active",
 )
 
 
@@ -74,13 +84,18 @@ def _view(view: View) -> list[str]:
         *map(escape, view.notes),
         *map(_across, grids(run)),
         *_figures(charts, None),
-        *(part for table in tables(run) for part in _setting(run, table, charts)),
+        *(
+            part
+            for table in tables(run)
+            for part in (*_table(table), *map(_across, _behind(run, table)), *_figures(charts, table.rows[0].cell.setting))
+        ),
     ]
 
 
-def _setting(run: Run, table: Table, charts: Sequence[Chart]) -> list[str]:
+def _behind(run: Run, table: Table) -> list[Grid]:
+    """What was probed, by layer, and what was asked, by depth, token or score: the answer itself, and so in Markdown, too."""
     cells = [row.cell for row in table.rows]
-    return [*_table(table), *_figures(charts, cells[0].setting), *map(_across, probes.grids(run, cells))]
+    return [*probes.grids(run, cells), *answers.grids(run, cells)]
 
 
 def brief(run: Run) -> str:

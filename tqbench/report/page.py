@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from urllib.parse import quote
 
-from tqbench.report import about, across, details, draw, foreign, probes
+from tqbench.report import about, across, answers, details, draw, foreign, probes
 from tqbench.report.chart import Chart
 from tqbench.report.conclusion import Conclusion, Judged
 from tqbench.report.foreign import Foreign
@@ -114,7 +114,7 @@ def _sections(view: View) -> list[Section]:
         own = [chart for chart in view.charts if chart.setting == setting]
         first = [chart for chart in own if "-bits-" in chart.name]
         grids = [grid for grid in (details.ledger(run, cells), details.positions(run, cells)) if grid]
-        grids += [*details.stored(run, cells), *details.stages(run, cells), *probes.grids(run, cells)]
+        grids += [*details.stored(run, cells), *details.stages(run, cells), *probes.grids(run, cells), *answers.grids(run, cells)]
         rest = [chart for chart in own if chart not in first]
         found.append(Section(titles[setting], " ".join(cells[0].group), table, first, rest, grids, details.evidence(run, cells)))
     return found

@@ -34,6 +34,9 @@ METRICS = (
     *("kv_bytes", "kv_bytes_per_token", "tokens_per_gib"),
     *("stored_bytes", "stored_bytes_per_token", "stored_ratio", "entropy_gain"),
     *("save_ms", "load_ms", "save_mbps", "load_mbps", "ttft_load_ms", "ttft_recompute_ms", "ttft_gain"),
+    *("needle_score", "needle_base", "needle_kept", "needle_first", "needle_nll", "needle_dnll", "needle_kld"),
+    *("survival", "half_life", "forced_top1", "forced_kld", "forced_nll", "forced_dnll"),
+    *("eval_score", "eval_base", "eval_delta", "eval_same", "eval_dnll", "eval_active"),
     *(f"{name}_{side}_{end}" for side in ("k", "v") for name, end in (("cos", "min"), ("cos", "p01"), ("err", "p99"), ("err", "max"))),
 )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from tqbench.core.quantity import size
 from tqbench.core.record import Cell, Record
+from tqbench.report import asked
 from tqbench.report.column import BITS, COVERAGE, Column, Figure, Line, metric
 from tqbench.report.text import NONE, plain, value
 
@@ -35,7 +36,9 @@ STAGES = {  # in the order in which they are shown
 
 
 def heading(cell: Cell) -> str:
-    """What was timed or counted, in llama-bench's words."""
+    """What was timed or counted, in llama-bench's words; or what was asked."""
+    if cell.task in asked.COLUMNS:
+        return asked.heading(cell)
     context = cell.params["context"]
     if cell.task == "storage":
         level = cell.params["level"]
@@ -46,6 +49,8 @@ def heading(cell: Cell) -> str:
 def facts(record: Record) -> list[str]:
     """What a reader must know of how it was timed."""
     params, timing, model = record.cell.params, record.timing, record.model
+    if record.cell.task in asked.COLUMNS:
+        return asked.facts(record)
     if record.cell.task in ("perplexity", "sensitivity"):
         return []
     past = params["context"] + params.get("new", 0) > model.get("max_positions", params["context"])

@@ -9,7 +9,7 @@ from typing import Any
 from tqbench.core.record import Cell
 from tqbench.metrics.paired import ENOUGH
 from tqbench.metrics.verdict import paid
-from tqbench.report import speed
+from tqbench.report import asked, speed
 from tqbench.report.column import BITS, COVERAGE, Column, Figure, Line, kernels, metric
 from tqbench.report.run import Run
 from tqbench.report.text import NONE, bounds, exact, half, inside, number, plain, title, value
@@ -50,6 +50,7 @@ MARKS = {
     "≈": "indistinguishable from the baseline: the 95 % interval holds 0",
     "≤ floor": "with all of its interval smaller than what changes when only the cutting of the text changes",
     "(exact)": "every token's score equals the baseline's",
+    asked.FAILS: "the model itself answers fewer than half, so there is too little that a scheme could lose: no verdict",
     "!": "disturbed: other processes used the machine while this was timed; the ratio, which pairs neighbours, suffers least",
 }
 
@@ -219,4 +220,4 @@ PROBES = (
     Column("half in", "how many of all sides of layers make up half of that damage", _half),
     Column("kernels", "the form of attention that ran; below it the form that unpacked the cache", kernels),
 )
-BY_TASK: dict[str, tuple[Column, ...]] = {"perplexity": COLUMNS, "sensitivity": PROBES, **speed.COLUMNS}
+BY_TASK: dict[str, tuple[Column, ...]] = {"perplexity": COLUMNS, "sensitivity": PROBES, **speed.COLUMNS, **asked.COLUMNS}

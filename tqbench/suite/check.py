@@ -25,6 +25,9 @@ from tqbench.suite.schema import (
     TASKS,
     Calibration,
     GateKeys,
+    Generation,
+    LmEval,
+    Needle,
     Perplexity,
     Prefill,
     Sensitivity,
@@ -177,6 +180,9 @@ def _task(kind: str, params: dict[str, Any], at: At, most: int, problem: Problem
             _chunk(task, min(task.context), at, problem)
         elif isinstance(task, Storage):
             _level(task, at, problem)
+        elif isinstance(task, Needle | Generation | LmEval):
+            _asked(task, at, problem)
+            _chunk(task, min(task.context), at, problem)
     return task
 
 
@@ -204,11 +210,21 @@ def _consistent(task: Perplexity, at: At, most: int, problem: Problem) -> None:
         problem((*at, "stride"), f"stride {task.stride} leaves tokens out between windows: context is {shortest}")
 
 
-def _chunk(task: Perplexity | Prefill | Sensitivity, shortest: int, at: At, problem: Problem) -> None:
+def _chunk(task: Perplexity | Prefill | Sensitivity | Needle | Generation | LmEval, shortest: int, at: At, problem: Problem) -> None:
     if task.chunk is not None and task.chunk > shortest:
         problem((*at, "chunk"), f"chunk {task.chunk} is longer than the window: context is {shortest}")
     elif isinstance(task, Perplexity) and task.chunk == shortest and task.protocol == "deploy":
         problem((*at, "chunk"), f"chunk {task.chunk} is the exact prefill in protocol deploy and the whole window: context is {shortest}")
+
+
+def _asked(task: Needle | Generation | LmEval, at: At, problem: Problem) -> None:
+    """What prompts contradict."""
+    if isinstance(task, Needle):
+        _repeats(task.depth, (*at, "depth"), problem)
+        if list(task.depth) != sorted(task.depth):
+            problem((*at, "depth"), "depths must rise, from the beginning of the text to its end")
+    elif isinstance(task, LmEval):
+        _repeats(task.tasks, (*at, "tasks"), problem)
 
 
 def _level(task: Storage, at: At, problem: Problem) -> None:
@@ -268,6 +284,20 @@ def decidable(found: Sequence[tuple[str, Task]], gates: Sequence[Gate], problem:
         elif task.tokens // longest < (needed := least(metric := max(metrics, key=least))):
             what = f"at most {task.tokens} tokens are fewer than the {needed} windows of {longest} that a verdict on {metric} needs"
             problem(("tasks", i, kind, "tokens"), what)
+
+
+def included(found: Sequence[tuple[str, Task]], root: Path, problem: Problem) -> None:
+    """Folders with definitions of tasks must be there."""
+    for i, (kind, task) in enumerate(found):
+        if isinstance(task, LmEval) and task.include_path and not _is_folder(root, task.include_path):
+            problem(("tasks", i, kind, "include_path"), f"the folder {short(task.include_path)} does not exist")
+
+
+def _is_folder(root: Path, path: str) -> bool:
+    try:
+        return (root / Path(path).expanduser()).is_dir()
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def _repeats(values: Sequence[Any], at: At, problem: Problem, what: str = "") -> None:

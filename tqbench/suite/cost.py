@@ -18,7 +18,7 @@ from tqbench.core.record import Cell
 from tqbench.corpora import recipes
 from tqbench.measure import environment
 from tqbench.suite.deciding import Expected
-from tqbench.tasks import decode, memory, prefill, sensitivity, storage
+from tqbench.tasks import decode, generation, lm_eval, memory, needle, prefill, sensitivity, storage
 from tqbench.tasks.perplexity import KEPT_BYTES, passes
 
 FLOPS_PER_CORE = 50e9
@@ -29,6 +29,7 @@ PROCESS_BYTES = 600 << 20  # the interpreter with torch and transformers loaded
 SPARE = 1.3  # of arrays: what the allocator holds besides
 STARTUP = 8.0  # seconds until a worker has imported its libraries
 READ_BYTES = 5e8  # per second, of weights from the disk
+ASKING = {"needle": needle.tokens, "generation": generation.tokens, "lm_eval": lm_eval.tokens}
 RECORD_BYTES, EVIDENCE_BYTES = 2_000, 800  # of record.json: in all, and per layer and side of a scheme
 
 
@@ -92,6 +93,8 @@ def tokens(cell: Cell, size: Size | None = None) -> int:
         return _context(cell) + storage.tokens(cell)
     if cell.task == "sensitivity":
         return sensitivity.passes(cell, size.layers if size else 1) * _covered(cell)
+    if cell.task in ASKING:
+        return ASKING[cell.task](cell)
     return round(passes(cell) * _covered(cell))
 
 
@@ -131,6 +134,11 @@ def work(cell: Cell, size: Size | None, *, first: bool) -> float:
     slower, token = 2 if cell.dtype == "float64" else 1, _token(size, cell.params["context"] / 2)
     if cell.task in ("decode", "memory"):
         return slower * (_context(cell) * token + (tokens(cell) - _context(cell)) * _step(cell, size))
+    if cell.task in ASKING:  # the baseline's own cell keeps what it said, for the schemes
+        decoded = generation.steps(cell) * cell.params["prompts"] if cell.task == "generation" else 0
+        many = (tokens(cell) - decoded) * token * (1 if cell.scheme is None else SCHEME_PASS)
+        learning = cell.params.get("calibration", {}).get("tokens", 0) * token if cell.scheme else 0
+        return float(slower * (many + learning + decoded * _step(cell, size)))
     if cell.task == "storage":  # mostly prefill, over and over by the model's own cache
         return slower * tokens(cell) * token
     if cell.task == "sensitivity":
@@ -166,7 +174,8 @@ def peak_bytes(cell: Cell, size: Size) -> int:
     weights, item = size.weights(cell.dtype), ITEMSIZE[cell.dtype]
     if cell.task not in ("perplexity", "sensitivity"):  # the context, the two lanes, and one layer unpacked
         held = 2 * size.layers * size.kv_channels * (cell.params["context"] + cell.params.get("new", 0)) * item
-        return int(PROCESS_BYTES + weights + SPARE * 3.5 * held)
+        answers = cell.params.get("prompts", 0) * cell.params.get("new", 0) * size.vocab * item  # the baseline's logits along them
+        return int(PROCESS_BYTES + weights + SPARE * (3.5 * held + min(KEPT_BYTES, answers)))
     caches = 1 if cell.scheme is None else 2  # a scheme's own and the baseline beside it
     logits = 2 * caches * min(cell.params["chunk"], cell.params["context"]) * size.vocab * max(4, item)  # and their softmax
     cache = caches * 2 * size.layers * size.kv_channels * cell.params["context"] * item

@@ -91,6 +91,7 @@ class _Reading:
         if not self.found:
             check.repeated(tasks, self.problem)
             check.decidable(tasks, gates, self.problem)
+            check.included(tasks, root, self.problem)
         if self.bypass is not None:  # the gates are about the schemes as they are
             schemes, gates = check.bypassed(schemes, self.bypass, self.problem), ()
         lines = tuple(self.document.line(("gates", i)) for i in range(len(gates)))  # without mistakes, all that are written are there

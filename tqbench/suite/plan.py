@@ -20,7 +20,7 @@ from tqbench.measure import environment
 from tqbench.models import resolve
 from tqbench.suite.cost import Cost, Size, cost, startup
 from tqbench.suite.history import NOTHING, History
-from tqbench.suite.schema import Perplexity, Sensitivity, Suite, Task, UntilDecided
+from tqbench.suite.schema import LmEval, Perplexity, Sensitivity, Suite, Task, UntilDecided
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def cells(suite: Suite) -> Iterator[Cell]:
     settings = suite.settings
     for model in settings.model:
         for backend in settings.backend:
-            for task, params in suite.tasks:
+            for task, params in _apart(suite.tasks):
                 for context in params.context:
                     for scheme in (None, *suite.schemes):
                         yield Cell(
@@ -174,6 +174,12 @@ def cells(suite: Suite) -> Iterator[Cell]:
                             params=params.params(context) | (_of_scheme(suite, params, scheme) if scheme else {}),
                             corpus=dict(settings.corpus),
                         )
+
+
+def _apart(tasks: Iterable[tuple[str, Task]]) -> Iterator[tuple[str, Task]]:
+    """The tasks, those of lm-evaluation-harness one by one."""
+    for kind, task in tasks:
+        yield from ((kind, one) for one in (task.each() if isinstance(task, LmEval) else [task]))
 
 
 def _of_scheme(suite: Suite, task: Task, scheme: Scheme) -> dict[str, Any]:
@@ -191,7 +197,7 @@ def _of_scheme(suite: Suite, task: Task, scheme: Scheme) -> dict[str, Any]:
 
 def _judgements(suite: Suite) -> int:
     """How many verdicts rest on intervals: each may err with its share alone."""
-    cells = ((kind, scheme) for kind, task in suite.tasks for _ in task.context for scheme in suite.schemes)
+    cells = ((kind, scheme) for kind, task in _apart(suite.tasks) for _ in task.context for scheme in suite.schemes)
     each = sum(gate.covers(scheme.label) and gate.measured_by(kind) for kind, scheme in cells for gate in suite.gates)
     return each * len(suite.settings.model) * len(suite.settings.backend)
 
@@ -202,6 +208,9 @@ def _files(suite: Suite) -> list[Any]:
     if any(scheme.calibrated for scheme in suite.schemes):
         texts.append(suite.calibration.corpus.get("path"))
     found: list[Any] = [sha256_file(suite.root / Path(text).expanduser()) for text in texts if text]
+    for folder in [task.include_path for _, task in suite.tasks if isinstance(task, LmEval) and task.include_path]:
+        paths = sorted(path for path in (suite.root / Path(folder).expanduser()).rglob("*") if path.is_file() and path.suffix != ".pyc")
+        found += [[path.name, sha256_file(path)] for path in paths]
     for model in suite.settings.model:
         path = resolve.local(model, suite.root)
         parts = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []

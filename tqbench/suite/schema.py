@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,8 @@ Metric = Literal[
     "decode_tps", "decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "decode_ratio",
     "prefill_tps", "prefill_ratio", "ttft_ms", "kv_bytes_per_token", "tokens_per_gib",
     "stored_ratio", "entropy_gain", "save_ms", "load_ms", "ttft_load_ms", "ttft_gain", "cos_k_min", "cos_v_min",
+    "needle_score", "needle_kept", "needle_first", "needle_nll", "needle_dnll", "needle_kld",
+    "survival", "forced_top1", "forced_kld", "forced_dnll", "eval_score", "eval_delta", "eval_same", "eval_active",
 ]
 # fmt: on
 
@@ -84,6 +87,12 @@ Depths = Annotated[
     BeforeValidator(_one_or_many, json_schema_input_type=Count | list[Count]),
     Field(min_length=1, description=f"a whole number of tokens from 0 to {MOST}, or a list of them; 8k is {8 * K}"),
 ]
+Places = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)], ...],
+    BeforeValidator(_one_or_many, json_schema_input_type=float | list[float]),
+    Field(min_length=1, max_length=26, description="a number from 0 (the beginning) to 1 (the end), or a list of at most 26 of them"),
+]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=1 << 32, description="a whole number, 0 or more")]
 Repetitions = Annotated[int, Field(strict=True, ge=1, le=1000, description="a whole number from 1 to 1000")]
 AtLeastOne = Annotated[Annotated[Whole, Field(ge=1)] | None, Field(description="a whole number of tokens, 1 or more")]
 Corpus = Annotated[
@@ -235,7 +244,81 @@ class Sensitivity:
         return "layers" if any(matches(pattern, label) for pattern in self.layers) else "sides"
 
 
-Task = Perplexity | Decode | Prefill | Memory | Storage | Sensitivity
+@dataclass(frozen=True, config=STRICT)
+class Needle:
+    """The task `needle`: numbers hidden in text, how deep, in what form, how often."""
+
+    context: Lengths = (1024,)
+    depth: Places = (0.0, 0.25, 0.5, 0.75, 1.0)
+    form: Literal["passkey", "multi"] = "passkey"
+    samples: Repetitions = 4
+    digits: Annotated[int, Field(strict=True, ge=2, le=12, description="a whole number from 2 to 12")] = 5
+    seed: Seed = 0
+    chat: Annotated[bool, Field(description="true or false")] = True
+    protocol: Literal["strict", "deploy"] = "strict"
+    chunk: AtLeastOne = None
+
+    def params(self, context: int) -> dict[str, Any]:
+        """What a cell carries, fully resolved."""
+        asked = {"depth": list(self.depth), "form": self.form, "samples": self.samples, "digits": self.digits, "seed": self.seed}
+        return {"context": context, **asked, "chat": self.chat, **_cut(self, context)}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Generation:
+    """The task `generation`: how much text before, how many tokens after, how many prompts."""
+
+    context: Lengths = (256,)
+    new: Annotated[Whole, Field(ge=2, description="a whole number of tokens, 2 or more")] = 64
+    prompts: Repetitions = 16
+    seed: Seed = 0
+    protocol: Literal["strict", "deploy"] = "strict"
+    chunk: AtLeastOne = None
+
+    def params(self, context: int) -> dict[str, Any]:
+        """What a cell carries, fully resolved."""
+        return {"context": context, "new": self.new, "prompts": self.prompts, "seed": self.seed, **_cut(self, context)}
+
+
+@dataclass(frozen=True, config=STRICT)
+class LmEval:
+    """The task `lm_eval`: tasks of lm-evaluation-harness, of how many documents, and where its own definitions of tasks lie. Requests
+    longer than the context are cut from the left, as it does."""
+
+    tasks: Words
+    context: Lengths = (2048,)
+    limit: Annotated[int | None, Field(strict=True, ge=1, description="a whole number of documents, 1 or more")] = None
+    fewshot: Annotated[
+        int | None, Field(strict=True, ge=0, le=64, description="a whole number from 0 to 64, or nothing for the task's own")
+    ] = None
+    include_path: Annotated[str | None, Field(description="a folder with definitions of tasks")] = None
+    seed: Seed = 1234
+    protocol: Literal["strict", "deploy"] = "strict"
+    chunk: AtLeastOne = None
+
+    def params(self, context: int) -> dict[str, Any]:
+        """What a cell carries, fully resolved."""
+        asked = {
+            "task": "+".join(self.tasks),
+            "limit": self.limit,
+            "fewshot": self.fewshot,
+            "include_path": self.include_path,
+            "seed": self.seed,
+        }
+        return {"context": context, **asked, **_cut(self, context)}
+
+    def each(self) -> list[LmEval]:
+        """Each of its tasks is a task of its own here, with cells and a table of its own."""
+        rest = {field.name: getattr(self, field.name) for field in fields(self)} | {"context": list(self.context)}
+        return [LmEval(**(rest | {"tasks": name})) for name in self.tasks]
+
+
+def _cut(task: Needle | Generation | LmEval, context: int) -> dict[str, Any]:
+    """The protocol, and the chunks of a prompt; deployed, its last one is exact when the answer begins, so there are several."""
+    return {"protocol": task.protocol, "chunk": task.chunk or min(512, context if task.protocol == "strict" else context // 4)}
+
+
+Task = Perplexity | Decode | Prefill | Memory | Storage | Sensitivity | Needle | Generation | LmEval
 TASKS: dict[str, type[Task]] = {
     "perplexity": Perplexity,
     "decode": Decode,
@@ -243,6 +326,9 @@ TASKS: dict[str, type[Task]] = {
     "memory": Memory,
     "storage": Storage,
     "sensitivity": Sensitivity,
+    "needle": Needle,
+    "generation": Generation,
+    "lm_eval": LmEval,
 }
 LENGTH = {"decode": "depth"}  # the key that says how long the text is, where it is not `context`
 

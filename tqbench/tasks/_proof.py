@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,22 +19,52 @@ GIB = 1 << 30
 
 def prove(windows: list[list[SideEvidence]], scores: TokenScores, scheme: Scheme, info: ModelInfo) -> dict[str, Any]:
     """Evidence of the longest window, audits over all of them, and the ledger. `scores`: beside the model's own cache."""
-    everything = [e for window in windows for e in window]
-    identical = bool(np.array_equal(scores.nll, scores.base_nll) and not scores.kld.any())
-    lossless = scheme.lossless_in(info.dtype)
-    facts: dict[str, Any] = {"lossless": lossless, "identical": identical, "covered": proof.coverage(everything) > 0}
-    found = [text for window in windows for text in proof.audit(window, info.kv_layers, **facts)]
-    found += [text for window in windows for text in _declared(window, scheme, info)]
-    kld = float(scores.kld.mean())
-    found += proof.audit_control(bypass=scheme.bypass, lossless=lossless, dtype=info.dtype, identical=identical, kld=kld)
-    last = max(reversed(windows), key=lambda window: window[0].tokens + window[0].tokens_forgotten)
-    return {
-        "audits": list(dict.fromkeys(found)),
-        "coverage": proof.coverage(everything),
-        "evidence": [dataclasses.asdict(e) for e in last],
-        "kernels": kernels(last),
-        "ledger": ledger(last, info),
-    }
+    witness = Witness(scheme, info)
+    for window in windows:
+        witness.see(window)
+    return witness.prove(scores)
+
+
+@dataclass
+class Witness:
+    """The proof of a cell, gathered window by window: of thousands, only counts, contradictions and the longest are kept."""
+
+    scheme: Scheme
+    info: ModelInfo
+    attended: int = 0
+    packed: int = 0
+    found: dict[str, None] = field(default_factory=dict)
+    longest: list[SideEvidence] = field(default_factory=list)
+
+    def see(self, window: list[SideEvidence]) -> float:
+        """One more window; its coverage."""
+        texts = proof.audit(window, self.info.kv_layers, lossless=False, identical=False, covered=True)
+        self.found |= dict.fromkeys((*texts, *_declared(window, self.scheme, self.info)))
+        self.attended += sum(e.attended for e in window)
+        self.packed += sum(e.attended_packed for e in window if e.counts)
+        if not self.longest or _length(window) >= _length(self.longest):
+            self.longest = window
+        return proof.coverage(window)
+
+    def prove(self, scores: TokenScores) -> dict[str, Any]:
+        """Evidence of the longest window, audits over all of them, and the ledger. `scores`: beside the model's own cache."""
+        identical = bool(np.array_equal(scores.nll, scores.base_nll) and not scores.kld.any())
+        lossless, coverage = self.scheme.lossless_in(self.info.dtype), self.packed / self.attended if self.attended else 0.0
+        facts: dict[str, Any] = {"lossless": lossless, "identical": identical, "covered": coverage > 0}
+        found = [*self.found, *proof.audit(self.longest, self.info.kv_layers, **facts)]
+        control: dict[str, Any] = {"bypass": self.scheme.bypass, "lossless": lossless, "dtype": self.info.dtype}
+        found += proof.audit_control(**control, identical=identical, kld=float(scores.kld.mean()))
+        return {
+            "audits": list(dict.fromkeys(found)),
+            "coverage": coverage,
+            "evidence": [dataclasses.asdict(e) for e in self.longest],
+            "kernels": kernels(self.longest),
+            "ledger": ledger(self.longest, self.info),
+        }
+
+
+def _length(window: list[SideEvidence]) -> int:
+    return window[0].tokens + window[0].tokens_forgotten if window else 0
 
 
 def _declared(evidence: list[SideEvidence], scheme: Scheme, info: ModelInfo) -> list[str]:

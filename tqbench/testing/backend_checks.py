@@ -128,10 +128,13 @@ def check_scores(backend: Backend) -> None:
         "base_nll": -log_b[rows, target],
         "kld": (np.exp(log_b) * (log_b - log_p)).sum(1),
         "rank": (log_p > log_p[rows, log_b.argmax(1)][:, None]).sum(1),
+        "place": (log_p > log_p[rows, target][:, None]).sum(1),
     }
     for name, values in expected.items():
         assert np.allclose(getattr(got, name), values, rtol=0, atol=1e-4), f"{backend.name}: {name} is not what its formula gives"
-    assert np.array_equal(alone.nll, got.nll), f"{backend.name}: the nll depends on whether a baseline runs beside it"
+    for name in ("nll", "place"):
+        same = np.array_equal(getattr(alone, name), getattr(got, name))
+        assert same, f"{backend.name}: the {name} depends on whether a baseline runs beside it"
     assert not len(alone.kld), f"{backend.name}: {len(alone.kld)} divergences from no baseline"
     assert sum(done) == TOKENS, f"{backend.name}: progress reports {sum(done)} of {TOKENS} tokens"
 
