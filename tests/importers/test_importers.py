@@ -204,6 +204,11 @@ def test_what_is_damaged_is_refused_with_its_line(case: str, tmp_path: Path) -> 
         read(written(tmp_path, text.replace(old, new, 1), name))
 
 
+def test_standard_output_alone_has_no_result(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"file.log:2: the log ends before the result: no `Final estimate`, .*on standard error"):
+        read(written(tmp_path, "[1]13.4321,[2]14.1000,\n"))
+
+
 def test_every_problem_of_every_file_is_said_and_nothing_is_written(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     written(tmp_path, "hello", "a.txt")

@@ -14,7 +14,7 @@ from tqbench.core.files import converted, sha256_file
 from tqbench.core.session import LocalModel
 from tqbench.models import packaged, weights
 
-_HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[\w][\w./-]*))?", re.ASCII)
+_HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>(?!.*\.\.)[\w][\w./-]*))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # what is taken from the hub
 CODE = ["*.py"]  # and what else, where a suite says `trust_remote_code`
