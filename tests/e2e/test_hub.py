@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,7 @@ def holds(found: list[dict[str, Any]], name: str, of_hub: bool) -> None:
         assert (model["architecture"], (model["kv_layers"], model["layers"])) == (architecture, layers)
         assert (model["revision"], model["remote_code"]) == (COMMIT if of_hub else None, None)
         assert model["weights"].startswith(f"commit {COMMIT}" if of_hub else f"directory {name}")
+        assert re.fullmatch("[0-9a-f]{64}", model["weights_sha256"])
         sides = [(side["side"], side["order"]) for side in record["evidence"]]
         assert len(sides) == (0 if label == "baseline" else 2 * layers[0])
         assert {o for side, o in sides if side == "k"} <= {order if label == "q8_0" else "native"}
@@ -154,6 +156,7 @@ def test_every_architecture_runs_from_the_hub_and_from_a_directory(measure: Call
     found = records(tmp_path)
     for name in MODELS:
         holds(found, name, of_hub="/" in name)
+    assert len({record["model"]["weights_sha256"] for record in found}) == len(MODELS)
     assert "1 of 4 layers" in done.stdout
     assert "0 of 20 cells measured now" in measure(*MODELS).stdout
 

@@ -62,6 +62,7 @@ class ModelInfo:
     weights: str  # how they are stored and computed
     bos_token: int | None  # the token to put first, if the model was trained with one
     revision: str | None = None  # the commit, of a model that the hub has
+    weights_sha256: str | None = None  # as `Session.weights_sha256` has it
     remote_code: str | None = None  # the files of the model's own code that ran, with their hash; None if none did
 
 
