@@ -47,7 +47,7 @@ def load(model: LocalModel, device: str, dtype: str) -> MlxSession:
     described = f"{weights.describe(model)}, computed in {dtype}"
     session = MlxSession(loaded, tokenizer, config, model.name, described, device)
     code = weights.remote_code(folder) if own else None
-    session.info = replace(session.info, revision=model.revision, weights_sha256=session.weights_sha256(), remote_code=code)
+    session.info = replace(session.info, revision=model.revision, weights_sha256=model.sha256, remote_code=code)
     return session
 
 

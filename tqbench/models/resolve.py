@@ -55,7 +55,7 @@ def resolve(name: str, root: Path = Path(), *, trust_remote_code: bool = False) 
     if problems := [wrong] if wrong else weights.problems(path, name):
         raise ConfigError(problems)
     revision = path.name if path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name) else None
-    return LocalModel(name, str(path), None, trust_remote_code, revision)
+    return LocalModel(name, str(path), weights.fingerprint(path), trust_remote_code, revision)
 
 
 @dataclass(frozen=True)
