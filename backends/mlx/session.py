@@ -46,7 +46,8 @@ def load(model: LocalModel, device: str, dtype: str) -> MlxSession:
         loaded = load_weights(folder, dtype, trust_remote_code=model.trust_remote_code)
     described = f"{weights.describe(model)}, computed in {dtype}"
     session = MlxSession(loaded, tokenizer, config, model.name, described, device)
-    session.info = replace(session.info, revision=model.revision, remote_code=weights.remote_code(folder) if own else None)
+    code = weights.remote_code(folder) if own else None
+    session.info = replace(session.info, revision=model.revision, weights_sha256=model.sha256, remote_code=code)
     return session
 
 

@@ -45,7 +45,7 @@ def load(model: LocalModel, device: str, dtype: str) -> TransformersSession:
         raise Unsupported(f"the weights of model {model.name!r} lack {len(missing)} arrays that it needs, {missing[0]!r} first")
     session = TransformersSession(loaded.to(device), tokenizer, model.name, f"{weights.describe(model)}, computed in {dtype}")
     own = weights.remote_code(folder) if type(loaded).__module__.startswith("transformers_modules") else None
-    session.info = replace(session.info, revision=model.revision, remote_code=own)
+    session.info = replace(session.info, revision=model.revision, weights_sha256=model.sha256, remote_code=own)
     return session
 
 

@@ -142,7 +142,10 @@ def test_a_suite_that_the_budget_leaves_nothing_of_is_told(tmp_path: Path) -> No
         (["schemes", "show", "tubro4"], "unknown scheme 'tubro4'; did you mean 'turbo4'?"),
         (["check", "scheme"], "Missing argument 'NAME'"),
         (["check", "scheme", "tubro4"], "unknown scheme 'tubro4'; did you mean 'turbo4'?"),
-        (["schema", "recrod"], "unknown schema 'recrod'; did you mean 'record'? (known: bench, environment, plan, record, suite)"),
+        (
+            ["schema", "recrod"],
+            "unknown schema 'recrod'; did you mean 'record'? (known: bench, environment, imported, plan, record, suite)",
+        ),
         (["plan", "suites/quickstart.yaml", "--budget", "soon"], "--budget: 'soon' is no time; write a number with its unit, as 90s, 20m"),
         (["plan", "suites/quickstart.yaml", "--memory", "16"], "--memory: '16' is no size; write a number with its unit, as 512m, 16g"),
         (["plan", "suites/quickstart.yaml", "--set", "dtype"], "--set dtype: give a key and its value, as tasks.0.perplexity.tokens=2k"),

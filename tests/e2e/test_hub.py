@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 from backends.transformers import tiny
 from tqbench.core.errors import ConfigError, Unsupported
+from tqbench.suite.load import load
+from tqbench.suite.plan import plan
 
 COMMIT, OTHER = "c0ffee" + "0" * 34, "deca" + "f" * 36
 QWEN3_NEXT = {
@@ -139,6 +142,7 @@ def holds(found: list[dict[str, Any]], name: str, of_hub: bool) -> None:
         assert (model["architecture"], (model["kv_layers"], model["layers"])) == (architecture, layers)
         assert (model["revision"], model["remote_code"]) == (COMMIT if of_hub else None, None)
         assert model["weights"].startswith(f"commit {COMMIT}" if of_hub else f"directory {name}")
+        assert re.fullmatch("[0-9a-f]{64}", model["weights_sha256"])
         sides = [(side["side"], side["order"]) for side in record["evidence"]]
         assert len(sides) == (0 if label == "baseline" else 2 * layers[0])
         assert {o for side, o in sides if side == "k"} <= {order if label == "q8_0" else "native"}
@@ -152,6 +156,7 @@ def test_every_architecture_runs_from_the_hub_and_from_a_directory(measure: Call
     found = records(tmp_path)
     for name in MODELS:
         holds(found, name, of_hub="/" in name)
+    assert len({record["model"]["weights_sha256"] for record in found}) == len(MODELS)
     assert "1 of 4 layers" in done.stdout
     assert "0 of 20 cells measured now" in measure(*MODELS).stdout
 
@@ -166,23 +171,24 @@ def test_mlx_lm_runs_the_same_from_the_hub(measure: Callable[..., Any], hub: Pat
         holds(records(tmp_path), name, of_hub="/" in name)
 
 
-def test_a_revision_is_pinned_and_another_one_is_another_run(measure: Callable[..., Any], hub: Path, tmp_path: Path) -> None:
+def test_a_revision_is_pinned_and_another_one_is_another_run(
+    measure: Callable[..., Any], hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A tag beside main, and main that moves on: what was measured of the commit before is not taken for it."""
     other = save(tiny.llama(num_hidden_layers=1), tmp_path / "other")
     into_hub(other, hub, "tiny/llama", OTHER, "small")
-    for model in ("tiny/llama@small", "tiny/llama"):
-        done = measure(model, command=("run", "-k", "turbo4"))
-        assert done.returncode == 0, done.stdout + done.stderr
+    done = measure("tiny/llama@small", "tiny/llama", command=("run", "-k", "turbo4"))
+    assert done.returncode == 0, done.stdout + done.stderr
     found = {record["cell"]["model"]: record["model"] for record in records(tmp_path)}
     assert {name: (model["revision"], model["layers"]) for name, model in found.items()} == {
         "tiny/llama@small": (OTHER, 1),
         "tiny/llama": (COMMIT, 2),
     }
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
+    (suite,) = load([tmp_path / "hub.yaml"])
+    before = plan(suite).identity()
     (hub / "models--tiny--llama" / "refs" / "main").write_text(OTHER)
-    before = len(list(tmp_path.glob("results/hub/*")))
-    done = measure("tiny/llama", command=("run", "-k", "baseline"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list(tmp_path.glob("results/hub/*"))) == before + 1
+    assert plan(suite).identity() != before
 
 
 # --- what is refused, without a worker

@@ -15,6 +15,7 @@ from tqbench.cli import complete
 from tqbench.core.errors import ConfigError, EditedError
 from tqbench.importers import folder, read
 from tqbench.importers.row import FACTS, Row
+from tqbench.report import foreign
 
 SAMPLES = Path(__file__).parent / "samples"
 REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "quickstart-cpu"
@@ -204,6 +205,11 @@ def test_what_is_damaged_is_refused_with_its_line(case: str, tmp_path: Path) -> 
         read(written(tmp_path, text.replace(old, new, 1), name))
 
 
+def test_standard_output_alone_has_no_result(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"file.log:2: the log ends before the result: no `Final estimate`, .*on standard error"):
+        read(written(tmp_path, "[1]13.4321,[2]14.1000,\n"))
+
+
 def test_every_problem_of_every_file_is_said_and_nothing_is_written(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     written(tmp_path, "hello", "a.txt")
@@ -261,6 +267,23 @@ def test_one_page_shows_all_and_mixes_nothing(tmp_path: Path, monkeypatch: pytes
     assert "REFRACT,q8_0 / q4_0" in capsys.readouterr().out
     assert main(["report", "imported/all", "--format", "latex"]) == 0
     assert capsys.readouterr().out.count(r"\begin{tabular}") == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "tables"),
+    [
+        ("q8_0", "q4_0", 1),
+        ("n_ctx=512", "n_ctx=256", 2),
+        ("tiny.gguf", "other.gguf", 2),
+        ("= true", "= false", 2),
+        ("build: 4585", "build: 4586", 1),
+    ],
+)
+def test_only_rows_of_one_recipe_share_a_table(old: str, new: str, tables: int, tmp_path: Path) -> None:
+    """Other caches and versions are what one compares; another context, model or BOS is another measurement."""
+    found = foreign.tables([folder.take_in([written(tmp_path, OLD + OLD.replace(old, new))])])
+    assert len(found) == tables
+    assert sum(len(table.grid.rows) for table in found) == 2
 
 
 @pytest.mark.parametrize("command", [["gate"], ["compare", str(REFERENCE)]])

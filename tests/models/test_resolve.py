@@ -20,6 +20,7 @@ def test_names_that_cannot_be_models(tmp_path: Path) -> None:
     assert "has no config.json" in str(resolve.problem("./empty", tmp_path))
     assert "does not exist" in str(resolve.problem("./none", tmp_path))
     assert "does not exist" in str(resolve.problem("weights/none.gguf", tmp_path))
+    assert "unknown model" in str(resolve.problem("org/name@a/../../b", tmp_path))
     assert resolve.problem("HuggingFaceTB/SmolLM2-135M", tmp_path) is None  # a hub id: only the network can tell
     with pytest.raises(ConfigError, match="does not exist"):
         resolve.resolve("./none", tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tqbench.core.errors import ConfigError
-from tqbench.models import resolve
+from tqbench.models import resolve, weights
 from tqbench.models.weights import INDEX
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -84,6 +85,14 @@ def test_what_is_not_whole_or_not_safe_is_refused(case: str, tmp_path: Path) -> 
         resolve.resolve("./mine", tmp_path)
     problem = resolve.problem("./mine", tmp_path)
     assert problem is None if case == "nothing" else "'./mine'" in str(problem)
+
+
+def test_weights_are_told_apart(tmp_path: Path) -> None:
+    folder = sharded(tmp_path / "mine")
+    first = resolve.resolve("./mine", tmp_path).sha256
+    assert first == weights.fingerprint(shutil.copytree(folder, tmp_path / "copy"))
+    save_file({"array.1": np.full((8, 8), 1.5, np.float32)}, folder / SHARDS[1])
+    assert resolve.resolve("./mine", tmp_path).sha256 != first
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from importlib.resources import files
@@ -11,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from tqbench.core.record import Estimate
-from tqbench.report import together
+from tqbench.importers import folder
+from tqbench.report import foreign, together
 from tqbench.report.conclusion import conclude
 from tqbench.report.run import load
 from tqbench.report.write import write_pages
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
+SAMPLES = ROOT / "tests" / "importers" / "samples"
 CHROMIUM = os.environ.get("TQBENCH_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -61,7 +64,7 @@ def show(browser):
 
 @pytest.fixture(scope="module")
 def many(make, tmp_path_factory) -> Path:
-    """A page with everything: gates, outcomes, hostile names, every task, two contexts, and a second run."""
+    """A page with everything: gates, outcomes, hostile names, every task, two contexts, a second run, and other tools' results."""
     cell = {task: {"context": 512, "protocol": "strict"} | more for task, more in (("decode", {"new": 8}), ("memory", {}))}
     records = [
         make.baseline(),
@@ -82,7 +85,16 @@ def many(make, tmp_path_factory) -> Path:
     gates = [make.gate("q8_0"), make.gate("turbo*"), make.gate(HOSTILE), make.gate("lost")]
     other = [make.baseline(), make.record(make.cell("later")), make.speed(make.cell("q8_0", task="decode", params=cell["decode"]))]
     runs = [load(make.folder(root, records, gates, suite="many")), load(make.folder(root, other, suite="many", run="other"))]
-    return write_pages([(run, conclude(run)) for run in runs], together.views(runs), root / "page")
+    return write_pages([(run, conclude(run)) for run in runs], together.views(runs), root / "page", foreign.tables([imported(root)]))
+
+
+def imported(root: Path) -> folder.Imports:
+    """Real outputs of other tools, and one whose model has a hostile name."""
+    hostile = json.loads((SAMPLES / "bench.jsonl").read_text().partition("\n")[0]) | {"model_filename": HOSTILE, "cpu_info": HOSTILE}
+    (root / "hostile.jsonl").write_text(json.dumps(hostile))
+    return folder.take_in(
+        [*(SAMPLES / name for name in ("divergence.log", "bench.json", "lm_eval.json", "refract.json")), root / "hostile.jsonl"]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ class LocalModel:
 
     name: str
     path: str  # a directory in Hugging Face layout, or a GGUF file
-    sha256: str | None = None  # of a GGUF file
+    sha256: str | None = None  # of a GGUF file, or of samples of a directory's weights
     trust_remote_code: bool = False
     revision: str | None = None  # the commit, of a model that the hub has
 
@@ -62,6 +62,7 @@ class ModelInfo:
     weights: str  # how they are stored and computed
     bos_token: int | None  # the token to put first, if the model was trained with one
     revision: str | None = None  # the commit, of a model that the hub has
+    weights_sha256: str | None = None  # of their files, as `LocalModel.sha256`
     remote_code: str | None = None  # the files of the model's own code that ran, with their hash; None if none did
     start_token: int | None = None  # what the tokenizer calls the first token, whether or not it puts one
     stop_tokens: tuple[int, ...] = ()  # any of these ends an answer

@@ -46,7 +46,7 @@ def _text(path: Path) -> str:
 
 def _reader(name: str, text: str, tool: str | None) -> Callable[[], list[Row]] | None:
     """How the file is read."""
-    begin = text.lstrip()[:1]
+    begin = "" if llama_perplexity.begins(text) else text.lstrip()[:1]
     if begin == "{" and tool in (None, "llama-bench") and llama_bench.is_entry(_first(name, text)):
         return lambda: llama_bench.read_lines(name, text)
     if begin in ("{", "[") and tool != "llama-perplexity":

@@ -83,9 +83,18 @@ class _Run:
     strided: bool = False
 
 
+def begins(text: str) -> bool:
+    """Whether a text begins with running values: standard output alone, which looks like a list."""
+    return _RUNNING.match(text.lstrip()) is not None
+
+
 def is_log(text: str) -> bool:
     """Whether this looks like a log of perplexities."""
-    return any(pattern.search(text) for pattern in (_BEGINS, _FINAL, _OTHER)) or "====== KL divergence statistics ======" in text
+    return (
+        begins(text)
+        or any(pattern.search(text) for pattern in (_BEGINS, _FINAL, _OTHER))
+        or "====== KL divergence statistics ======" in text
+    )
 
 
 def read(name: str, text: str) -> list[Row]:
@@ -162,7 +171,7 @@ class _Reader:
 
     def _running(self, run: _Run) -> None:
         """Running values: of every chunk, in order, in either form that the tool prints."""
-        if run.begun is None or self.number == run.begun:
+        if (run.begun is None and not begins(self.line)) or self.number == run.begun:
             return
         for found in _RUNNING.finditer(self.line):
             if int(found[1]) != len(run.running) + 1:

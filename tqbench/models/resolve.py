@@ -14,7 +14,7 @@ from tqbench.core.files import converted, sha256_file
 from tqbench.core.session import LocalModel
 from tqbench.models import packaged, weights
 
-_HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[\w][\w./-]*))?", re.ASCII)
+_HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>(?!.*\.\.)[\w][\w./-]*))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # what is taken from the hub
 CODE = ["*.py"]  # and what else, where a suite says `trust_remote_code`
@@ -55,7 +55,7 @@ def resolve(name: str, root: Path = Path(), *, trust_remote_code: bool = False) 
     if problems := [wrong] if wrong else weights.problems(path, name):
         raise ConfigError(problems)
     revision = path.name if path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name) else None
-    return LocalModel(name, str(path), None, trust_remote_code, revision)
+    return LocalModel(name, str(path), weights.fingerprint(path), trust_remote_code, revision)
 
 
 @dataclass(frozen=True)

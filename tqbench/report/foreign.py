@@ -42,8 +42,13 @@ class Foreign:
     recipe: str
     caveat: str
     facts: tuple[tuple[str, str], ...]
-    unknown: tuple[tuple[str, str], ...]
+    unknown: tuple[tuple[str, str], ...]  # and why
     grid: Grid
+
+    @property
+    def said(self) -> str:
+        """The recipe, and what else holds for every row."""
+        return plain(" · ".join((self.recipe, *(f"{name} {text}" for name, text in self.facts))))
 
 
 def tables(imports: Sequence[Imports]) -> list[Foreign]:
@@ -73,7 +78,7 @@ def _table(number: int, group: list[Row]) -> Foreign:
         first.caveat,
         tuple((_name(key), _said(first.facts[key])) for key in every if key not in varied),
         tuple(reasons),
-        Grid(plain(first.tool), first.recipe, "what", head, tuple(body)),
+        Grid(plain(first.tool), "gives this, ± the error that it computes itself; – is what it does not give.", "what", head, tuple(body)),
     )
 
 

@@ -63,9 +63,8 @@ def _letter(character: str) -> str:
 
 
 def _foreign(one: Foreign) -> str:
-    known = "; ".join(f"{name} {text}" for name, text in one.facts)
     rows = [rf"{' & '.join([escape(label), *map(_figure, figures)])} \\" for label, figures in one.grid.rows]
-    caption = f"{one.title}: {one.recipe}. {known}. Not comparable with tables of tqbench: {one.caveat}."
+    caption = f"{one.title}: {one.said}. Not comparable with tables of tqbench: {one.caveat}."
     return _tabular(escape(caption), [one.grid.corner, *one.grid.head], rows)
 
 

@@ -64,11 +64,11 @@ def measured_elsewhere(others: Sequence[Foreign]) -> list[str]:
 
 def _foreign(one: Foreign) -> list[str]:
     caveat = f"Not comparable with tables of tqbench: {one.caveat}."
-    below = [escape(line) for line in (caveat, *(f"{name}: not known, {why}" for name, why in one.unknown))]
+    below = [escape(line) for line in (caveat, *(f"{name}: {why}" for name, why in one.unknown))]
     rows = [(escape(title), *map(_figure, figures)) for title, figures in one.grid.rows]
     return [
         f"### {escape(one.title)}",
-        escape(" · ".join((one.recipe, *(f"{name} {text}" for name, text in one.facts)))),
+        escape(one.said),
         grid((one.grid.corner, *map(escape, one.grid.head)), rows),
         "  \n".join(below),
     ]

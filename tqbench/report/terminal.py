@@ -44,9 +44,8 @@ def _foreign(one: Foreign) -> list[RenderableType]:
         grid.add_column(Text(plain(title)), overflow="fold", justify="left" if title in (one.grid.corner, "from") else "right")
     for label, figures in one.grid.rows:
         grid.add_row(Text(plain(label)), *(Text(plain(f"{figure.text} {figure.detail}".strip())) for figure in figures))
-    known = " · ".join((one.recipe, *(f"{name} {text}" for name, text in one.facts)))
-    notes = (f"Not comparable with tables of tqbench: {one.caveat}.", *(f"{name}: not known, {why}" for name, why in one.unknown))
-    head = [Text(f"\n{one.title}", style="bold cyan"), Text(plain(known), style="dim"), Text()]
+    notes = (f"Not comparable with tables of tqbench: {one.caveat}.", *(f"{name}: {why}" for name, why in one.unknown))
+    head = [Text(f"\n{one.title}", style="bold cyan"), Text(one.said, style="dim"), Text()]
     return [*head, grid, *(Text(plain(line), style="dim") for line in notes)]
 
 
