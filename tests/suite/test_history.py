@@ -16,10 +16,10 @@ from tqbench.corpora import recipes
 from tqbench.measure import environment
 from tqbench.models import packaged, resolve
 from tqbench.suite import cost as first_guess
-from tqbench.suite.cost import Size, peak_bytes, work
+from tqbench.suite.cost import Size, peak_bytes, tokens, work
 from tqbench.suite.history import NOTHING, History
 from tqbench.suite.load import load
-from tqbench.suite.plan import Plan, plan, tokens
+from tqbench.suite.plan import Plan, plan
 from tqbench.tasks import decode, memory
 
 ROOT = Path(__file__).parents[2]
