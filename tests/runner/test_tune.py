@@ -128,7 +128,7 @@ def test_what_is_sensitive_gets_the_bits() -> None:
     assert made is not None
     scheme, expected = made
     assert expected <= 0.1
-    assert [scheme.for_layer(at, 4).k.codec.name for at in range(4)] == ["codebook", "codebook", "block", "codebook"]
+    assert [scheme.for_layer(at, 4).k.codec.plain.name for at in range(4)] == ["codebook", "codebook", "block", "codebook"]
     assert colours.mix(1e-9) is None
 
 
@@ -168,7 +168,7 @@ def test_names_are_written_where_there_are_any() -> None:
     [
         ("q8_0", ("", ""), "a mix needs two schemes"),
         ("q8_0, {scheme: turbo4, bypass: bridge}", ("", ""), "a mix needs two schemes"),
-        ("q8_0, turbo4", ("- sensitivity", "- memory: {context: 64}\n  # -"), "needs a `sensitivity` task"),
+        ("q8_0, turbo4", ("sensitivity: {{context: 64, tokens: 64}}", "memory: {{context: 64}}"), "needs a `sensitivity` task"),
         ("q8_0, turbo4", ("context: 64, tokens: 1920", "context: 32, tokens: 1920"), "give both tasks the same one"),
         ("q8_0, turbo4", ("tokens: 1920", "tokens: 640"), "needs 30 windows: perplexity.tokens must be at least 1920"),
         ("q8_0, turbo4", ("tokens: 1920", "tokens: 1920, protocol: deploy"), "in protocol strict"),

@@ -56,7 +56,7 @@ def kurtosis(x: Array) -> float:
 
 def _lengths(x: Array) -> Array:
     """Of each vector; one of zeros counts as barely longer, so that it can be divided by."""
-    return np.maximum(np.linalg.norm(x, axis=-1), np.finfo(np.float32).tiny)
+    return np.asarray(np.maximum(np.linalg.norm(x, axis=-1), np.finfo(np.float32).tiny))
 
 
 def _rotation(n: int) -> Array:
