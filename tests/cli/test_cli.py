@@ -66,6 +66,7 @@ def run(*args: str, code: str | None = None, cwd: Path = ROOT, **env: str) -> su
         ["--help"],
         ["run", "--help"],
         ["bench", "--help"],
+        ["tune", "--help"],
         ["plan", *sorted(map(str, (ROOT / "suites").glob("*.yaml")))],
         ["run", "suites/long_ctx.yaml", "--dry-run"],
         ["schemes"],
@@ -328,3 +329,27 @@ def test_runs_counts_outcomes_and_survives_damage(tmp_path: Path) -> None:
     assert "unreadable: " in lines["def"]
     assert "2030-01-02T03:04:05+00:00" in lines["abc"]
     assert "1 ok, 1 oom, 1 not run" in lines["abc"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--confirm", "python-docs"), "is the text that is searched"),
+        (("--confirm", "nowhere"), "--confirm: unknown corpus 'nowhere'"),
+        (("--sided", "three"), "--sided: unknown choice 'three'"),
+        (("--max-dppl", "-1"), "greater than or equal to 0"),
+        (("--model", "nobody/nothing/never"), "--model"),
+    ],
+)
+def test_tune_refuses_before_it_measures(given: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    done = run("tune", str(ROOT / "suites/tune.yaml"), "--max-dppl", "0.3", *given, cwd=tmp_path, TQBENCH_WIKITEXT=str(tmp_path))
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_tune_needs_its_limit_and_a_suite_for_it() -> None:
+    assert "--max-dppl" in run("tune", "suites/tune.yaml").stderr
+    done = run("tune", "suites/quickstart.yaml", "--max-dppl", "0.3")
+    assert done.returncode == 2
+    assert "suites/quickstart.yaml: tune needs a `sensitivity` task" in done.stderr

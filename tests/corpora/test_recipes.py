@@ -125,3 +125,13 @@ def test_the_fingerprint_sees_tokens_and_targets() -> None:
     a, b = windows("stream", 16), windows("stream", 16, warmup=1)
     assert recipes.fingerprint(a) != recipes.fingerprint(b)
     assert recipes.fingerprint(a) == recipes.fingerprint(windows("stream", 16, ids=IDS.copy()))
+
+
+def test_windows_begin_after_what_is_skipped() -> None:
+    ids = np.arange(200)
+    params = {"recipe": "stream", "context": 16, "tokens": 48, "skip": 100}
+    found = recipes.windows(params, ids, None)
+    assert [int(one.tokens[0]) for one in found] == [100, 116, 132]
+    assert int(found[-1].targets[-1]) == 148
+    with pytest.raises(ConfigError, match=r"the text has 200 tokens, 3 windows of 16 need 49 after the first 160"):
+        recipes.windows(params | {"skip": 160}, ids, None)

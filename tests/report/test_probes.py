@@ -11,7 +11,7 @@ import pytest
 
 from tests.report.test_speed import outputs, row
 from tqbench.core.record import Estimate
-from tqbench.report import figures, probes
+from tqbench.report import compare, figures, probes
 from tqbench.report.table import tables
 
 
@@ -112,3 +112,12 @@ def test_where_nothing_is_lost_there_is_no_map(make, run_of) -> None:
     run = run_of([make.looked(), dataclasses.replace(exact, layers=layers, metrics=none)])
     assert not [chart for chart in figures.charts(run) if chart.name.startswith("sensitivity")]
     assert row(run, "sensitivity", "turbo4")["half in"] == "–"
+
+
+def test_two_runs_of_it_are_compared_side_by_side(make, run_of) -> None:
+    first, other = (run_of([make.looked(), make.probed("turbo4")], run=name) for name in ("one", "two"))
+    (comparison,) = compare.compare((first, None), [(other, None)])
+    section = next(one for one in comparison.sections() if one.title.startswith("Speed"))
+    assert [row[1] for row in section.rows] == ["KLD", "KLD K", "KLD V", "KLD of the worst"]
+    assert not section.notes  # nothing here was timed
+    assert comparison.compared == 1

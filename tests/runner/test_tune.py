@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from backends.transformers import tiny
 from tqbench.core.errors import ConfigError
 from tqbench.core.presets import preset, read
-from tqbench.core.record import Cell
+from tqbench.core.record import Cell, Estimate, Record
 from tqbench.core.scheme import Layers, Scheme
 from tqbench.report import gate
 from tqbench.runner import group, mixing, worker
@@ -128,7 +128,7 @@ def test_what_is_sensitive_gets_the_bits() -> None:
     assert made is not None
     scheme, expected = made
     assert expected <= 0.1
-    assert [scheme.for_layer(at, 4).k.codec.name for at in range(4)] == ["codebook", "codebook", "block", "codebook"]
+    assert [scheme.for_layer(at, 4).k.codec.plain.name for at in range(4)] == ["codebook", "codebook", "block", "codebook"]
     assert colours.mix(1e-9) is None
 
 
@@ -168,7 +168,7 @@ def test_names_are_written_where_there_are_any() -> None:
     [
         ("q8_0", ("", ""), "a mix needs two schemes"),
         ("q8_0, {scheme: turbo4, bypass: bridge}", ("", ""), "a mix needs two schemes"),
-        ("q8_0, turbo4", ("- sensitivity", "- memory: {context: 64}\n  # -"), "needs a `sensitivity` task"),
+        ("q8_0, turbo4", ("sensitivity: {{context: 64, tokens: 64}}", "memory: {{context: 64}}"), "needs a `sensitivity` task"),
         ("q8_0, turbo4", ("context: 64, tokens: 1920", "context: 32, tokens: 1920"), "give both tasks the same one"),
         ("q8_0, turbo4", ("tokens: 1920", "tokens: 640"), "needs 30 windows: perplexity.tokens must be at least 1920"),
         ("q8_0, turbo4", ("tokens: 1920", "tokens: 1920, protocol: deploy"), "in protocol strict"),
@@ -178,3 +178,37 @@ def test_a_suite_that_cannot_be_tuned_says_why(model: Path, tmp_path: Path, sche
     text = SUITE.replace(*change) if change[0] else SUITE
     with pytest.raises(ConfigError, match=says):
         tune(suite(tmp_path, model, schemes, text), Goal(1.0, {"name": "wikitext-2"}), results=tmp_path)
+
+
+def record(scheme: str, errors: dict[tuple[int, str], float], whole: tuple[float, float], probed: dict[tuple[int, str], float]) -> Record:
+    """A cell of sensitivity: layers 1 and 3 of a model hold keys and values; 90 of 96 tokens are packed."""
+    cell = Cell("m", "transformers", "cpu", "float32", preset(scheme).to_data(), "auto", "sensitivity", {"context": 96}, {"name": "x"})
+    evidence = [
+        {"layer": layer, "side": side, "error": error, "bytes_payload": 900, "bytes_metadata": 90, "tokens": 96, "tokens_packed": 90}
+        for (layer, side), error in errors.items()
+    ]
+    metrics = {name: Estimate(x) for name, x in zip(("kld_k", "kld_v"), whole, strict=True)}
+    layers = [{"layer": layer, "side": side, "kld": kld} for (layer, side), kld in probed.items()]
+    return Record(cell, "ok", model={"kv_heads": 2, "head_dim": 64}, metrics=metrics, evidence=evidence, layers=layers)
+
+
+def test_what_was_not_probed_is_shared_out_by_error_and_sensitivity() -> None:
+    places = [(1, "k"), (1, "v"), (3, "k"), (3, "v")]
+    costs = dict(zip(places, (0.04, 0.004, 0.01, 0.004), strict=True))
+    small = record("turbo2", dict.fromkeys(places, 0.1), (0.05, 0.008), costs)
+    errors = dict(zip(places, (0.01, 0.01, 0.04, 0.03), strict=True))  # four times the error in the keys of layer 3
+    other = record("q8_0", errors, (0.003, 0.002), {})
+    found = mixing.Palette.of([(preset("turbo2"), small), (preset("q8_0"), other)], small)
+    assert found.kld["turbo2"] == {(0, "k"): 0.04, (0, "v"): 0.004, (1, "k"): 0.01, (1, "v"): 0.004}
+    assert found.kld["q8_0"] == pytest.approx({(0, "k"): 0.0015, (1, "k"): 0.0015, (0, "v"): 0.0005, (1, "v"): 0.0015})
+    assert set(found.bytes["q8_0"].values()) == {990 + 2 * 128 * 6}  # six exact tokens at 16 bits
+    assert mixing.per_token(small) == 4 * (990 + 2 * 128 * 6) / 96
+
+
+def test_an_error_of_zero_shares_nothing_out_and_loses_nothing() -> None:
+    places = [(1, "k"), (1, "v"), (3, "k"), (3, "v")]
+    small = record("turbo2", dict.fromkeys(places, 0.1), (0.05, 0.008), dict.fromkeys(places, 0.01))
+    exact = record("f16", dict.fromkeys(places, 0.0), (1e-6, -1e-9), {})
+    found = mixing.Palette.of([(preset("turbo2"), small), (preset("f16"), exact)], small).kld["f16"]
+    assert sum(found.values()) == pytest.approx(1e-6)
+    assert min(found.values()) == 0

@@ -394,3 +394,52 @@ def test_until_decided_carries_the_gates_and_how_many_judgements_there_are(plann
 def test_until_decided_needs_something_to_decide(planned, task: str, gates: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         planned("q8_0", gates, task)
+
+
+PROBED = """\
+model: tiny
+corpus: python-docs
+schemes: [f16, bf16, f32]
+tasks:
+  - sensitivity: {context: 64, tokens: 200, layers: 'b*'}
+"""
+
+
+def test_sensitivity_counts_a_pass_per_probe_and_shares_its_baseline(planned, tmp_path: Path) -> None:
+    planned("f16")  # writes the model
+    path = tmp_path / "probed.yaml"
+    path.write_text(PROBED)
+    (found,) = load([path])
+    made = plan(found)
+    assert [cell.params.get("probes") for cell in made.cells] == [None, "sides", "layers", "sides"]
+    assert len({cell.setting for cell in made.cells}) == 1
+    layers, covered = TINY["num_hidden_layers"], 192  # three whole windows
+    assert [made.tokens(cell) for cell in made.cells] == [covered * n for n in (2, 4, 4 + 2 * layers, 4)]
+    costs = {cell.label: cost for cell, cost in zip(made.cells, made.costs, strict=True)}
+    assert costs["bf16"].seconds > 1.5 * costs["f16"].seconds
+    assert costs["f16"].seconds == costs["f32"].seconds
+    assert all(cost.peak_bytes and cost.disk_bytes for cost in costs.values())
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ("context: 128, tokens: 100", "tokens 100 do not fill one window"),
+        ("context: 64, tokens: 64, chunk: 128", "chunk 128 is longer than the window"),
+        ("context: 64, warmup: 3", "unknown key|warmup"),
+        ("layers: 7", "layers must be"),
+    ],
+)
+def test_a_sensitivity_that_cannot_be_is_refused(planned, tmp_path: Path, keys: str, says: str) -> None:
+    planned("f16")
+    path = tmp_path / "probed.yaml"
+    path.write_text(PROBED.replace("context: 64, tokens: 200, layers: 'b*'", keys))
+    with pytest.raises(ConfigError, match=says):
+        load([path])
+
+
+def test_a_later_stretch_is_other_cells_of_the_same_shape(planned) -> None:
+    first, later = (planned("f16", task=f"context: 64, tokens: 128{more}").cells[1] for more in ("", ", skip: 999"))
+    assert "skip" not in first.params
+    assert later.params == first.params | {"skip": 999}
+    assert first.setting != later.setting

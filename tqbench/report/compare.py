@@ -21,7 +21,9 @@ SPEED = {  # of each task, what stands side by side
     "prefill": ("prefill_ratio", "prefill_tps", "ttft_ms"),
     "memory": ("kv_bytes_per_token",),
     "storage": ("stored_ratio", "entropy_gain", "cos_k_min", "cos_v_min", "ttft_gain", "ttft_load_ms", "save_ms", "load_ms"),
+    "sensitivity": ("kld", "kld_k", "kld_v", "kld_worst"),
 }
+COUNTED = ("memory", "sensitivity")  # of these, what no clock has a part in
 QUALITY = ("cell", "ppl first>", "ppl other>", "Δppl>", "95 %>", "ln ratio>", "tokens>", "says")
 UNPAIRED_SPEED = (
     "speeds of different runs are never paired: another time, other neighbours. × own cache is paired inside each run, so it survives that "
@@ -68,9 +70,9 @@ class Comparison:
             yield Section("Perplexity: other − first", QUALITY, rows, tuple(notes))
         speed = [row for pair in self.pairs if pair.cell.task in SPEED for row in self._speed(pair, names[id(pair)])]
         if speed:
-            timed = any(pair.cell.task != "memory" for pair in self.pairs if pair.cell.task in SPEED)
+            timed = any(pair.cell.task not in COUNTED for pair in self.pairs if pair.cell.task in SPEED)
             yield Section(
-                "Speed, memory and storage: side by side",
+                "Speed, memory, storage and sensitivity: side by side",
                 ("cell", "metric", "first>", "other>", "says"),
                 tuple(speed),
                 (UNPAIRED_SPEED,) if timed else (),
@@ -194,7 +196,7 @@ def _says(pair: Pair, dppl: Estimate) -> str:
 def _side_by_side(metric: str, a: Estimate, b: Estimate, *, moved: bool, disturbed: bool) -> str:
     if metric in POINTS:
         return "equal" if a.value == b.value else f"{b.value / a.value - 1:+.2%}".replace("-", "−")
-    if moved and metric not in RATIOS:
+    if moved and metric not in (*RATIOS, *SPEED["sensitivity"]):
         return "not compared: another machine"
     (low, high), (low2, high2) = a.ends, b.ends
     if low == high or low2 == high2:

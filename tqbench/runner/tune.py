@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from tqbench.core.errors import ConfigError, TqbenchError
 from tqbench.core.gate import Gate
+from tqbench.core.quantity import duration
 from tqbench.core.record import Record
 from tqbench.core.scheme import Scheme
 from tqbench.metrics.paired import ENOUGH
@@ -27,11 +28,12 @@ from tqbench.runner.mixing import Palette, per_token, unmixable
 from tqbench.runner.run import REPORTS, RESULTS, run_plan
 from tqbench.suite.cost import Size
 from tqbench.suite.history import History
-from tqbench.suite.plan import plan
-from tqbench.suite.schema import Perplexity, Sensitivity, Suite, UntilDecided
+from tqbench.suite.plan import Plan, plan
+from tqbench.suite.schema import TASKS, Perplexity, Sensitivity, Suite, UntilDecided
 
 Sided = Literal["one", "two"]
 ATTEMPTS = 3  # at a confirmation, each with a share of the 5 % and on text of its own
+MIXES = 3  # that are usually measured whole
 ROUNDS = 5  # of measuring a mix and correcting the sum
 AIM = 0.8  # of the limit: what the search leaves the other text to differ by, and intervals to be wide
 NEAR = 0.9  # of what was aimed at: closer is near enough
@@ -141,6 +143,7 @@ class _Search:
     def run(self) -> Tuned:
         """Measure the schemes, then mixes of them, then the best on other text."""
         smallest = _smallest(self.suite)
+        self.note(self._about(smallest))
         self.note(f"1. K, V and both of {len(self.suite.schemes)} schemes on the searched text; layer by layer of {smallest.name}")
         found = self._uniform(smallest)
         self.note("2. the baseline of the other text, for what the limit amounts to")
@@ -159,12 +162,36 @@ class _Search:
             target = mix.kld * (min(2.0, AIM / share) if status == "pass" else min(AIM, max(0.25, AIM / share)))
         return found
 
-    def _measure(self, name: str, schemes: Sequence[Scheme], kind: str, task: Any, corpus: dict[str, Any] | None = None) -> Run:
-        settings = dataclasses.replace(
-            self.suite.settings, name=f"{self.suite.settings.name[:50]}-{name}", corpus=corpus or self.suite.settings.corpus, priority=()
-        )
+    def _about(self, smallest: Scheme) -> str:
+        """How long it takes, as plans know it: the schemes, a few mixes, and one confirmation of a mix beside a rival."""
+        two = list(self.suite.schemes[:2])
+        parts = [
+            self._plan("search", self.suite.schemes, self._labelled(smallest)),
+            *[self._plan("mix", two[:1], dataclasses.replace(self.probe, layers=()))] * MIXES,
+            self._plan("confirm", two, self.score, self.goal.confirm),
+        ]
+        seconds = [cost.seconds for part in parts for cost in part.costs]
+        if None in seconds:
+            return "how long it takes is not known before something has been measured here"
+        total = sum(one or 0.0 for one in seconds) + sum(part.startup(part.cells) for part in parts)
+        return f"about {duration(total)} if the first mix is confirmed, as plans know it; every attempt more takes as long as the last step"
+
+    def _labelled(self, smallest: Scheme) -> Sensitivity:
+        return dataclasses.replace(self.probe, layers=("*",) if self.goal.thorough else (smallest.label,))
+
+    def _plan(self, name: str, schemes: Sequence[Scheme], task: Sensitivity | Perplexity, corpus: dict[str, Any] | None = None) -> Plan:
+        """A part of the search as a suite of its own."""
+        own: dict[str, Any] = {
+            "name": f"{self.suite.settings.name[:50]}-{name}",
+            "corpus": corpus or self.suite.settings.corpus,
+            "priority": (),
+        }
+        settings, kind = dataclasses.replace(self.suite.settings, **own), next(k for k, cls in TASKS.items() if isinstance(task, cls))
         part = dataclasses.replace(self.suite, settings=settings, schemes=tuple(schemes), tasks=((kind, task),), gates=(), lines=())
-        run = run_plan(plan(part, self.history), self.results, self.reports, command=self.command).run
+        return plan(part, self.history)
+
+    def _measure(self, name: str, schemes: Sequence[Scheme], task: Sensitivity | Perplexity, corpus: dict[str, Any] | None = None) -> Run:
+        run = run_plan(self._plan(name, schemes, task, corpus), self.results, self.reports, command=self.command).run
         _, base = next(_records(run, None))
         if base is None:
             cell = next(cell for cell in run.cells if cell.scheme is None)
@@ -174,8 +201,7 @@ class _Search:
 
     def _uniform(self, smallest: Scheme) -> Tuned:
         """All given schemes, each the same in all layers."""
-        labels = ("*",) if self.goal.thorough else (smallest.label,)
-        run = self._measure("search", self.suite.schemes, "sensitivity", dataclasses.replace(self.probe, layers=labels))
+        run = self._measure("search", self.suite.schemes, self._labelled(smallest))
         left = {scheme.label: why for scheme in self.suite.schemes if (why := unmixable(scheme))}
         found = []
         for scheme in self.suite.schemes:
@@ -194,7 +220,7 @@ class _Search:
         """The KLD on the searched text that the limit on the other amounts to."""
         context = self.score.context[0]
         glance = dataclasses.replace(self.score, tokens=max(GLANCE, context), skip=None)
-        run = self._measure("glance", (), "perplexity", glance, self.goal.confirm)
+        run = self._measure("glance", (), glance, self.goal.confirm)
         (_, base), *_ = _records(run, None)
         ln, kld = (sum(record.metrics[name].value for _, record in found.uniform) for name in ("ln_ratio", "kld"))
         found.base_ppl = base.metrics["ppl"].value  # type: ignore[union-attr]
@@ -225,7 +251,7 @@ class _Search:
         """A mix as a whole on the searched text, once."""
         mix = next((old for old in found.mixes if old.scheme == scheme), None)
         if mix is None:
-            run = self._measure("mix", (scheme,), "sensitivity", dataclasses.replace(self.probe, layers=()))
+            run = self._measure("mix", (scheme,), dataclasses.replace(self.probe, layers=()))
             (_, record), *_ = _records(run, scheme.label)
             if record is None:
                 raise TqbenchError(f"{run.title}: a mix has no result; see its record")
@@ -242,7 +268,7 @@ class _Search:
         rival = fitting[:1] if not found.rival else []
         skip = attempt * (int(self.score.tokens) + self.score.context[0])
         task = dataclasses.replace(self.score, skip=skip or None)
-        run = self._measure("confirm", (mix.scheme, *(scheme for scheme, _ in rival)), "perplexity", task, self.goal.confirm)
+        run = self._measure("confirm", (mix.scheme, *(scheme for scheme, _ in rival)), task, self.goal.confirm)
         trial = self._judged(run, mix.scheme.label, mix.bytes, skip, among=ATTEMPTS - 1)
         found.trials.append((mix, trial))
         found.rivals += [self._judged(run, scheme.label, per_token(record), skip) for scheme, record in rival]
