@@ -228,6 +228,14 @@ class SwapsDivergence(Toy):
         return replace(super().reduce(log_p, log_b, target), kld=(np.exp(log_p) * (log_p - log_b)).sum(1))
 
 
+class PlacesItself(Toy):
+    """Counts the target among those before it."""
+
+    def reduce(self, log_p, log_b, target):
+        scores = super().reduce(log_p, log_b, target)
+        return replace(scores, place=scores.place + 1)
+
+
 class SkipsIdentity(Toy):
     """Answers even the identity control from its own attention."""
 
@@ -441,6 +449,7 @@ MUTANTS = [
     (checks.check_baseline, LeavesTraces, "changes once a scheme has run"),
     (checks.check_scores, CountsInBits, "nll is not what its formula gives"),
     (checks.check_scores, SwapsDivergence, "kld is not what its formula gives"),
+    (checks.check_scores, PlacesItself, "place is not what its formula gives"),
     (checks.check_identity, SkipsIdentity, "changes the nll|has a divergence"),
     (checks.check_rounding, WrongScale, "without a quantizer"),
     (checks.check_effect, IgnoresScheme, "has no effect"),

@@ -22,7 +22,9 @@ def test_trajectories_are_the_engines_own(session: Any, measured: Any) -> None:
     for row, prompt in zip(record.prompts, found, strict=True):
         ids = torch.from_numpy(prompt)[None]
         with torch.inference_mode():
-            own = session.model.generate(ids, max_new_tokens=10, do_sample=False, eos_token_id=0, pad_token_id=0)
+            own = session.model.generate(
+                ids, max_new_tokens=10, do_sample=False, eos_token_id=list(session.info.stop_tokens), pad_token_id=0
+            )
         assert row["trajectory_sha256"] == fingerprint((own[0, len(prompt) :].tolist(),))
     assert all(row["agreed"] == row["tokens"] for row in record.prompts)
 

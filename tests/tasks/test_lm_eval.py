@@ -105,7 +105,7 @@ def test_a_likelihood_is_that_of_the_whole_text(model: Any, session: Any) -> Non
     pairs = [("The cat sat on", " the mat"), ("The cat sat on", " a chair"), ("", "Nothing before"), ("Ends in a space ", "here")]
     found = subject.loglikelihood([asked(*pair) for pair in pairs])
     for (lead, answer), (value, is_greedy) in zip(pairs, found, strict=True):
-        ids = session.tokenize(lead + answer) if lead else np.append([0], session.tokenize(answer))  # 0 ends an answer, and begins a text
+        ids = session.tokenize(lead + answer) if lead else np.append([subject.prefix_token_id], session.tokenize(answer))
         logits = session.forward(ids, session.new_cache(None)).double().numpy()
         count = len(session.tokenize(answer)) + (lead != lead.rstrip())
         wanted = nll(logits[-count - 1 : -1], ids[-count:])
@@ -116,7 +116,7 @@ def test_a_likelihood_is_that_of_the_whole_text(model: Any, session: Any) -> Non
 def test_rolling_predicts_every_token_once(model: Any, session: Any) -> None:
     text = "A sentence of a few words, and another one. " * 3
     (whole,) = model(None, context=256).loglikelihood_rolling([asked(text)])
-    ids = np.append([0], session.tokenize(text))
+    ids = np.append([model(None).prefix_token_id], session.tokenize(text))
     logits = session.forward(ids[:-1], session.new_cache(None)).double().numpy()
     assert whole == pytest.approx(-nll(logits, ids[1:]).sum(), abs=1e-3)
     subject = model(None, context=32)
@@ -139,8 +139,9 @@ def test_answers_are_greedy_and_stop(model: Any, session: Any) -> None:
     subject = model(None)
     (free,) = subject.generate_until([asked(prompt, {"until": [], "max_gen_toks": 12})])
     with torch.inference_mode():
-        own = session.model.generate(torch.from_numpy(session.tokenize(prompt))[None], max_new_tokens=12, do_sample=False, eos_token_id=0)
-    wanted = session.detokenize(own[0, len(prompt) :].tolist()).partition("\0")[0]
+        ids, stops = torch.from_numpy(session.tokenize(prompt))[None], list(session.info.stop_tokens)
+        own = session.model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=stops, pad_token_id=0)
+    wanted = session.detokenize([token for token in own[0, len(prompt) :].tolist() if token not in stops])
     assert free == wanted
     stop = wanted[5:7]
     (cut,) = subject.generate_until([asked(prompt, {"until": [stop], "max_gen_toks": 12})])
