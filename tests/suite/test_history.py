@@ -155,7 +155,8 @@ def test_a_cell_that_was_decided_early_teaches_as_far_as_it_went(suite, tmp_path
     record = Record(early, "ok", seconds=3 * ran.costs[1].seconds, text={"windows": 64}, started=started)
     record.write(tmp_path / "suite" / "run" / "cells" / early.key)
     history = History.read(tmp_path)
-    assert suite(text + tasks.format(tokens="16k"), history).costs[1].seconds == pytest.approx(record.seconds)
+    less = (2 * 64 + 8) / (2 * 64 + 16)  # of a fixed text fewer windows are cut again, for its floor
+    assert suite(text + tasks.format(tokens="16k"), history).costs[1].seconds == pytest.approx(less * record.seconds, rel=0.02)
     again = suite(text + tasks.format(tokens="until decided, at most 64k"), history)
     assert again.costs[1].seconds > 2.5 * record.seconds  # at most
 
