@@ -56,8 +56,6 @@ def kurtosis(x: Array) -> float:
 
 def _lengths(x: Array) -> Array:
     """Of each vector; one of zeros counts as barely longer, so that it can be divided by."""
-    found: NDArray[np.float64] = np.maximum(np.linalg.norm(x, axis=-1), np.finfo(np.float32).tiny)
-    return found
     return np.asarray(np.maximum(np.linalg.norm(x, axis=-1), np.finfo(np.float32).tiny))
 
 
