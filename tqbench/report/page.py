@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from urllib.parse import quote
 
-from tqbench.report import about, across, details, draw
+from tqbench.report import about, across, details, devices, draw
 from tqbench.report.chart import Chart
 from tqbench.report.conclusion import Conclusion, Judged
 from tqbench.report.gate import Verdict
@@ -75,7 +75,7 @@ def several(judged: Sequence[Judged], views: Sequence[View]) -> str:
         known=about.facts(runs),
         columns=list({(column.title, column.meaning): column for table in shown for column in table.columns}.values()),
         marks=MARKS,
-        views=[(view, across.overview(view.run), across.grids(view.run), _sections(view)) for view in views],
+        views=[(view, across.overview(view.run), across.grids(view.run), devices.grids(view.run), _sections(view)) for view in views],
         outcomes=sorted({row.outcome for table in shown for row in table.rows}),
         machines=about.machines(runs),
         texts=[(run, about.texts(run)) for run in runs],

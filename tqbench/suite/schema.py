@@ -72,6 +72,12 @@ Words = Annotated[
     BeforeValidator(_one_or_many, json_schema_input_type=Word | list[Word]),
     Field(min_length=1, description="a name or a list of names"),
 ]
+Device = Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]{1,3})?$", description="cpu, cuda, cuda:1, mps or the like")]
+Devices = Annotated[
+    tuple[Device, ...],
+    BeforeValidator(_one_or_many, json_schema_input_type=Device | list[Device]),
+    Field(min_length=1, description="a device or a list of them: cpu, cuda, cuda:1, mps or the like"),
+]
 Whole = Annotated[int, BeforeValidator(_count, json_schema_input_type=Count), Field(strict=True, ge=0, le=MOST)]
 Lengths = Annotated[
     tuple[Annotated[Whole, Field(ge=16)], ...],
@@ -100,7 +106,7 @@ class Settings:
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$", description="a name of at most 64 of a-z 0-9 _ -")] = ""
     model: Words = ()
     backend: Words = ("transformers",)
-    device: Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]{1,3})?$", description="cpu, cuda, cuda:1, mps or the like")] = "cpu"
+    device: Devices = ("cpu",)
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     corpus: Corpus = Field(default_factory=dict)
     calibration: Annotated[dict[str, Any], Field(description="a mapping {corpus: …, tokens: …, seed: …}")] = Field(default_factory=dict)
@@ -210,15 +216,35 @@ class Storage:
         return {"context": context, **coder, "repetitions": self.repetitions, "protocol": self.protocol}
 
 
-Task = Perplexity | Decode | Prefill | Memory | Storage
+@dataclass(frozen=True, config=STRICT)
+class Breakdown:
+    """The task `breakdown`: how deep, how many tokens there, how often."""
+
+    depth: Depths = (512,)
+    new: Annotated[Whole, Field(ge=1, description="a whole number of tokens, 1 or more")] = 32
+    repetitions: Repetitions = 3
+    protocol: Literal["strict", "deploy"] = "strict"
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """The depths: how many tokens lie before the first that is decoded."""
+        return self.depth
+
+    def params(self, context: int) -> dict[str, Any]:
+        """What a cell carries, fully resolved."""
+        return {"context": context, "new": self.new, "repetitions": self.repetitions, "protocol": self.protocol}
+
+
+Task = Perplexity | Decode | Prefill | Memory | Storage | Breakdown
 TASKS: dict[str, type[Task]] = {
     "perplexity": Perplexity,
     "decode": Decode,
     "prefill": Prefill,
     "memory": Memory,
     "storage": Storage,
+    "breakdown": Breakdown,
 }
-LENGTH = {"decode": "depth"}  # the key that says how long the text is, where it is not `context`
+LENGTH = {"decode": "depth", "breakdown": "depth"}  # the key that says how long the text is, where it is not `context`
 
 
 @dataclass(frozen=True, config=STRICT)
