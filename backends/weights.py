@@ -15,7 +15,6 @@ from typing import Any
 from tqbench.core.files import converted, write_json
 from tqbench.core.session import LocalModel
 
-
 NOTE = "gguf.json"  # beside converted weights: how they were stored
 
 

@@ -1,4 +1,4 @@
-"""The operations of a forward pass as stages: hooks on the modules of a Llama-like model, by the names and kinds that transformers gives them.
+"""The operations of a forward pass as stages: hooks on the modules of a Llama-like model, by the names that transformers gives them.
 
 A module is charged with what happens in itself and in no module inside it: what is left of a decoder layer is its residual additions, of
 its attention the rotary embedding (its tables are a module of their own) and the reshaping around it, of its MLP the activation and

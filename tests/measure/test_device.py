@@ -66,5 +66,5 @@ def test_torch_has_the_last_word(place: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     device.check("cuda:0")
     gpu(place)
-    with pytest.raises(Unsupported, match="torch sees 1 GPU$"):
+    with pytest.raises(Unsupported, match=r"torch sees 1 GPU$"):
         device.check("cuda:1")

@@ -65,7 +65,8 @@ class DeviceMarks:
     def __init__(self, device: str):
         import torch
 
-        self.device, self.event, self.stream = device, torch.cuda.Event, torch.cuda.current_stream
+        self.device, self.stream = device, torch.cuda.current_stream
+        self.event: Any = torch.cuda.Event
 
     def mark(self) -> Any:
         event = self.event(enable_timing=True)

@@ -1,4 +1,4 @@
-"""Llama models whose weights are random, by their size alone: `random:512x4` has 512 channels and four layers. For speed; their text is noise."""
+"""Llama models of random weights, by their size alone: `random:512x4` has 512 channels and four layers. For speed; their text is noise."""
 
 from __future__ import annotations
 

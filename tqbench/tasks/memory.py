@@ -1,5 +1,5 @@
-"""Memory of a cache at a depth: bytes by part, bytes per token, how many tokens fit a gibibyte, and the peak of the process while it decodes,
-beside it on CUDA that of the device's allocator: what tensors took, and what the allocator held.
+"""Memory of a cache at a depth: bytes by part, bytes per token, how many tokens fit a gibibyte, and the peak of the process while it
+decodes, beside it on CUDA that of the device's allocator: what tensors took, and what the allocator held.
 
 Bytes are those of the arrays that exist, held against what the layouts declare. Nothing is timed.
 """
