@@ -18,8 +18,8 @@ STEP: dict[str, Any] = {"task": "breakdown", "params": {"context": 512, "new": 3
 ABSENT = "while loading the model: device 'cuda' is not here: no GPU with a driver is seen here"
 
 
-def decoded(make: Any, device: str, tps: float, model: str = "tiny", scheme: str | None = None, **other: Any) -> Record:
-    record = make.speed(make.cell(scheme, **DECODE, device=device, model=model), decode_tps=Estimate(tps))
+def decoded(make: Any, where: str, tps: float, model: str = "tiny", scheme: str | None = None, **other: Any) -> Record:
+    record = make.speed(make.cell(scheme, **DECODE, device=where, model=model), decode_tps=Estimate(tps))
     timing = record.timing | {"cores": {"own": 1.5, "cell": 1.75}}
     return dataclasses.replace(record, timing=timing, **other)
 
@@ -97,13 +97,13 @@ def step(make: Any, device: str, times: float) -> Record:
 
 
 def test_a_step_is_told_apart_on_both_and_adds_up(make: Any, run_of: Any) -> None:
-    beside, operations = devices.grids(run_of([step(make, "cpu", 1.0), step(make, "cuda", 0.1)]))
+    beside, operations = devices.grids(run_of([step(make, "cpu", 1.0), step(make, "cuda", 0.2)]))
     assert rows(beside)["baseline · step @ d512 · in named operations %"][:2] == ["80.0", "80.0"]
     found = rows(operations)
     assert list(found) == ["model", "qkv", "attend", "ffn", "unexplained", "whole"]
-    assert found["ffn"] == ["50", "5.0", "10.0×"]
-    assert found["unexplained"] == ["15", "1.5", "10.0×"]
-    assert found["whole"] == ["100", "10", "10.0×"]
+    assert found["ffn"] == ["50", "10", "5.00×"]
+    assert found["unexplained"] == ["15", "3.0", "5.00×"]
+    assert found["whole"] == ["100", "20", "5.00×"]
     assert "The marks make a step longer: cpu 25 %, cuda 25 %." in operations.caption
 
 
