@@ -8,14 +8,17 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tqbench.core.errors import ConfigError, Unsupported
-from tqbench.core.files import converted
+from tqbench.core.files import converted, write_json
 from tqbench.core.session import LocalModel
+
+NOTE = "gguf.json"  # beside converted weights: how they were stored
 
 
 def directory(model: LocalModel) -> Path:
@@ -38,12 +41,32 @@ def directory(model: LocalModel) -> Path:
     return target
 
 
-def describe(model: LocalModel) -> str:
+def describe(model: LocalModel, dtype: str) -> str:
     """How the weights are stored and computed, for the record."""
     path = Path(model.path)
-    if path.is_file():
-        return f"{path.name} (sha256 {str(model.sha256)[:16]}), dequantized on load"
-    return f"commit {model.revision}" if model.revision else f"directory {path.name}"
+    if path.is_dir():
+        return f"{f'commit {model.revision}' if model.revision else f'directory {path.name}'}, computed in {dtype}"
+    return f"{_types(path, model)}, computed in {dtype}, dequantized on load from {path.name} (sha256 {str(model.sha256)[:16]})"
+
+
+def _types(gguf: Path, model: LocalModel) -> str:
+    """What the file calls its quantization, and the types of its matrices. Found once, because to read all its keys takes seconds."""
+    note = converted(gguf, model.sha256) / NOTE
+    if not note.exists():
+        write_json(note, _read_types(gguf))
+    found = json.loads(note.read_text())
+    matrices = ", ".join(f"{count} {kind}" for kind, count in sorted(found["matrices"].items()))
+    return f"{found['file_type']} ({matrices})" if found["file_type"] else matrices
+
+
+def _read_types(path: Path) -> dict[str, Any]:
+    from gguf import GGUFReader, LlamaFileType
+
+    reader = GGUFReader(path)
+    field = reader.fields.get("general.file_type")
+    known = {kind.value: kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in LlamaFileType}
+    matrices = Counter(tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1)
+    return {"file_type": known.get(int(field.parts[field.data[0]][0])) if field else None, "matrices": dict(matrices)}
 
 
 def settled(model: LocalModel, folder: Path) -> tuple[Any, Any]:

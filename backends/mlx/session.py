@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -32,6 +33,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def load(model: LocalModel, device: str, dtype: str) -> MlxSession:
     """Load weights and tokenizer. Nothing is downloaded here."""
+    if model.config is not None:
+        raise Unsupported("random models are made by the transformers backend alone")
     here = [name for name in DEVICES if mx.is_available(DEVICES[name])]
     if device not in here:
         raise Unsupported(f"mlx has no device {device!r} here (it has: {', '.join(here)})")
@@ -44,7 +47,7 @@ def load(model: LocalModel, device: str, dtype: str) -> MlxSession:
         raise weights.untrusted(model, [str(own)])
     with mx.stream(DEVICES[device]):
         loaded = load_weights(folder, dtype, trust_remote_code=model.trust_remote_code)
-    described = f"{weights.describe(model)}, computed in {dtype}"
+    described = weights.describe(model, dtype)
     session = MlxSession(loaded, tokenizer, config, model.name, described, device)
     code = weights.remote_code(folder) if own else None
     session.info = replace(session.info, revision=model.revision, weights_sha256=model.sha256, remote_code=code)
@@ -150,6 +153,10 @@ class MlxSession(Scoring):
         """The most likely token after the last one."""
         with mx.stream(self.device), stages.stage("choose"):
             return int(mx.argmax(logits[-1]))
+
+    def operations(self) -> AbstractContextManager[None]:
+        """mlx computes when it is asked for results, and whole layers at once."""
+        raise Unsupported("the mlx backend cannot tell the operations of a step apart")
 
     def reduce(self, logits: mx.array, base: mx.array | None, targets: Ids, rows: Ids) -> TokenScores:
         """On the device in float32; sums in float64, on the host."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
@@ -16,8 +17,10 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
 from backends import weights, words
 from backends.scoring import Scoring
+from backends.transformers import random
 from backends.transformers.attention import register
 from backends.transformers.cache import BaselineCache, StoreCache, count_kv_layers, kv_layers
+from backends.transformers.operations import marked
 from backends.transformers.peers import PeerCache
 from tqbench.cache.build import Shape
 from tqbench.cache.calibration import Calibration, Piece
@@ -28,6 +31,7 @@ from tqbench.core.files import cache_root
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Exact, Ids, LocalModel, ModelInfo, Terms, TokenScores
 from tqbench.core.state import State
+from tqbench.measure import device as devices
 from tqbench.measure.stages import stage
 
 PREFILL = 512  # tokens of a context that are run at once
@@ -35,6 +39,10 @@ PREFILL = 512  # tokens of a context that are run at once
 
 def load(model: LocalModel, device: str, dtype: str) -> TransformersSession:
     """Load weights and tokenizer. Nothing is downloaded here."""
+    devices.check(device)
+    if model.config is not None:
+        described = f"{random.WEIGHTS}, computed in {dtype}"
+        return TransformersSession(random.model(model.config, dtype).to(device), random.Bytes(), model.name, described)
     folder = weights.directory(model)
     config, tokenizer = weights.settled(model, folder)
     options = {"trust_remote_code": model.trust_remote_code, "local_files_only": True, "use_safetensors": True}
@@ -43,7 +51,7 @@ def load(model: LocalModel, device: str, dtype: str) -> TransformersSession:
     loaded, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype=getattr(torch, dtype), **options)
     if missing := sorted(report["missing_keys"]):  # the engine would go on with random ones
         raise Unsupported(f"the weights of model {model.name!r} lack {len(missing)} arrays that it needs, {missing[0]!r} first")
-    session = TransformersSession(loaded.to(device), tokenizer, model.name, f"{weights.describe(model)}, computed in {dtype}")
+    session = TransformersSession(loaded.to(device), tokenizer, model.name, weights.describe(model, dtype))
     own = weights.remote_code(folder) if type(loaded).__module__.startswith("transformers_modules") else None
     session.info = replace(session.info, revision=model.revision, weights_sha256=model.sha256, remote_code=own)
     return session
@@ -143,7 +151,7 @@ class TransformersSession(Scoring):
         return logits[-1] if last else torch.cat(logits)
 
     def _forward(self, tokens: Ids, cache: BaselineCache | StoreCache | PeerCache, *, last: bool) -> Tensor:
-        ids = torch.from_numpy(np.ascontiguousarray(tokens))[None].to(self.info.device)
+        ids = _to(self.info.device, tokens)[None]
         before = 0 if isinstance(cache, BaselineCache) else cache.stores[0].tokens
         some = {"logits_to_keep": 1} if last else {}
         with stage("model"):
@@ -156,6 +164,10 @@ class TransformersSession(Scoring):
         """The most likely token after the last one."""
         with stage("choose"):
             return int(logits[-1].argmax())
+
+    def operations(self) -> AbstractContextManager[None]:
+        """The model's modules as stages."""
+        return marked(self.model)
 
     @torch.inference_mode()
     def reduce(self, logits: Tensor, base: Tensor | None, targets: Ids, rows: Ids) -> TokenScores:
@@ -173,6 +185,14 @@ class TransformersSession(Scoring):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _to(device: str, tokens: Ids) -> Tensor:
+    """Token ids on the device. To CUDA in a way that the host does not wait for: one as an argument, more from pinned memory."""
+    if device.startswith("cuda") and len(tokens) == 1:
+        return torch.full((1,), int(tokens[0]), device=device)
+    ids = torch.from_numpy(np.ascontiguousarray(tokens))
+    return ids.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else ids.to(device)
 
 
 def _reduce(logits: Tensor, base: Tensor | None, targets: Ids, rows: Ids) -> TokenScores:

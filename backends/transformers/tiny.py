@@ -33,7 +33,7 @@ WINDOW = 16  # of sliding attention: shorter than the texts of the backend check
 
 def llama(dtype: str = "float32", **changes: Any) -> Any:
     """Two layers, four heads over two KV heads of 64 channels; `head_dim` makes them wider or narrower."""
-    return _make(LlamaConfig(**SHAPE | changes), dtype)
+    return make(LlamaConfig(**SHAPE | changes), dtype)
 
 
 def mha(dtype: str = "float32", **changes: Any) -> Any:
@@ -43,7 +43,7 @@ def mha(dtype: str = "float32", **changes: Any) -> Any:
 
 def qwen2(dtype: str = "float32", bias: float = K_BIAS, **changes: Any) -> Any:
     """The same with a bias on K that dwarfs the rest: what breaks few-bit keys in real models."""
-    model = _make(Qwen2Config(**SHAPE | changes), dtype)
+    model = make(Qwen2Config(**SHAPE | changes), dtype)
     for layer in model.model.layers:
         layer.self_attn.k_proj.bias.data.view(-1, layer.self_attn.head_dim)[:, [5, -4]] = bias
     return model
@@ -51,12 +51,12 @@ def qwen2(dtype: str = "float32", bias: float = K_BIAS, **changes: Any) -> Any:
 
 def qwen3(dtype: str = "float32", **changes: Any) -> Any:
     """Queries and keys normalized per head, and a head_dim that is not the hidden size over the heads."""
-    return _make(Qwen3Config(**SHAPE | {"head_dim": 128} | changes), dtype)
+    return make(Qwen3Config(**SHAPE | {"head_dim": 128} | changes), dtype)
 
 
 def sliding(dtype: str = "float32", **changes: Any) -> Any:
     """Every layer attends in a sliding window (Mistral)."""
-    return _make(MistralConfig(**SHAPE | {"sliding_window": WINDOW} | changes), dtype)
+    return make(MistralConfig(**SHAPE | {"sliding_window": WINDOW} | changes), dtype)
 
 
 def gemma2(dtype: str = "float32", **changes: Any) -> Any:
@@ -72,16 +72,17 @@ def gemma3(dtype: str = "float32", **changes: Any) -> Any:
 def hybrid(dtype: str = "float32", **changes: Any) -> Any:
     """Convolutions and full attention in turn: two of four layers hold K and V."""
     kinds = ["conv", "full_attention"] * 2
-    return _make(Lfm2Config(layer_types=kinds, block_auto_adjust_ff_dim=False, **SHAPE | {"num_hidden_layers": 4} | changes), dtype)
+    return make(Lfm2Config(layer_types=kinds, block_auto_adjust_ff_dim=False, **SHAPE | {"num_hidden_layers": 4} | changes), dtype)
 
 
 def _gemma(config: Any, dtype: str, changes: dict[str, Any]) -> Any:
     """head_dim and scaling are settings of their own there."""
     own = {"head_dim": 128, "query_pre_attn_scalar": 32, "sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
-    return _make(config(**SHAPE | own | changes), dtype)
+    return make(config(**SHAPE | own | changes), dtype)
 
 
-def _make(config: Any, dtype: str) -> Any:
+def make(config: Any, dtype: str) -> Any:
+    """The model of a configuration."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -28,7 +28,7 @@ PRE = read({"name": "pre", "k": {"codec": "cast", "dtype": "float32", "rope": "p
 def phi3(**rope: Any) -> Any:
     """Half of the channels turn."""
     changes = {"pad_token_id": 0, "rope_parameters": {**FORMS["default"], "partial_rotary_factor": 0.5, **rope}}
-    return tiny._make(transformers.Phi3Config(**tiny.SHAPE | changes), "float32")
+    return tiny.make(transformers.Phi3Config(**tiny.SHAPE | changes), "float32")
 
 
 MODELS = {name: lambda form=form: tiny.llama(rope_parameters=form) for name, form in FORMS.items()} | {"partial": phi3}
@@ -61,13 +61,13 @@ def test_a_model_whose_keys_are_kept_before_rope_says_what_it_said(name: str) ->
 
 def cohere() -> Any:
     """Interleaved pairs."""
-    return tiny._make(transformers.CohereConfig(**tiny.SHAPE), "float32")
+    return tiny.make(transformers.CohereConfig(**tiny.SHAPE), "float32")
 
 
 def longrope() -> Any:
     changes = {"max_position_embeddings": 128, "original_max_position_embeddings": 64, "pad_token_id": 0}
     factors = {"rope_type": "longrope", "short_factor": [1.0] * 32, "long_factor": [2.0] * 32, **THETA}
-    return tiny._make(transformers.Phi3Config(**tiny.SHAPE | changes, rope_parameters=factors), "float32")
+    return tiny.make(transformers.Phi3Config(**tiny.SHAPE | changes, rope_parameters=factors), "float32")
 
 
 REFUSED = {

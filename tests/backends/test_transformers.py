@@ -185,7 +185,7 @@ def test_in_hybrids_only_layers_with_keys_and_values_count(config: str, held: li
 def test_what_is_no_key_or_value_of_a_head_is_refused() -> None:
     """Multi-head latent attention keeps one vector for all heads, and the rotary part of the keys beside it."""
     shape = {"kv_lora_rank": 64, "q_lora_rank": None, "first_k_dense_replace": 2, "n_routed_experts": 4, "n_group": 1, "topk_group": 1}
-    model = tiny._make(transformers.DeepseekV3Config(**tiny.SHAPE | {"num_key_value_heads": 4} | shape), "float32")
+    model = tiny.make(transformers.DeepseekV3Config(**tiny.SHAPE | {"num_key_value_heads": 4} | shape), "float32")
     with TransformersSession(model, None, "tiny") as session:
         assert len(session.forward(TOKENS, session.new_cache(None))) == len(TOKENS)
         with pytest.raises(Unsupported, match=r"layer 0 caches 1 × 64 values per token, .* \(only KV heads × head_dim, 4 × 64\)"):
@@ -201,7 +201,7 @@ def test_a_model_without_transformers_interface_is_refused_at_once() -> None:
 
 def test_learned_sinks_are_refused_by_their_name() -> None:
     config = transformers.GptOssConfig(**tiny.SHAPE | {"head_dim": 64, "num_local_experts": 4, "rope_parameters": ROPE})
-    model = tiny._make(config, "float32")
+    model = tiny.make(config, "float32")
     with TransformersSession(model, None, "tiny") as session:
         assert len(session.forward(TOKENS, session.new_cache(None))) == len(TOKENS)
         with pytest.raises(Unsupported, match="is given s_aux"):

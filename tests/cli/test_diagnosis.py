@@ -6,12 +6,14 @@ import hashlib
 import urllib.request
 from importlib.metadata import Distribution
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tqbench.cli import diagnosis
 from tqbench.corpora import wikitext_2
 from tqbench.kernels import native
+from tqbench.measure import device, gpu
 
 
 def fact(name: str) -> diagnosis.Fact:
@@ -24,18 +26,27 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_gpu_without_a_torch_that_can_use_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fact("cuda").state == ("missing" if "+cpu" in str(diagnosis._version("torch")) else fact("cuda").state)
     folder = tmp_path / "0000:01:00.0"
     folder.mkdir()
     (folder / "information").write_text("Model: \t\t NVIDIA H200\nIRQ: 1\n")
-    monkeypatch.setattr(diagnosis, "NVIDIA", tmp_path)
-    real = diagnosis._version
-    monkeypatch.setattr(diagnosis, "_version", lambda name: "2.13.0+cpu" if name == "torch" else real(name))
+    monkeypatch.setattr(device, "NVIDIA", tmp_path)
+    monkeypatch.setattr(device, "torch_version", lambda: "2.13.0+cpu")
     found = fact("cuda")
     assert (found.state, found.value) == ("missing", "NVIDIA H200; torch 2.13.0+cpu cannot use it")
     assert found.next.startswith("pip install --force-reinstall torch ")
-    monkeypatch.setattr(diagnosis, "_version", lambda name: "2.13.0+cu130" if name == "torch" else real(name))
-    assert fact("cuda").state == "ready"
+    monkeypatch.setattr(device, "torch_version", lambda: "2.13.0+cu130")
+    assert (fact("cuda").state, fact("cuda").value) == ("ready", "NVIDIA H200; torch 2.13.0+cu130")
+
+
+def test_what_the_driver_tells_of_a_gpu_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"name": "NVIDIA H200", "driver": "580.1", "capability": "9.0", "memory_bytes": 1 << 37}
+    one = SimpleNamespace(
+        facts=lambda: {name: gpu.Told(x) for name, x in told.items()} | {"power_limit_w": gpu.Told(reason="Not Supported")}
+    )
+    monkeypatch.setattr(gpu, "all_of_them", lambda: [one])
+    assert fact("gpu 0").value == "NVIDIA H200, capability 9.0, 128.0 GiB, driver 580.1"
+    monkeypatch.setattr(gpu, "all_of_them", lambda: "NVML cannot be used: no driver")
+    assert (fact("nvml").state, fact("nvml").value) == ("missing", "NVML cannot be used: no driver")
 
 
 def test_the_native_library_is_loaded_to_see_what_it_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

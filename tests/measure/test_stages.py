@@ -53,9 +53,65 @@ def test_the_device_is_waited_for_at_both_ends(tick: list[float]) -> None:
     def wait() -> None:
         tick[0] += 10
 
-    with stages.timed(wait) as found, stages.stage("model"), stages.stage("attend"):
+    with stages.timed(clock.HostMarks(wait)) as found, stages.stage("model"), stages.stage("attend"):
         tick[0] += 1
     assert found.seconds == {"model": 20, "attend": 11}
+
+
+class Queue:
+    """A device that works through what it is asked in order, `seconds` behind the host; its events are read from its own clock."""
+
+    def __init__(self) -> None:
+        self.seconds, self.waits = 0.0, 0
+
+    def event(self, *, enable_timing: bool) -> Queue._Event:
+        assert enable_timing
+        return self._Event(self)
+
+    class _Event:
+        def __init__(self, queue: Queue):
+            self.queue, self.at = queue, -1.0
+
+        def record(self, stream: object) -> None:
+            assert stream == "the stream of cuda:1"
+            self.at = self.queue.seconds
+
+        def synchronize(self) -> None:
+            self.queue.waits += 1
+
+        def elapsed_time(self, end: Queue._Event) -> float:
+            assert self.queue.waits, "an event is read before it has happened"
+            return 1e3 * (end.at - self.at)
+
+
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
+    import torch
+
+    found = Queue()
+    monkeypatch.setattr(torch.cuda, "Event", found.event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    return found
+
+
+def test_on_cuda_stages_are_timed_by_events_of_the_device_and_waited_for_once(tick: list[float], queue: Queue) -> None:
+    """The host runs ahead: its clock tells nothing of what the device does, and marks do not hold it up."""
+    with stages.timed(clock.marks("cuda:1")) as found:
+        queue.seconds += 1  # between stages
+        with stages.stage("model"):
+            queue.seconds += 2
+            with stages.stage("attend"):
+                queue.seconds += 3
+            tick[0] += 100
+            queue.seconds += 4
+        assert queue.waits == 0
+    assert found.seconds == {"model": pytest.approx(6), "attend": pytest.approx(3)}
+    assert queue.waits == 1
+
+
+def test_what_is_not_cuda_is_timed_on_the_hosts_clock() -> None:
+    assert isinstance(clock.marks("cpu"), clock.HostMarks)
+    assert isinstance(clock.marks("cuda"), clock.DeviceMarks)
 
 
 def test_without_timing_a_mark_is_one_and_the_same_nothing(tick: list[float]) -> None:
@@ -71,6 +127,17 @@ def test_only_devices_that_run_on_are_waited_for() -> None:
     assert clock.waiter("cpu") is None
     assert clock.waiter("gpu") is None  # MLX: a session's forward call evaluates
     assert clock.waiter("cuda:0") is not None
+
+
+def test_the_device_that_computes_is_the_one_that_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    waited: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    wait = clock.waiter("cuda:1")
+    assert wait is not None
+    wait()
+    assert waited == ["cuda:1"]
 
 
 def test_rounds_alternate_and_their_order_does(tick: list[float]) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tqbench.core.record import Cell, Record
 from tqbench.corpora import recipes
-from tqbench.measure import environment
+from tqbench.measure import device, environment
 from tqbench.models import packaged, resolve
 from tqbench.suite import cost as first_guess
 from tqbench.suite.cost import Size, peak_bytes, tokens, work
@@ -124,7 +124,8 @@ def test_another_backend_device_or_dtype_teaches_nothing(suite, tmp_path: Path, 
     assert {cost.learned for cost in other.costs} == {0}
 
 
-def test_what_a_device_takes_is_known_once_something_ran_on_it(suite, tmp_path: Path) -> None:
+def test_what_a_device_takes_is_known_once_something_ran_on_it(suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "absent", lambda name: None)
     text = f"device: cuda\n{GRID}"
     assert {cost.seconds for cost in suite(text).costs} == {None}
     write(tmp_path, suite(text).cells)

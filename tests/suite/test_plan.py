@@ -10,6 +10,7 @@ import pytest
 
 from tqbench.core.errors import ConfigError
 from tqbench.core.scheme import Scheme
+from tqbench.measure import device
 from tqbench.metrics.paired import ENOUGH
 from tqbench.suite.cost import SCHEME_PASS
 from tqbench.suite.load import load
@@ -246,7 +247,35 @@ def test_a_scheme_that_cannot_store_the_models_vectors_says_so(planned) -> None:
     assert scheme.unsupported == "blocks of 32 channels do not fit head_dim 16"
 
 
-def test_what_cannot_be_known_is_not_guessed(planned) -> None:
+def test_every_device_of_a_list_has_its_cells(planned) -> None:
+    found = planned("f16", more="device: [cpu, cuda]")
+    assert [(cell.label, cell.device) for cell in found.cells] == [
+        ("baseline", "cpu"),
+        ("f16", "cpu"),
+        ("baseline", "cuda"),
+        ("f16", "cuda"),
+    ]
+    assert len({cell.setting for cell in found.cells}) == 2
+    assert {cell.device for cell in planned("f16", more="device: cuda:1").cells} == {"cuda:1"}
+    with pytest.raises(ConfigError, match=r"suite.yaml:5: 'cpu' is in the list already"):
+        planned("f16", more="device: [cpu, cpu]")
+    with pytest.raises(ConfigError, match="device must be a device or a list of them"):
+        planned("f16", more="device: [cpu, 7]")
+
+
+def test_a_device_that_is_not_here_is_planned_as_unsupported(planned, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "absent", lambda name: "no GPU with a driver is seen here" if name == "cuda" else None)
+    costs = planned("f16", more="device: [cpu, cuda]").costs
+    why = "device 'cuda' is not here: no GPU with a driver is seen here"
+    assert [cost.unsupported for cost in costs] == [None, None, why, why]
+    assert [cost.seconds for cost in costs][2:] == [0.0, 0.0]
+    assert all(cost.seconds for cost in costs[:2])
+    hub = planned("f16", model="some-org/some-model", device="cuda").costs
+    assert {(cost.seconds, cost.unsupported) for cost in hub} == {(0.0, why)}
+
+
+def test_what_cannot_be_known_is_not_guessed(planned, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "absent", lambda name: None)
     assert {cost.seconds for cost in planned("f16", device="cuda").costs} == {None}
     hub = planned("f16", model="some-org/some-model")
     assert {(cost.seconds, cost.peak_bytes) for cost in hub.costs} == {(None, None)}
@@ -338,7 +367,9 @@ def test_the_context_is_counted_for_the_baseline_and_both_lanes_for_all(planned,
     path.write_text(SPEED)
     (found,) = load([path])
     costs = plan(found).costs
-    timed = 2 * (4 * 21 + 17 + 8)  # four repetitions of a step and 20 more, 16 staged ones behind one, 8 that are scored; two lanes
+    timed = 2 * (
+        4 * 21 + 17 + 1 + 8
+    )  # four repetitions of a step and 20 more, 16 staged ones behind one, one looked into, 8 scored; two lanes
     assert [cost.tokens for cost in costs[:4]] == [timed, timed, 64 + timed, timed]
     assert all(cost.seconds and cost.peak_bytes for cost in costs)
     assert costs[3].seconds > costs[1].seconds

@@ -15,8 +15,9 @@ from tqbench.core.presets import preset
 from tqbench.core.record import Cell, Record
 from tqbench.corpora import Text
 from tqbench.kernels.attend import _torch
+from tqbench.measure import clock, gpu, trace
 from tqbench.measure.environment import threads
-from tqbench.tasks import Job, decode, memory, prefill, run
+from tqbench.tasks import Job, _race, decode, memory, prefill, run
 from tqbench.tasks._proof import fitting
 
 TEXT = Text("words", "The quick brown fox jumps over the lazy dog. " * 20, "a test")
@@ -188,3 +189,84 @@ def test_what_crosses_to_another_framework_has_no_speed(session, monkeypatch: py
     monkeypatch.setattr(Choice, "impl", property(lambda self: "reference (host)", lambda self, name: None), raising=False)
     with pytest.raises(Unsupported, match="says nothing about the scheme"):
         run(job(session, "decode", DECODE))
+
+
+class Gpu:
+    """A GPU that uses 50 J for every time it is asked."""
+
+    def __init__(self) -> None:
+        self.used = 0.0
+
+    def facts(self) -> dict[str, gpu.Told]:
+        return {"name": gpu.Told("NVIDIA H200"), "driver": gpu.Told("580.1")}
+
+    def now(self) -> dict[str, gpu.Told]:
+        return {"utilisation": gpu.Told(0.5), "power_w": gpu.Told(300.0), "temperature_c": gpu.Told(reason="Not Supported")}
+
+    def throttled(self) -> gpu.Told:
+        return gpu.Told([])
+
+    def joules(self) -> gpu.Told:
+        self.used += 50
+        return gpu.Told(self.used)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Races believe to be on CUDA, where a GPU is metered and every wait of the host is told; the model stays where it is."""
+    monkeypatch.setattr(_race.Race, "device", property(lambda self: "cuda:0"))
+    monkeypatch.setattr(clock, "waiter", lambda device: None)
+    monkeypatch.setattr(clock, "marks", lambda device: clock.HostMarks())
+    monkeypatch.setattr(gpu, "find", lambda device: Gpu())
+    monkeypatch.setattr(gpu, "LEAST", 0.0)
+    monkeypatch.setattr(_race, "METERED", 0.001)
+    monkeypatch.setattr(trace, "_waits", lambda step: (step(), {"session.py:9 int(x)": 2})[1])
+
+
+def test_on_cuda_each_lane_is_metered_alone_and_its_waits_are_counted(session, cuda: None) -> None:
+    record, _ = measured(session, "decode", DECODE)
+    assert (record.outcome, record.audits) == ("ok", [])
+    metered = record.device["metered"]
+    assert metered["gpu"] == {"name": "NVIDIA H200", "driver": "580.1"}
+    for lane in ("own", "cell"):
+        stretches = metered[lane]["tokens"] // 12
+        assert metered[lane]["energy_j"] == 50 * stretches
+        assert metered[lane]["temperature_c"] is None
+        assert metered[lane]["missing"]["temperature_c"] == "Not Supported"
+    assert record.metrics["joules_per_token"].value == pytest.approx(50 / 12)
+    assert record.metrics["base_joules_per_token"].value == pytest.approx(50 / 12)
+    assert (record.metrics["gpu_utilisation"].value, record.metrics["gpu_power_w"].value) == (0.5, 300)
+    assert record.metrics["host_waits"].value == 2
+    assert record.device["steps"]["cell"]["places"] == {"session.py:9 int(x)": 2}
+    base, _ = measured(session, "decode", DECODE, None)
+    assert base.device["metered"].keys() == {"gpu", "cell"}
+    prefilled, _ = measured(session, "prefill", PREFILL)
+    assert prefilled.metrics["joules_per_token"].value == pytest.approx(50 / 40)
+    assert prefilled.metrics["host_waits"].value == 2 / 16
+
+
+def test_without_nvml_a_record_says_why(session, cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "find", lambda device: "NVML cannot be used: no driver")
+    record, _ = measured(session, "decode", DECODE)
+    assert record.device["metered"] == {"missing": "NVML cannot be used: no driver"}
+    assert "joules_per_token" not in record.metrics
+
+
+def test_off_cuda_the_form_of_attention_is_known_and_nothing_is_metered(session) -> None:
+    record, _ = measured(session, "decode", DECODE)
+    assert record.device["metered"] == {}
+    own, cell = (record.device["steps"][lane] for lane in ("own", "cell"))
+    assert own["attention"] == {"flash (CPU)": 2}  # a layer each; the scheme's own attention is none of torch's
+    assert cell["attention"] == {}
+    assert (own["host_waits"], own["reason"]) == (None, trace.IN_ORDER)
+    assert 0 < record.timing["cores"]["cell"] < 64
+
+
+def test_the_allocators_peak_stands_beside_that_of_the_process(session, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tqbench.measure import memory as of_device
+
+    monkeypatch.setattr(of_device, "device_peak", lambda device: {"allocated": 5_000_000, "reserved": 8_000_000})
+    record, _ = measured(session, "memory", MEMORY)
+    aside = 2 * (40 - memory.PROVED) * 2 * 2 * 2 * 64 * 4  # the context, which is kept, and the model's own cache beside the scheme's
+    assert record.metrics["device_peak_allocated"].value == 5_000_000 - aside
+    assert record.metrics["device_peak_reserved"].value == 8_000_000

@@ -72,6 +72,8 @@ class TorchArrays:
 
     def scaled(self, q: Tensor, factors: list[float]) -> Tensor:
         wide = compute_dtype(q.dtype)  # in 16 bits most factors would round to one
+        if len(set(factors)) == 1:  # one query, above all: a number goes along with the call, a tensor would be waited for
+            return (q.to(wide) * factors[0]).to(q.dtype)
         return (q.to(wide) * torch.tensor(factors, dtype=wide, device=q.device)[:, None]).to(q.dtype)
 
     def squares(self, x: Tensor, y: Tensor) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tqbench.codecs.blocks.constants import constants
 from tqbench.core.errors import Unsupported
 
 
@@ -33,7 +34,7 @@ class Rope:
     def _turn(self, x: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Cosine and sine, rounded in float32 as models have them."""
         positions = torch.arange(start, start + x.shape[-2], device=x.device, dtype=torch.float32)
-        angles = positions[:, None] * torch.tensor(self.frequencies, device=x.device, dtype=torch.float32)
+        angles = positions[:, None] * constants(self.frequencies, torch.float32, x.device)
         return (angles.cos() * self.scaling).to(x.dtype), (angles.sin() * self.scaling).to(x.dtype)
 
     def _pairs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -110,6 +110,10 @@ class Member(SideStore):
         self.wanted, self.together.tokens = end, self.tokens
         self.together.advance(self)
 
+    def catch_up(self) -> None:
+        self.together.pending.settle()
+        super().catch_up()
+
     def follow(self, end: int, *, attended: bool) -> None:
         """Take note of what has been packed up to there."""
         fresh, first = self.exact(end), self.units

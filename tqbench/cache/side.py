@@ -19,6 +19,7 @@ from tqbench.core.evidence import SideEvidence
 from tqbench.core.op import Choice
 from tqbench.core.scheme import Side
 from tqbench.core.session import Protocol
+from tqbench.core.sound import Pending, put_off
 from tqbench.kernels.attend import View
 from tqbench.measure.stages import stage
 
@@ -67,6 +68,7 @@ class SideStore:
     error: tuple[float, float] = (0.0, 0.0)
     sampled: int = 0
     unsampled: tuple[Any, int] | None = None  # the most tokens that were packed at once in quiet, and their first unit
+    pending: Pending = field(default_factory=Pending)  # checks of what was packed in quiet
 
     def use(self, kernels: Kernels) -> None:
         """Take these forms of the operations."""
@@ -109,7 +111,7 @@ class SideStore:
     def encode(self, fresh: Any, position: int) -> None:
         """Encode whole units whose first token is at that position, and keep them."""
         plain = fresh if self.rope is None else self.rope.undo(fresh.to(compute_dtype(fresh.dtype)), position)
-        with stage("encode"):
+        with stage("encode"), put_off(self.pending if self.quiet else None):
             rows = self.arrays.ready(self.kernels.encode(self.codec, plain))
         self._write(rows, fresh)
 
@@ -135,7 +137,8 @@ class SideStore:
             self.unsampled = fresh, first
 
     def catch_up(self) -> None:
-        """The error of what was packed in quiet."""
+        """The checks and the error of what was packed in quiet."""
+        self.pending.settle()
         if self.unsampled:
             fresh, first = self.unsampled
             self._sample(fresh[:, :, : SAMPLED_TOKENS // self.codec.unit * self.codec.unit], first)

@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, entry_points, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tqbench.core.op import Op
 from tqbench.core.quantity import size
 
+if TYPE_CHECKING:
+    from tqbench.measure.gpu import Gpu
+
 HUB_SECONDS = 3.0  # that the hub has to answer
-NVIDIA = Path("/proc/driver/nvidia/gpus")  # Linux: one folder per GPU
 
 
 @dataclass(frozen=True)
@@ -65,34 +67,37 @@ def _machine() -> Iterator[Fact]:
 
 
 def _devices() -> Iterator[Fact]:
-    built, gpus = _version("torch") or "", _gpus()
-    cuda = "+cpu" not in built and bool(built) and sys.platform != "darwin"
-    if gpus and not cuda:
+    from tqbench.measure import device, gpu
+
+    seen, why = ", ".join(device.gpus()), device.absent("cuda")
+    if why and seen:
         helps = 'pip install --force-reinstall torch   # on Linux, PyPI\'s own build is the one for CUDA; "device: cuda" then works'
-        yield Fact("devices", "cuda", "missing", f"{gpus}; torch {built or 'is not installed'} cannot use it", helps)
-    elif gpus:
-        yield Fact("devices", "cuda", "ready", f"{gpus}; torch {built}")
+        yield Fact("devices", "cuda", "missing", f"{seen}; torch {device.torch_version() or 'is not installed'} cannot use it", helps)
+    elif why:
+        yield Fact("devices", "cuda", "missing", why, "suites run with `device: cpu`")
     else:
-        yield Fact("devices", "cuda", "missing", "no NVIDIA GPU with a driver is seen here", "suites run with `device: cpu`")
+        yield Fact("devices", "cuda", "ready", f"{seen or 'a GPU'}; torch {device.torch_version()}")
+    yield from _nvml(gpu.all_of_them(), bool(seen))
     triton = _version("triton")
-    helps = "" if triton or not gpus else "pip install triton   # comes with torch's build for CUDA"
+    helps = "" if triton or not seen else "pip install triton   # comes with torch's build for CUDA"
     yield Fact("devices", "triton", "ready" if triton else "missing", triton or "not installed", helps)
-    metal = sys.platform == "darwin" and platform.machine() == "arm64"
-    yield Fact("devices", "metal", "ready" if metal else "missing", "Apple silicon" if metal else "not on this system")
+    metal = device.absent("mps")
+    yield Fact("devices", "metal", "missing" if metal else "ready", metal or "Apple silicon")
 
 
-def _gpus() -> str:
-    """The GPUs that a driver shows, by name."""
-    found = [(folder / "information") for folder in sorted(NVIDIA.glob("*"))]
-    names = [line.partition(":")[2].strip() for file in found for line in _lines(file) if line.startswith("Model:")]
-    return ", ".join(names or [f"{len(found)} NVIDIA GPU{'s' * (len(found) > 1)}"] * bool(found))
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(errors="replace").splitlines()
-    except OSError:
-        return []
+def _nvml(found: list[Gpu] | str, seen: bool) -> Iterator[Fact]:
+    """What the driver tells of each GPU; without it, power and use stay unknown."""
+    if isinstance(found, str):
+        helps = "power, energy, clocks and use of a GPU are then null in records, with this reason"
+        yield Fact("devices", "nvml", "missing", found, helps if seen else "")
+        return
+    for i, one in enumerate(found):
+        facts = one.facts()
+        said = {name: told.reason if told.value is None else str(told.value) for name, told in facts.items()}
+        memory, watts = facts["memory_bytes"].value, facts["power_limit_w"].value
+        held = size(memory) if memory else f"memory: {said['memory_bytes']}"
+        words = f"{said['name']}, capability {said['capability']}, {held}, driver {said['driver']}"
+        yield Fact("devices", f"gpu {i}", "ready", f"{words}{f', at most {watts:g} W' if watts else ''}")
 
 
 def _kernels() -> Iterator[Fact]:

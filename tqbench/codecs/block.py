@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from tqbench.codecs.blocks.constants import constants
 from tqbench.codecs.blocks.packing import pack, unpack
 from tqbench.core.codec import Codec, Layout, Packed, Part, as_bytes
 from tqbench.core.errors import ConfigError, Unsupported
@@ -81,7 +82,7 @@ class Block(Codec):
         return self._up((blocks - minimum) * _inverse(scale) + 0.5), {"scales": scale, "minima": minimum}
 
     def _nonlinear(self, blocks: Tensor) -> tuple[Tensor, Packed]:
-        levels = torch.tensor(NONLINEAR, dtype=blocks.dtype, device=blocks.device)
+        levels = constants(NONLINEAR, blocks.dtype, blocks.device)
         largest = _largest(blocks)
         scaled = blocks * _inverse(largest / NONLINEAR[0])
         codes = torch.bucketize(scaled.contiguous(), (levels[1:] + levels[:-1]) / 2, right=True)
@@ -112,7 +113,7 @@ class Block(Codec):
         pairs = packed["codes"].unflatten(-1, (-1, BLOCK // 2))
         codes = torch.cat([pairs & 15, pairs >> 4], dim=-1)
         if self.form == "nonlinear":
-            return torch.tensor(NONLINEAR, dtype=dtype, device=codes.device)[codes.long()]
+            return constants(NONLINEAR, dtype, codes.device)[codes.long()]
         if self.bits == 5:
             codes = codes | unpack(packed["high"], 1).unflatten(-1, (-1, BLOCK)) << 4
         return codes.to(dtype) - (0 if self.form == "affine" else 2 ** (self.bits - 1))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from math import frexp, inf
 from typing import ClassVar, Literal
 
+from tqbench.codecs.blocks.constants import constants
 from tqbench.codecs.blocks.minifloat import LARGEST, Format, decode, encode
 from tqbench.codecs.blocks.packing import pack, unpack
 from tqbench.core.codec import Codec, Layout, Packed, Part, Tags
@@ -24,6 +25,7 @@ from tqbench.core.lazy import Tensor, torch
 
 ELEMENT: dict[str, Format] = {"mxfp4": "e2m1", "mxfp8": "e4m3", "nvfp4": "e2m1"}
 BIAS = 127  # of e8m0
+POWERS = tuple(2.0 ** (byte - BIAS) for byte in range(255))
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Microscaling(Codec):
         if self.format == "nvfp4":
             values = decode(scales, "e4m3", dtype)
             return values * self._global(values)
-        return torch.tensor([2.0 ** (byte - BIAS) for byte in range(255)], dtype=dtype, device=scales.device)[scales.long()]
+        return constants(POWERS, dtype, scales.device)[scales.long()]
 
     def _global(self, like: Tensor) -> Tensor | float:
         if not self.calibrated:

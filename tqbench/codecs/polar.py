@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from tqbench.codecs.blocks.constants import constants
 from tqbench.codecs.blocks.lloyd import lloyd_max
 from tqbench.codecs.blocks.packing import pack, unpack
 from tqbench.core.codec import Codec, Layout, Packed, Part
@@ -93,4 +94,4 @@ class Polar(Codec):
 
     def _angles(self, level: int, like: Tensor) -> Tensor:
         angles = codebook(level, self.first_bits if level == 1 else self.upper_bits)
-        return torch.tensor(angles, dtype=like.dtype, device=like.device)
+        return constants(angles, like.dtype, like.device)

@@ -97,7 +97,12 @@ class Product(Codec):
         return self.residual == "direct_sign" or (self.residual == "amesianx" and d <= 128)
 
     def _sketch(self, like: Tensor) -> Tensor:
-        return sketch(self.residual, like.shape[-1], self.sketch_seed).to(like.device, like.dtype)
+        return _on(self.residual, like.shape[-1], self.sketch_seed, like.dtype, like.device)
+
+
+@cache
+def _on(residual: Residual, d: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return sketch(residual, d, seed).to(device, dtype)
 
 
 @cache

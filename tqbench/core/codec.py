@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from tqbench.core.errors import Unsupported
 from tqbench.core.lazy import Tensor, torch
+from tqbench.core.sound import require
 
 ITEMSIZE = {"uint8": 1, "int8": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -196,12 +197,13 @@ class Codec(ABC):
             raise Unsupported(f"codec {self.plain.name!r} encodes {self.unit} tokens together, got {x.shape[-2]}")
         if not self.ready:
             raise Unsupported(f"codec {self.plain.name!r} must be calibrated before it can encode")
-        if not bool(torch.isfinite(x).all()):
-            raise Unsupported(f"codec {self.plain.name!r}: keys or values contain NaN or infinity")
+        who = f"codec {self.plain.name!r}"
+        require(torch.isfinite(x).all(), f"{who}: keys or values contain NaN or infinity")
         packed = self.quantize(self.transform(x.to(compute_dtype(x.dtype))))
         for name, array in packed.items():
-            if array.is_floating_point() and not bool(torch.isfinite(array).all()):
-                raise Unsupported(f"codec {self.plain.name!r}: values up to {float(x.abs().max()):.3g} overflow its {array.dtype} {name}")
+            if array.is_floating_point():
+                over = f"overflow its {array.dtype} {name}"
+                require(torch.isfinite(array).all(), f"{who}: values {over}", lambda over=over: f"{who}: values up to {_largest(x)} {over}")  # type: ignore[misc]
         return packed
 
     def decode(self, packed: Packed, head_dim: int, dtype: torch.dtype) -> Tensor:
@@ -224,6 +226,10 @@ class Codec(ABC):
             packed[part.name] = raw.view(getattr(torch, part.dtype)).reshape(*raw.shape[:3], *part.shape)
             start += part.nbytes
         return packed
+
+
+def _largest(x: Tensor) -> str:
+    return f"{float(x.abs().max()):.3g}"
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

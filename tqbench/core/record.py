@@ -95,6 +95,7 @@ class Record:
     kernels: dict[str, Any] = field(default_factory=dict)  # which form of each operation ran, and why faster ones did not
     timing: dict[str, Any] = field(default_factory=dict)  # threads, repetitions, and whether others used the machine meanwhile
     stages: dict[str, Any] = field(default_factory=dict)  # seconds by stage of a step, of the model's own cache and of the scheme
+    device: dict[str, Any] = field(default_factory=dict)  # what a step asks of torch and its device, and what a GPU did meanwhile
     storage: dict[str, Any] = field(
         default_factory=dict
     )  # bytes of a saved cache by part, and how well each layer agrees with the exact one
@@ -117,7 +118,7 @@ class Record:
         audits = list(dict.fromkeys((*self.audits, *found)))
         if not audits:
             return self
-        none: dict[str, Any] = {"metrics": {}, "positions": [], "floors": {}, "stages": {}, "storage": {}}
+        none: dict[str, Any] = {"metrics": {}, "positions": [], "floors": {}, "stages": {}, "device": {}, "storage": {}}
         none |= {"layers": [], "prompts": [], "harness": {}}
         return dataclasses.replace(self, outcome="inactive", reason=audits[0], audits=audits, **none)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 from typing import Protocol as Interface
@@ -42,6 +43,7 @@ class LocalModel:
     sha256: str | None = None  # of a GGUF file, or of samples of a directory's weights
     trust_remote_code: bool = False
     revision: str | None = None  # the commit, of a model that the hub has
+    config: dict[str, Any] | None = field(default=None, hash=False)  # of a model without files, whose weights are made on the spot
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,9 @@ class Session(Interface):
 
     def choose(self, logits: Any) -> int:
         """The most likely token after the last one, read back from the device: a step is done once this is known."""
+
+    def operations(self) -> AbstractContextManager[None]:
+        """While open, the operations of a forward pass are stages of their own; Unsupported where they cannot be told apart."""
 
     def score(
         self,

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 
 def seconds() -> float:
     """A monotonic clock, in seconds."""
     return time.perf_counter()
+
+
+def processor() -> float:
+    """Seconds of processor time that all threads of this process have used."""
+    return time.process_time()
 
 
 def stamp() -> str:
@@ -24,7 +30,58 @@ def waiter(device: str) -> Callable[[], None] | None:
         return None
     import torch
 
-    return torch.cuda.synchronize if device.startswith("cuda") else torch.mps.synchronize
+    return partial(torch.cuda.synchronize, device) if device.startswith("cuda") else torch.mps.synchronize
+
+
+class Marks(Protocol):
+    """Points in time that are set while work goes on, and read when it is over."""
+
+    def mark(self) -> Any:
+        """Now: after what has been asked of the device, before what will be."""
+
+    def spent(self, pairs: Sequence[tuple[Any, Any]]) -> list[float]:
+        """Seconds between two marks, for each pair."""
+
+
+class HostMarks:
+    """On this machine's clock. Where the device computes on by itself, each mark waits for it."""
+
+    def __init__(self, wait: Callable[[], None] | None = None):
+        self.wait = wait
+
+    def mark(self) -> float:
+        if self.wait:
+            self.wait()
+        return seconds()
+
+    def spent(self, pairs: Sequence[tuple[float, float]]) -> list[float]:
+        return [end - start for start, end in pairs]
+
+
+class DeviceMarks:
+    """On the clock of a CUDA device: events in its queue, so that nothing waits and what runs side by side without marks still does. A
+    stage in which the device waits for the host is charged with that, as the whole is."""
+
+    def __init__(self, device: str):
+        import torch
+
+        self.device, self.stream = device, torch.cuda.current_stream
+        self.event: Any = torch.cuda.Event
+
+    def mark(self) -> Any:
+        event = self.event(enable_timing=True)
+        event.record(self.stream(self.device))
+        return event
+
+    def spent(self, pairs: Sequence[tuple[Any, Any]]) -> list[float]:
+        if pairs:
+            pairs[-1][1].synchronize()  # the queue is in order: the last is done when all are
+        return [start.elapsed_time(end) / 1e3 for start, end in pairs]
+
+
+def marks(device: str) -> Marks:
+    """What sets marks on a device."""
+    return DeviceMarks(device) if device.startswith("cuda") else HostMarks(waiter(device))
 
 
 def timed(fn: Callable[[], Any], wait: Callable[[], None] | None = None) -> float:

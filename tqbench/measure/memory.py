@@ -1,4 +1,4 @@
-"""Memory of this process, or of the device that it computes on."""
+"""Memory of this process, and of the device that it computes on."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ from pathlib import Path
 
 
 def reset_peak(device: str = "cpu") -> None:
-    """Start a new peak, where the kernel can (Linux), or the device."""
+    """Start a new peak of the process, where the kernel can (Linux), and of the device's allocator."""
     if device.startswith("cuda"):
         import torch
 
         torch.cuda.reset_peak_memory_stats(device)
-        return
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return
 
 
-def peak(device: str = "cpu") -> int | None:
-    """The largest resident set since `reset_peak`, in bytes, or the most that the device held; None where the system does not tell."""
-    if device.startswith("cuda"):
-        import torch
+def device_peak(device: str) -> dict[str, int]:
+    """The most bytes since `reset_peak` that torch's allocator had given out on a CUDA device, and had taken from it; nothing elsewhere."""
+    if not device.startswith("cuda"):
+        return {}
+    import torch
 
-        return int(torch.cuda.max_memory_allocated(device))
+    return {"allocated": int(torch.cuda.max_memory_allocated(device)), "reserved": int(torch.cuda.max_memory_reserved(device))}
+
+
+def peak() -> int | None:
+    """The largest resident set since `reset_peak`, in bytes; None where the system does not tell."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

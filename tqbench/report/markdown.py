@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Sequence
 
-from tqbench.report import answers, foreign, probes
+from tqbench.report import answers, devices, foreign, probes
 from tqbench.report.across import grids
 from tqbench.report.chart import Chart
 from tqbench.report.column import Figure
@@ -82,7 +82,7 @@ def _view(view: View) -> list[str]:
     run, charts = view.run, view.charts
     return [
         *map(escape, view.notes),
-        *map(_across, grids(run)),
+        *map(_across, (*devices.grids(run), *grids(run))),
         *_figures(charts, None),
         *(
             part

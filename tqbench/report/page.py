@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from urllib.parse import quote
 
-from tqbench.report import about, across, answers, details, draw, foreign, probes
+from tqbench.report import about, across, answers, details, devices, draw, foreign, probes
 from tqbench.report.chart import Chart
 from tqbench.report.conclusion import Conclusion, Judged
 from tqbench.report.foreign import Foreign
@@ -78,7 +78,7 @@ def several(judged: Sequence[Judged], views: Sequence[View], others: Sequence[Fo
         marks=MARKS,
         foreign=foreign,
         others=others,
-        views=[(view, across.overview(view.run), across.grids(view.run), _sections(view)) for view in views],
+        views=[(view, across.overview(view.run), across.grids(view.run), devices.grids(view.run), _sections(view)) for view in views],
         outcomes=sorted({row.outcome for table in shown for row in table.rows}),
         machines=about.machines(runs),
         texts=[(run, about.texts(run)) for run in runs],

@@ -12,6 +12,10 @@ from tqbench.report.text import NONE, plain, value
 
 STAGES = {  # in the order in which they are shown
     "model": "the model's own layers, sampling apart",
+    "embed": "the table of token embeddings",
+    "norm": "every normalization",
+    "qkv": "the products that make queries, keys and values",
+    "rope": "the rotary embedding, its tables, and the reshaping of heads around it",
     "append": "taking new keys and values in; of the model's own cache, copying it",
     "encode": "packing",
     "center": "vectors of all heads together, without their mean",
@@ -29,6 +33,11 @@ STAGES = {  # in the order in which they are shown
     "unproject": "back from principal components",
     "uncenter": "the mean added, and heads apart again",
     "attend": "attention",
+    "out": "the product behind attention",
+    "residual": "what is added to the residual stream",
+    "ffn": "the products of the feed-forward network",
+    "activation": "its activation, and the product of its two halves",
+    "lm_head": "the product that makes logits",
     "settle": "counting, for the evidence",
     "choose": "the next token, read back",
     "unexplained": "between stages",
@@ -43,7 +52,11 @@ def heading(cell: Cell) -> str:
     if cell.task == "storage":
         level = cell.params["level"]
         return f"storage @ d{context} · {cell.params['entropy']}{'' if level is None else f' {level}'}"
-    return {"decode": f"tg{cell.params.get('new')} @ d{context}", "prefill": f"pp{context}"}.get(cell.task, f"{cell.task} @ d{context}")
+    return {
+        "decode": f"tg{cell.params.get('new')} @ d{context}",
+        "breakdown": f"step @ d{context}",
+        "prefill": f"pp{context}",
+    }.get(cell.task, f"{cell.task} @ d{context}")
 
 
 def facts(record: Record) -> list[str]:
@@ -133,11 +146,34 @@ def _worst(side: str) -> Any:
     return show
 
 
+def _device_peak(line: Line) -> Figure:
+    taken, held = (line.record.metrics.get(f"device_peak_{name}") for name in ("allocated", "reserved"))
+    return Figure(size(taken.value), f"{size(held.value)} held", taken.value) if taken and held else Figure(NONE)
+
+
+def _gpu(line: Line) -> Figure:
+    use, power = (line.record.metrics.get(name) for name in ("gpu_utilisation", "gpu_power_w"))
+    watts = f"{power.value:.0f} W" if power else ""
+    return Figure(f"{100 * use.value:.0f}", watts, use.value) if use else Figure(NONE, watts)
+
+
 def _peak(line: Line) -> Figure:
     peak = line.record.peak_bytes
     return Figure(size(peak), order=peak) if peak else Figure(NONE)
 
 
+GPU = (
+    Column(
+        "GPU %",
+        "the share of time in which the GPU computed anything, as NVML tells it, in repetitions of their own; below it its power",
+        _gpu,
+        optional=True,
+    ),
+    Column(
+        "J/token", "energy of the GPU for a token, from NVML's counter, in the same repetitions", metric("joules_per_token"), optional=True
+    ),
+    Column("waits", "how often the host waits for the device per token, as far as torch sees it", metric("host_waits"), optional=True),
+)
 FORMS = Column("kernels", "the form of attention that ran; below it those that packed and unpacked", _kernels)
 RATIO = "times as fast as the model's own cache, in turn with it: the median over rounds; of the baseline, that cache against itself"
 COLUMNS: dict[str, tuple[Column, ...]] = {
@@ -149,6 +185,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("p50 ms", "the median latency of a token", _timed("decode_ms_p50")),
         Column("p90 ms", "the latency that one token in ten exceeds", _timed("decode_ms_p90")),
         Column("p99 ms", "the latency that one token in a hundred exceeds", _timed("decode_ms_p99")),
+        *GPU,
         FORMS,
     ),
     "prefill": (
@@ -157,6 +194,15 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("tok/s", "tokens per second of the whole text through an empty cache", _timed("prefill_tps")),
         Column("× own", RATIO, _timed("prefill_ratio")),
         Column("first token ms", "from the first token of the text to the first new one", _timed("ttft_ms")),
+        *GPU,
+        FORMS,
+    ),
+    "breakdown": (
+        BITS,
+        COVERAGE,
+        Column("step ms", "the median of a step, decoded without marks", _timed("step_ms")),
+        Column("marked ms", "the mean of a step with marks at both ends of every operation", metric("marked_ms")),
+        Column("explained %", "the share of a marked step that lies in a named operation", metric("explained")),
         FORMS,
     ),
     "memory": (
@@ -169,6 +215,13 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ),
         Column(
             "peak", "of the process, or of the device's memory, while it decodes; other caches that are held aside are taken off", _peak
+        ),
+        Column(
+            "device peak",
+            "the most that tensors took of the device's memory while it decodes, without other caches that are held aside; below it what "
+            "torch's allocator held in all",
+            _device_peak,
+            optional=True,
         ),
         FORMS,
     ),
@@ -207,7 +260,7 @@ def lanes(record: Record) -> dict[str, str]:
     """The lanes whose stages are shown, each with what was timed."""
     if record.cell.task == "storage":
         return {"save": "saving, from the exact context to the file", "load": "loading, from the file to the first token"}
-    if record.cell.task == "decode":
+    if record.cell.task in ("decode", "breakdown"):
         return {"cell": "a token"}
     return {"cell": f"one more chunk of {record.cell.params.get('chunk')} tokens behind the text"}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tqbench.report import foreign
+from tqbench.report import devices, foreign
 from tqbench.report.conclusion import Conclusion
+from tqbench.report.details import Grid
 from tqbench.report.foreign import Foreign
 from tqbench.report.run import Run
 from tqbench.report.table import Row, Table, short_headings, tables
@@ -23,7 +24,7 @@ WIDTHS = "± half the width of the 95 % interval; the report page has its ends"
 
 def render(run: Run) -> list[RenderableType]:
     """The tables of a run, each with its heading, marks and notes."""
-    return [part for table in tables(run) for part in _table(table)]
+    return [part for parts in (*map(_table, tables(run)), *map(_across, devices.grids(run))) for part in parts]
 
 
 def measured_elsewhere(others: Sequence[Foreign]) -> list[RenderableType]:
@@ -98,6 +99,21 @@ def _table(table: Table) -> list[RenderableType]:
     widths = [WIDTHS] if any((figure.brief or "").startswith("±") for row in table.rows for figure in row.figures) else []
     below = [Text(line, style="dim") for line in (*table.marks(), *widths)] + [Text(line, style="yellow") for line in table.notes()]
     return [head, *facts, Text(), grid, *below]
+
+
+def _across(one: Grid) -> list[RenderableType]:
+    """A table beside the results."""
+    from rich import box
+    from rich.table import Table as Lines
+    from rich.text import Text
+
+    lines = Lines(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
+    lines.add_column(one.corner, overflow="fold", style="bold")
+    for title in one.head:
+        lines.add_column(Text(title), justify="right", overflow="fold")
+    for title, figures in one.rows:
+        lines.add_row(Text(title), *(Text.assemble(f.text, (f"\n{f.detail}" if f.detail else "", "dim")) for f in figures))
+    return [Text(f"\n{one.title}", style="bold cyan"), Text(one.caption, style="dim"), Text(), lines]
 
 
 def _figures(row: Row, columns: int) -> list[Text]:

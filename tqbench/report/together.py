@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +12,7 @@ from tqbench.report.chart import Chart
 from tqbench.report.run import Run
 from tqbench.report.text import number
 
-TIMED = ("decode", "prefill", "storage")
+TIMED = ("decode", "prefill", "storage", "breakdown")
 
 
 @dataclass
@@ -53,7 +54,7 @@ def _differs(one: Run, other: Run, setting: str) -> str | None:
     if a.cell.task in TIMED:
         return f"{who} in speed: they were not timed in turn."
     for what, x, y in (
-        ("the weights differ", a.model.get("weights"), b.model.get("weights")),
+        ("the weights differ", _weights(a), _weights(b)),
         ("the tokens differ", a.text.get("ids_sha256"), b.text.get("ids_sha256")),
         ("other windows were scored", a.text.get("scored"), b.text.get("scored")),
     ):
@@ -76,6 +77,13 @@ def _baselines(one: Run, other: Run, setting: str, who: str) -> str | None:
     if abs(ppl[0] - ppl[1]) <= floor:
         return None
     return f"{who}: the baselines' ppl differ by more than their floor ({number(ppl[0], 7)}, {number(ppl[1], 7)})."
+
+
+def _weights(record: Record) -> str | None:
+    """Which weights these are: by the hash of their file, whatever else is said of them; of a directory by what is said."""
+    said = record.model.get("weights")
+    found = re.search(r"sha256 [0-9a-f]{16}", said or "")
+    return found[0] if found else said
 
 
 def _example(run: Run, setting: str) -> Record | None:

@@ -68,6 +68,11 @@ def backends(settings: Settings, problem: Problem) -> None:
             problem(("backend", i), unknown("backend", name, known))
 
 
+def devices(settings: Settings, problem: Problem) -> None:
+    """No device twice. One that is not here may be planned: its cells are unsupported, with the reason."""
+    _repeats(settings.device, ("device",), problem)
+
+
 def corpus(options: dict[str, Any], root: Path, problem: Problem, at: At = ("corpus",)) -> None:
     """The corpus must be known, and its file there."""
     name, path = options.get("name"), options.get("path")

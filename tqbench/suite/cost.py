@@ -16,9 +16,9 @@ from tqbench.core.errors import Unsupported
 from tqbench.core.presets import read
 from tqbench.core.record import Cell
 from tqbench.corpora import recipes
-from tqbench.measure import environment
+from tqbench.measure import device, environment
 from tqbench.suite.deciding import Expected
-from tqbench.tasks import decode, generation, lm_eval, memory, needle, prefill, sensitivity, storage
+from tqbench.tasks import breakdown, decode, generation, lm_eval, memory, needle, prefill, sensitivity, storage
 from tqbench.tasks.perplexity import KEPT_BYTES, passes
 
 FLOPS_PER_CORE = 50e9
@@ -42,7 +42,7 @@ class Cost:
     peak_bytes: int | None
     disk_bytes: int | None = None  # its record and arrays; for the first cell of a model that must be converted, that too
     download_bytes: int | None = 0  # for the first cell of a model that is not here; None if nobody knows how much
-    unsupported: str | None = None  # why the scheme cannot store this model's vectors
+    unsupported: str | None = None  # why the device is not here, or why the scheme cannot store this model's vectors
     learned: int = 0  # from how many earlier cells of this machine; 0 is a first guess
     beside: float = 0.0  # seconds more if no scheme of its setting is measured before it: the baseline then runs beside it
     expected: Expected | None = None  # where a cell that is scored until it is decided is likely to end
@@ -87,6 +87,8 @@ def tokens(cell: Cell, size: Size | None = None) -> int:
         return _context(cell) + decode.steps(cell)
     if cell.task == "prefill":
         return _context(cell) + prefill.tokens(cell)
+    if cell.task == "breakdown":
+        return _context(cell) + breakdown.tokens(cell)
     if cell.task == "memory":
         return _context(cell) + memory.STEPS
     if cell.task == "storage":
@@ -111,7 +113,8 @@ def _covered(cell: Cell) -> int:
 def cost(cell: Cell, size: Size | None) -> Cost:
     """The first guess for one cell."""
     if size is None:
-        return Cost(tokens(cell), None, None)
+        missing = _not_here(cell)
+        return Cost(tokens(cell), 0.0 if missing else None, None, unsupported=missing)
     unsupported, peak, disk = _unsupported(cell, size), peak_bytes(cell, size), _disk_bytes(cell, size)
     if unsupported:
         return Cost(tokens(cell, size), 0.0, peak, disk, unsupported=unsupported)
@@ -132,7 +135,7 @@ def work(cell: Cell, size: Size | None, *, first: bool) -> float:
     if size is None:
         return float(tokens(cell))
     slower, token = 2 if cell.dtype == "float64" else 1, _token(size, cell.params["context"] / 2)
-    if cell.task in ("decode", "memory"):
+    if cell.task in ("decode", "memory", "breakdown"):
         return slower * (_context(cell) * token + (tokens(cell) - _context(cell)) * _step(cell, size))
     if cell.task in ASKING:  # the baseline's own cell keeps what it said, for the schemes
         decoded = generation.steps(cell) * cell.params["prompts"] if cell.task == "generation" else 0
@@ -191,13 +194,23 @@ def _disk_bytes(cell: Cell, size: Size) -> int:
         return record + 4 * sum(span.last - span.first for span in recipes.spans(cell.params))
     if cell.task == "sensitivity":
         return record + 4 * _covered(cell) * (4 * size.layers if cell.scheme else 1)
-    moves = {"decode": cell.params.get("new", 0), "prefill": len(prefill.pieces(cell.params)) if cell.task == "prefill" else 0}
+    moves = {
+        **dict.fromkeys(("decode", "breakdown"), cell.params.get("new", 0)),
+        "prefill": len(prefill.pieces(cell.params)) if cell.task == "prefill" else 0,
+    }
     return int(record + 8 * 2 * 2 * moves.get(cell.task, 0) * cell.params.get("repetitions", 0))
 
 
+def _not_here(cell: Cell) -> str | None:
+    why = device.absent(cell.device)
+    return f"device {cell.device!r} is not here: {why}" if why else None
+
+
 def _unsupported(cell: Cell, size: Size) -> str | None:
-    if cell.scheme is None:
-        return None
+    """Why a cell cannot run here, as far as that is known beforehand."""
+    missing = _not_here(cell)
+    if cell.scheme is None or missing:
+        return missing
     try:
         scheme = read(cell.scheme)
         scheme.check(size.head_dim, size.kv_channels // size.head_dim)

@@ -79,6 +79,7 @@ class _Reading:
         root = Path(self.path).parent
         positions = check.models(settings, root, self.problem)
         check.backends(settings, self.problem)
+        check.devices(settings, self.problem)
         if settings.corpus:
             check.corpus(settings.corpus, root, self.problem)
         calibration = check.calibration(settings.calibration, root, self.problem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -158,22 +159,20 @@ def select(plans: Sequence[Plan], only: str | None) -> list[Plan]:
 def cells(suite: Suite) -> Iterator[Cell]:
     """The grid, in the order in which it is measured."""
     settings = suite.settings
-    for model in settings.model:
-        for backend in settings.backend:
-            for task, params in _apart(suite.tasks):
-                for context in params.context:
-                    for scheme in (None, *suite.schemes):
-                        yield Cell(
-                            model=model,
-                            backend=backend,
-                            device=settings.device,
-                            dtype=settings.dtype,
-                            scheme=scheme.to_data() if scheme else None,
-                            kernel=settings.kernel if scheme else "auto",
-                            task=task,
-                            params=params.params(context) | (_of_scheme(suite, params, scheme) if scheme else {}),
-                            corpus=dict(settings.corpus),
-                        )
+    groups = itertools.product(settings.model, settings.backend, settings.device)
+    for (model, backend, device), (task, params) in itertools.product(groups, list(_apart(suite.tasks))):
+        for context, scheme in itertools.product(params.context, (None, *suite.schemes)):
+            yield Cell(
+                model=model,
+                backend=backend,
+                device=device,
+                dtype=settings.dtype,
+                scheme=scheme.to_data() if scheme else None,
+                kernel=settings.kernel if scheme else "auto",
+                task=task,
+                params=params.params(context) | (_of_scheme(suite, params, scheme) if scheme else {}),
+                corpus=dict(settings.corpus),
+            )
 
 
 def _apart(tasks: Iterable[tuple[str, Task]]) -> Iterator[tuple[str, Task]]:
@@ -199,7 +198,7 @@ def _judgements(suite: Suite) -> int:
     """How many verdicts rest on intervals: each may err with its share alone."""
     cells = ((kind, scheme) for kind, task in _apart(suite.tasks) for _ in task.context for scheme in suite.schemes)
     each = sum(gate.covers(scheme.label) and gate.measured_by(kind) for kind, scheme in cells for gate in suite.gates)
-    return each * len(suite.settings.model) * len(suite.settings.backend)
+    return each * len(suite.settings.model) * len(suite.settings.backend) * len(suite.settings.device)
 
 
 def _files(suite: Suite) -> list[Any]:

@@ -76,6 +76,12 @@ Words = Annotated[
     Field(min_length=1, description="a name or a list of names"),
 ]
 AnyWords = Annotated[tuple[Word, ...], BeforeValidator(_one_or_many, json_schema_input_type=Word | list[Word])]
+Device = Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]{1,3})?$", description="cpu, cuda, cuda:1, mps or the like")]
+Devices = Annotated[
+    tuple[Device, ...],
+    BeforeValidator(_one_or_many, json_schema_input_type=Device | list[Device]),
+    Field(min_length=1, description="a device or a list of them: cpu, cuda, cuda:1, mps or the like"),
+]
 Whole = Annotated[int, BeforeValidator(_count, json_schema_input_type=Count), Field(strict=True, ge=0, le=MOST)]
 Lengths = Annotated[
     tuple[Annotated[Whole, Field(ge=16)], ...],
@@ -110,7 +116,7 @@ class Settings:
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$", description="a name of at most 64 of a-z 0-9 _ -")] = ""
     model: Words = ()
     backend: Words = ("transformers",)
-    device: Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]{1,3})?$", description="cpu, cuda, cuda:1, mps or the like")] = "cpu"
+    device: Devices = ("cpu",)
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     corpus: Corpus = Field(default_factory=dict)
     calibration: Annotated[dict[str, Any], Field(description="a mapping {corpus: …, tokens: …, seed: …}")] = Field(default_factory=dict)
@@ -318,7 +324,26 @@ def _cut(task: Needle | Generation | LmEval, context: int) -> dict[str, Any]:
     return {"protocol": task.protocol, "chunk": task.chunk or min(512, context if task.protocol == "strict" else context // 4)}
 
 
-Task = Perplexity | Decode | Prefill | Memory | Storage | Sensitivity | Needle | Generation | LmEval
+@dataclass(frozen=True, config=STRICT)
+class Breakdown:
+    """The task `breakdown`: how deep, how many tokens there, how often."""
+
+    depth: Depths = (512,)
+    new: Annotated[Whole, Field(ge=1, description="a whole number of tokens, 1 or more")] = 32
+    repetitions: Repetitions = 3
+    protocol: Literal["strict", "deploy"] = "strict"
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """The depths: how many tokens lie before the first that is decoded."""
+        return self.depth
+
+    def params(self, context: int) -> dict[str, Any]:
+        """What a cell carries, fully resolved."""
+        return {"context": context, "new": self.new, "repetitions": self.repetitions, "protocol": self.protocol}
+
+
+Task = Perplexity | Decode | Prefill | Memory | Storage | Sensitivity | Needle | Generation | LmEval | Breakdown
 TASKS: dict[str, type[Task]] = {
     "perplexity": Perplexity,
     "decode": Decode,
@@ -329,8 +354,9 @@ TASKS: dict[str, type[Task]] = {
     "needle": Needle,
     "generation": Generation,
     "lm_eval": LmEval,
+    "breakdown": Breakdown,
 }
-LENGTH = {"decode": "depth"}  # the key that says how long the text is, where it is not `context`
+LENGTH = {"decode": "depth", "breakdown": "depth"}  # the key that says how long the text is, where it is not `context`
 
 
 @dataclass(frozen=True, config=STRICT)

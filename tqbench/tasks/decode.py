@@ -14,27 +14,30 @@ import numpy as np
 from tqbench.core.record import Cell, Estimate
 from tqbench.metrics import timing
 from tqbench.tasks import Job, Result
-from tqbench.tasks._race import SCORED, Race, samples
+from tqbench.tasks._race import SCORED, Race, metered, samples
 
 ROUND = 8  # tokens that one cache decodes before it is the other's turn, at most; few tokens still make four rounds
 STAGED = 16  # tokens of the repetition that times stages
+TRACED = 1  # token of the step that is looked into
 BEFORE = 1  # tokens on each cache before the timed ones: its buffers grow by doubling, and the first step after a context would pay for all
 
 
 def steps(cell: Cell) -> int:
     """How many tokens are decoded, in both lanes and all repetitions."""
     new, repetitions = int(cell.params["new"]), int(cell.params["repetitions"])
-    return 2 * (repetitions * (BEFORE + new) + BEFORE + min(STAGED, new) + SCORED)
+    return 2 * (repetitions * (BEFORE + new) + BEFORE + min(STAGED, new) + TRACED + SCORED)
 
 
 def run(job: Job) -> Result:
     """Time the steps, then say where their time goes."""
     context, new, repetitions = (job.cell.params[name] for name in ("context", "new", "repetitions"))
     race = Race.of(job, context + BEFORE + new + SCORED)
-    staged = race.staged(context, [1] * min(STAGED, new), BEFORE)  # first: it also warms up
+    lanes = race.lanes(context)
+    staged = race.staged(lanes, [1] * min(STAGED, new), BEFORE)  # first: it also warms up
+    steps = race.traced(lanes, TRACED)
     turns = [race.timed(context, [1] * new, together(new), BEFORE) for _ in range(repetitions)]
-    arrays = samples(turns)
-    return Result(race.fields(turns, staged) | {"metrics": metrics(arrays, new)}, arrays)
+    arrays, device = samples(turns), {"steps": steps, "metered": race.metered(context, [1] * new, BEFORE)}
+    return Result(race.fields(turns, staged, device) | {"metrics": metrics(arrays, new) | metered(device)}, arrays)
 
 
 def together(new: int) -> int:

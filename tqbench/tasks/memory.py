@@ -1,4 +1,5 @@
-"""Memory of a cache at a depth: bytes by part, bytes per token, how many tokens fit a gibibyte, and the process's peak while it decodes.
+"""Memory of a cache at a depth: bytes by part, bytes per token, how many tokens fit a gibibyte, and the peak of the process while it
+decodes, beside it on CUDA that of the device's allocator: what tensors took, and what the allocator held.
 
 Bytes are those of the arrays that exist, held against what the layouts declare. Nothing is timed.
 """
@@ -28,13 +29,16 @@ def run(job: Job) -> Result:
     memory.reset_peak(device)
     for _ in range(PROVED):
         lanes["cell"].move(1)
-    peak = memory.peak(device)
+    peak, device_peak = memory.peak(), memory.device_peak(device)
     for _ in range(PROVED):
         lanes["own"].move(1)
     aside += held.kv_bytes()  # the model's own cache beside this one
     figures = _figures(lanes["cell"].cache, context)
+    # What tensors took can be told apart; how much more of the device the allocator holds cannot.
+    figures |= {f"device_peak_{name}": Estimate(float(most - aside * (name == "allocated"))) for name, most in device_peak.items()}
     fields = race.fields([Turn({"cell": []}, {}, None, None, lanes)], {})
-    return Result(fields | {"metrics": figures, "peak_bytes": None if peak is None else peak - aside, "timing": {}}, {})
+    on_host = 0 if device_peak else aside
+    return Result(fields | {"metrics": figures, "peak_bytes": None if peak is None else peak - on_host, "timing": {}}, {})
 
 
 def _figures(cache: Any, context: int) -> dict[str, Estimate]:

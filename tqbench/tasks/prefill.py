@@ -11,7 +11,7 @@ from typing import Any
 from tqbench.core.record import Cell, Estimate
 from tqbench.metrics import timing
 from tqbench.tasks import Job, Result
-from tqbench.tasks._race import SCORED, Race, samples
+from tqbench.tasks._race import SCORED, Race, metered, samples
 
 
 def pieces(params: dict[str, Any]) -> list[int]:
@@ -31,11 +31,11 @@ def run(job: Job) -> Result:
     params = job.cell.params
     moves, context = pieces(params), params["context"]
     race = Race.of(job, context + max(SCORED, moves[0]))
-    race.timed(0, moves[:1], 1, 0)  # warms up
+    steps = race.traced(race.lanes(0), moves[0])  # warms up, too
     turns = [race.timed(0, moves, 1, 0) for _ in range(params["repetitions"])]
-    staged = race.staged(context, moves[:1], 0)
-    arrays = samples(turns)
-    return Result(race.fields(turns, staged) | {"metrics": metrics(arrays, context)}, arrays)
+    staged = race.staged(race.lanes(context), moves[:1], 0)
+    arrays, device = samples(turns), {"steps": steps, "metered": race.metered(0, moves, 0)}
+    return Result(race.fields(turns, staged, device) | {"metrics": metrics(arrays, context) | metered(device)}, arrays)
 
 
 def metrics(arrays: dict[str, Any], context: int) -> dict[str, Estimate]:

@@ -90,7 +90,7 @@ class Shelf:
         """Where the time of saving, and of loading up to the first token, goes."""
         found: dict[str, Any] = {"moves": 1}
         for name, run in (("save", self.save), ("load", self.first)):
-            with Watch() as watch, stages.timed(self._wait) as marked:
+            with Watch() as watch, stages.timed(clock.marks(self.race.job.session.info.device)) as marked:
                 whole = clock.timed(run, self._wait)
             found[name] = {"whole": whole, "stages": marked.seconds, "disturbed": watch.disturbed}
         return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tqbench.codecs.blocks.codebooks import Table, boundaries, levels
+from tqbench.codecs.blocks.constants import constants
 from tqbench.core.lazy import Tensor, torch
 
 Ties = Literal["up", "down"]  # where a coordinate goes that lies on a boundary
@@ -22,10 +23,10 @@ def split(y: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 def nearest(u: Tensor, table: Table, bits: int, ties: Ties) -> Tensor:
     """The index of the nearest level of each coordinate."""
-    edges = torch.tensor(boundaries(table, bits, u.shape[-1]), dtype=u.dtype, device=u.device)
+    edges = constants(boundaries(table, bits, u.shape[-1]), u.dtype, u.device)
     return torch.bucketize(u.contiguous(), edges, right=ties == "up")
 
 
 def values(index: Tensor, table: Table, bits: int, dtype: torch.dtype) -> Tensor:
     """The levels that these indices stand for."""
-    return torch.tensor(levels(table, bits, index.shape[-1]), dtype=dtype, device=index.device)[index.long()]
+    return constants(levels(table, bits, index.shape[-1]), dtype, index.device)[index.long()]

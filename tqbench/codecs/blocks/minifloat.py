@@ -13,6 +13,7 @@ from itertools import count, takewhile
 from math import nan
 from typing import Literal
 
+from tqbench.codecs.blocks.constants import constants
 from tqbench.core.lazy import Tensor, torch
 
 Format = Literal["e2m1", "e4m3", "e5m2"]
@@ -35,7 +36,7 @@ def _ascending(steps: int, lowest: int) -> Iterator[float]:
 
 def encode(x: Tensor, name: Format) -> Tensor:
     """The codes of the nearest values: sign, exponent, mantissa in the low bits of a byte."""
-    levels = torch.tensor(magnitudes(name), dtype=x.dtype, device=x.device)
+    levels = constants(magnitudes(name), x.dtype, x.device)
     middles, size = (levels[1:] + levels[:-1]) / 2, x.abs().contiguous()
     below, above = (torch.bucketize(size, middles, right=up) for up in (False, True))  # they differ on a tie
     code = torch.where(below % 2 == 0, below, above)
@@ -44,8 +45,14 @@ def encode(x: Tensor, name: Format) -> Tensor:
 
 def decode(codes: Tensor, name: Format, dtype: torch.dtype) -> Tensor:
     """The values of codes."""
-    upper = [*magnitudes(name), *[nan] * (_half(name) - len(magnitudes(name)))]
-    return torch.tensor([*upper, *(-value for value in upper)], dtype=dtype, device=codes.device)[codes.long()]
+    return constants(_values(name), dtype, codes.device)[codes.long()]
+
+
+@cache
+def _values(name: Format) -> tuple[float, ...]:
+    """Of every code."""
+    upper = (*magnitudes(name), *[nan] * (_half(name) - len(magnitudes(name))))
+    return (*upper, *(-value for value in upper))
 
 
 def _half(name: Format) -> int:

@@ -45,8 +45,7 @@ class _Forms:
         decoded = side.packed().to(dtype)
         self.packed = decoded if side.sinks is None else torch.cat([side.sinks.to(dtype), decoded], dim=2)
         self.exact, self.exact_start = side.tail.to(dtype), side.tail_start
-        self.bounds = torch.tensor(side.bounds, device=decoded.device)
-        self.ends = side.bounds
+        self.device, self.ends = decoded.device, side.bounds
         self.windowless = all(end > start + i for i, end in enumerate(side.bounds))  # each query sees even itself packed
 
     def band(self, first: int, last: int, stop: int) -> tuple[int, int]:
@@ -57,7 +56,8 @@ class _Forms:
 
     def sees_exact(self, first: int, last: int, low: int, high: int, rows: int) -> Tensor:
         """[rows, high − low]: whether a query sees a position of the band in exact form."""
-        band = torch.arange(low, high, device=self.bounds.device) >= self.bounds[first:last, None]
+        bounds = torch.tensor(self.ends[first:last], device=self.device)  # of several queries: one has no band
+        band = torch.arange(low, high, device=self.device) >= bounds[:, None]
         return band.repeat(rows // (last - first), 1)
 
     def tail(self, low: int, high: int) -> Tensor:

@@ -1,0 +1,41 @@
+"""Llama models of random weights, by their size alone: `random:512x4` has 512 channels and four layers. For speed; their text is noise."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+PREFIX = "random:"
+FORM = "random:HIDDENxLAYERS, with HIDDEN a multiple of 64 from 64 to 16384 and LAYERS from 1 to 128, as random:512x4"
+HEAD_DIM, SHARING = 64, 4  # query heads per KV head, where there are so many
+
+
+def problem(name: str) -> str | None:
+    """Why there is no such model."""
+    size = _size(name)
+    fits = size and size[0] % HEAD_DIM == 0 and 64 <= size[0] <= 1 << 14 and 1 <= size[1] <= 128
+    return None if fits else f"unknown model {name!r}: a random model is {FORM}"
+
+
+def config(name: str) -> dict[str, Any]:
+    """Its configuration in the words of Hugging Face; `problem` has been asked before."""
+    hidden, layers = _size(name) or (0, 0)
+    heads = hidden // HEAD_DIM
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": hidden,
+        "intermediate_size": -(-8 * hidden // 3 // 256) * 256,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // SHARING if heads % SHARING == 0 else 1,
+        "head_dim": HEAD_DIM,
+        "vocab_size": 32000,
+        "max_position_embeddings": 131072,
+        "tie_word_embeddings": True,
+    }
+
+
+def _size(name: str) -> tuple[int, int] | None:
+    found = re.fullmatch(r"random:([0-9]{2,5})x([0-9]{1,3})", name)
+    return (int(found[1]), int(found[2])) if found else None
