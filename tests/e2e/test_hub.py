@@ -287,3 +287,11 @@ def test_a_suite_on_a_pickle_is_refused_at_once(measure: Callable[..., Any], pla
         assert refused.returncode == 2
         assert "hub.yaml:3: model './plain' has no safetensors, only pytorch_model.bin: a pickle may run any code" in refused.stderr
     assert not (tmp_path / "results").exists()
+
+
+def test_a_model_that_cannot_be_had_ends_the_run_before_it_is_named(measure: Callable[..., Any], tmp_path: Path) -> None:
+    """A run is named by the commits of its models, so they come first."""
+    refused = measure("nobody/nothing@v1")
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert "model 'nobody/nothing@v1' is not in the local hub cache and cannot be downloaded" in refused.stderr
+    assert not (tmp_path / "results").exists()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tqbench.__main__ import main
 from tqbench.core.errors import ConfigError
 from tqbench.models import resolve, weights
 from tqbench.models.weights import INDEX
@@ -152,3 +153,10 @@ def test_the_commit_that_is_here_stays_whatever_the_hub_has(hub: Path, monkeypat
     resolve.resolve("org/mine", trust_remote_code=True)
     resolve.fetch("org/mine")
     assert asked == [("org/mine", COMMIT, False), ("org/mine", COMMIT, True), ("org/mine", None, False)]
+
+
+def test_fetch_takes_hub_ids(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "fetch", "org/mine@v1"]) == 0
+    assert capsys.readouterr().out.strip() == str(hub / "snapshots" / COMMIT[::-1])
+    assert main(["models", "fetch", "smollm"]) == 2
+    assert "or give a hub id org/name[@revision]" in capsys.readouterr().err
