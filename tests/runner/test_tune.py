@@ -105,6 +105,15 @@ def test_the_mix_is_cheaper_and_confirmed_and_a_suite(model: Path, tmp_path: Pat
     assert cell.params["skip" if trial.skip else "tokens"] == (trial.skip or 1920)
     assert [(one.metric, one.limit) for one in back.gates] == [("dppl", LIMIT)]
     before = sorted((tmp_path / "results").rglob("record.json"))
+    told_of = " ".join(story(found, found_suite, "tqbench tune small.yaml"))
+    for words in (
+        "Found by: tqbench tune",
+        "bytes per token at 64 tokens",
+        "Searched: 3 schemes on python-docs",
+        "Not searched:",
+        "Δppl is",
+    ):
+        assert words in told_of
     again = tune(found_suite, goal, **where)  # everything is there
     assert sorted((tmp_path / "results").rglob("record.json")) == before
     assert again.best is not None
@@ -178,6 +187,14 @@ def test_a_suite_that_cannot_be_tuned_says_why(model: Path, tmp_path: Path, sche
     text = SUITE.replace(*change) if change[0] else SUITE
     with pytest.raises(ConfigError, match=says):
         tune(suite(tmp_path, model, schemes, text), Goal(1.0, {"name": "wikitext-2"}), results=tmp_path)
+
+
+@pytest.mark.usefixtures("_inline")
+def test_a_limit_that_nothing_keeps_is_no_success(model: Path, tmp_path: Path, other: dict[str, str]) -> None:
+    found_suite = suite(tmp_path, model, "turbo2, turbo3")
+    found = tune(found_suite, Goal(1e-6, other), results=tmp_path / "results", reports=tmp_path / "reports")
+    assert (found.best, found.trials, found.code) == (None, [], 1)
+    assert "No mix of these schemes comes near enough" in " ".join(story(found, found_suite, "x"))
 
 
 def record(scheme: str, errors: dict[tuple[int, str], float], whole: tuple[float, float], probed: dict[tuple[int, str], float]) -> Record:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from backends.mlx.loading import load_weights
+from backends.mlx.session import MlxSession
 from backends.transformers import tiny
 from backends.transformers.session import TransformersSession
 from tqbench.core.errors import Unsupported
@@ -231,3 +234,21 @@ def test_evidence_of_another_probe_is_no_evidence(session) -> None:
     assert [(e.layer, e.side) for e in probe.own] == [(1, "v")]
     assert sum("lost something" in text for text in probe.audits) == 2 * LAYERS - 1
     assert np.isfinite(probe.scores.kld).all()
+
+
+def test_mlx_finds_the_same(tmp_path: Path) -> None:
+    """The same weights on the other engine: the same ranking, the same traits, the same bias."""
+    rope = {"rope_type": "default", "rope_theta": 700.0}
+    model = tiny.qwen2(num_hidden_layers=3, rope_parameters=rope)
+    model.save_pretrained(tmp_path)
+    with opened(model) as torch_session:
+        here, base = measured(torch_session)[0], measured(torch_session, None)[0]
+    with MlxSession(load_weights(tmp_path, "float32", trust_remote_code=False), Bytes(), model.config, "tiny") as mlx_session:
+        there, other = measured(mlx_session)[0], measured(mlx_session, None)[0]
+    assert (there.outcome, there.audits) == ("ok", [])
+    for one, two in zip(here.layers, there.layers, strict=True):
+        assert (one["layer"], one["side"]) == (two["layer"], two["side"])
+        assert two["kld"] == pytest.approx(one["kld"], rel=0.05)
+    for one, two in zip(base.layers, other.layers, strict=True):
+        assert two.pop("side") == one.pop("side")
+        assert two == pytest.approx(one, rel=1e-3)

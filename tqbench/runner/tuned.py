@@ -69,6 +69,9 @@ def story(found: Tuned, suite: Suite, command: str) -> Iterator[str]:
         yield f"The cheapest given scheme that keeps the limit there, the same in all layers: {rival.name}, {more}."
     elif found.best:
         yield "None of the given schemes, the same in all layers, was shown to keep the limit there."
+    if not found.best:
+        what = "No mix was confirmed" if found.trials else "No mix of these schemes comes near enough on the searched text"
+        yield f"{what}; a larger limit, or schemes of more bits, may do."
     probed = "each of them" if found.goal.thorough else found.reference
     yield f"Searched: {len(found.uniform)} schemes on {searched}, all sides of layers of {probed} alone; {len(found.mixes)} mixes whole."
     yield (
