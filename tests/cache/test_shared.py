@@ -257,3 +257,10 @@ def test_layers_without_keys_and_values_do_not_take_part():
         whole, cache = run(session, scheme, terms, TOKENS)
         assert cache.shared.layers == len(cache.stores) == 2
         assert (run(session, scheme, terms, 7)[0] - whole).abs().amax() <= 1e-10
+
+
+def test_checks_that_were_put_off_are_made_for_what_layers_share(session, calibration):
+    _, cache = run(session, dataclasses.replace(SCHEME, bypass="bridge"), Terms(calibration=calibration, quiet=True), WINDOW)
+    cache.shared.sides["v"].pending.add("what all layers packed is wrong", torch.tensor(False))
+    with pytest.raises(Unsupported, match="what all layers packed is wrong"):
+        cache.verify()

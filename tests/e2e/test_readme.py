@@ -50,7 +50,8 @@ def test_the_suite_is_one(tmp_path: Path) -> None:
     (suite,) = load([tmp_path / "readme.yaml"])
     cells = plan(suite).cells
     assert list(dict.fromkeys(cell.label for cell in cells)) == ["baseline", "q8_0", "q8_0/turbo3", "turbo4[bridge]", "mine"]
-    assert {cell.task for cell in cells} == {"perplexity", "decode", "prefill", "memory", "storage", "sensitivity"}
+    tasks = {"perplexity", "decode", "prefill", "memory", "storage", "sensitivity", "needle", "generation", "breakdown"}
+    assert {cell.task for cell in cells} == tasks
 
 
 def test_the_table_is_the_committed_run() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tqbench.measure import clock, gpu
+from tqbench.measure import clock, environment, gpu
 
 
 class Nvml:
@@ -136,6 +136,20 @@ def test_without_a_driver_there_is_a_reason_and_no_gpu(monkeypatch: pytest.Monke
     assert gpu.find("cpu") == "NVML reads NVIDIA GPUs, not cpu"
     monkeypatch.setattr(gpu, "_nvml", lambda: "NVML cannot be used: NVMLError: Driver Not Loaded")
     assert gpu.find("cuda") == gpu.all_of_them() == "NVML cannot be used: NVMLError: Driver Not Loaded"
+
+
+def test_the_environment_names_the_gpus(nvml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml("nvmlSystemGetDriverVersion")
+    monkeypatch.setattr(gpu, "names", gpu.names.__wrapped__)
+    assert environment.numerics()["gpus"] == {
+        "0": "NVIDIA H200, capability 9.0, driver RuntimeError: Not Supported",
+        "1": "NVIDIA L4, capability 9.0, driver RuntimeError: Not Supported",
+    }
+    monkeypatch.setattr(gpu, "all_of_them", lambda: "NVML cannot be used: no driver")
+    monkeypatch.setattr(gpu, "gpus", lambda: ["NVIDIA H200"])
+    assert gpu.names() == {"0": "NVIDIA H200; NVML cannot be used: no driver"}
+    monkeypatch.setattr(gpu, "gpus", list)
+    assert "gpus" not in environment.numerics()
 
 
 def test_nvml_here_answers_or_says_why_not() -> None:

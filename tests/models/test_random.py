@@ -44,3 +44,9 @@ def test_a_device_that_is_not_here_is_said_before_weights_are_drawn(monkeypatch:
     monkeypatch.setattr(device, "absent", lambda name: "no GPU with a driver is seen here" if name == "cuda" else None)
     with pytest.raises(Unsupported, match="device 'cuda' is not here: no GPU with a driver is seen here"):
         open_session(resolve.resolve("random:128x2"), "cuda")
+
+
+def test_mlx_says_that_it_makes_none() -> None:
+    mlx = pytest.importorskip("backends.mlx")
+    with pytest.raises(Unsupported, match="random models are made by the transformers backend alone"):
+        mlx.open_session(resolve.resolve("random:128x2"))

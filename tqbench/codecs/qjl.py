@@ -112,12 +112,12 @@ def _estimate(signs: Tensor, norms: Tensor, sketch: int) -> Tensor:
 
 
 def _projection(d: int, chunks: int, like: Tensor) -> Tensor:
-    return _on(d, chunks, like.dtype, like.device)
+    return _on(d, chunks, SEED, like.dtype, like.device)
 
 
 @cache
-def _on(d: int, chunks: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.from_numpy(projection(d, chunks, SEED)).to(device, dtype)
+def _on(d: int, chunks: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.from_numpy(projection(d, chunks, seed)).to(device, dtype)
 
 
 def _marked(channels: Tensor, d: int) -> Tensor:

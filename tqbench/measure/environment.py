@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tqbench.measure import gpu
+
 VECTOR_FLAGS = re.compile(r"\b(?:sse4_2|avx2|fma|f16c|avx512f|avx512_vnni|avx512vbmi|avx512_bf16|amx_int8|asimd|asimddp|i8mm|sve)\b")
 COMPUTING = ("core", "codecs", "kernels", "cache", "metrics", "tasks", "corpora", "models")
 NUMERICS = ("tqbench", "torch", "transformers", "numpy", "mlx", "mlx-lm", "optimum-quanto", "hqq", "tokenizers")
@@ -23,7 +25,14 @@ def versions() -> dict[str, str | None]:
 
 def numerics() -> dict[str, Any]:
     """What must not change within one run for its numbers to belong together."""
-    return {"versions": versions(), "python": platform.python_version(), "cpu": cpu_model(), "threads": threads()}
+    found = gpu.names()
+    return {
+        "versions": versions(),
+        "python": platform.python_version(),
+        "cpu": cpu_model(),
+        "threads": threads(),
+        **({"gpus": found} if found else {}),
+    }
 
 
 def sources(others: Iterable[Path] = ()) -> str:

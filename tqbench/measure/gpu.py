@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from tqbench.measure import clock
+from tqbench.measure.device import gpus
 
 HERTZ = 4  # how often a running meter reads
 LEAST = 0.5  # seconds that a counter of energy must run to tell anything: it is renewed some ten times a second
@@ -110,6 +111,20 @@ def all_of_them() -> list[Gpu] | str:
         return nvml
     found = _ask(lambda: [Gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(nvml.nvmlDeviceGetCount())])
     return found.value if found.reason is None else f"NVML shows no GPU: {found.reason}"
+
+
+@cache
+def names() -> dict[str, str]:
+    """The GPUs of this machine in a few words each, by their number; without NVML as far as the driver's files tell."""
+    found = all_of_them()
+    if isinstance(found, str):
+        return {str(i): f"{name}; {found}" for i, name in enumerate(gpus())}
+    return {str(i): _described(one.facts()) for i, one in enumerate(found)}
+
+
+def _described(facts: Mapping[str, Told]) -> str:
+    parts = (("", "name"), ("capability ", "capability"), ("driver ", "driver"))
+    return ", ".join(f"{word}{facts[key].reason if facts[key].value is None else facts[key].value}" for word, key in parts)
 
 
 def find(device: str) -> Gpu | str:

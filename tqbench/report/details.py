@@ -145,7 +145,9 @@ def _stages(found: list[tuple[str, Record]], lane: str, what: str) -> Grid:
     spent = [(title, record, speed.per_move(record, lane)) for title, record in found]
     names = [name for name in speed.STAGES if any(name in stages for _, _, stages in spent)]
     caption = (
-        f"milliseconds of {what}, from repetitions of their own; " + "; ".join(f"{name}: {speed.STAGES[name]}" for name in names) + "."
+        f"milliseconds of {what}, from repetitions of their own; "
+        + "; ".join(f"{name}: {speed.meaning(found[0][1].cell, name)}" for name in names)
+        + "."
     )
     rows = tuple((title, _spent(stages, names, disturbed=speed.disturbed_stages(record, lane))) for title, record, stages in spent)
     return Grid("Stages" if lane == "cell" else f"Stages, {lane}", caption, "scheme", (*names, "whole"), rows)

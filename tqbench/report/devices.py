@@ -126,8 +126,9 @@ def _beside(run: Run, where: str, twins: Sequence[Twins], devices: Sequence[str]
     rows = []
     for one in twins:
         for quantity in QUANTITIES.get(one.example.task, ()):
-            shown = [_shown(one, quantity, device) for device in devices]
-            if any(figure.text != NONE for figure in shown):
+            known = [record for device in devices if (record := one.record(device))]
+            if any(map(quantity.show, known)) or not known:
+                shown = [_shown(one, quantity, device) for device in devices]
                 title = f"{one.name} · {_what(one.example)} · {quantity.words}"
                 rows.append((title, (*shown, *_against(run, one, quantity, devices))))
     first, *others = devices
@@ -195,15 +196,19 @@ def _step(where: str, one: Twins, devices: Sequence[str]) -> Grid:
     names = [name for name in speed.STAGES if any(name in own for own in spent.values())]
     rows = [(name, _row([spent[device].get(name) for device in devices], one, devices)) for name in names]
     whole = [sum(spent[device].values()) if spent[device] else None for device in devices]
-    marks = [
-        f"{device} {100 * cost.value:.0f} %" for device in devices if (r := one.record(device)) and (cost := r.metrics.get("marks_cost"))
-    ]
-    says = "; ".join(f"{name}: {speed.STAGES[name]}" for name in names)
+    says = "; ".join(f"{name}: {speed.meaning(one.example, name)}" for name in names)
     caption = f"{where} · {one.name} · {_what(one.example)}: milliseconds of a step. {says}."
-    caption += f" The marks make a step longer: {', '.join(marks)}." if marks else ""
+    caption += "".join(_marks(device, record) for device in devices if (record := one.record(device)))
     first, *others = devices
     head = (*devices, *(f"{other} against {first}" for other in others))
     return Grid("Operations", plain(caption + _missing([one], devices)), "operation", head, (*rows, ("whole", _row(whole, one, devices))))
+
+
+def _marks(device: str, record: Record) -> str:
+    """What the marks cost, and whether others used the machine."""
+    cost = record.metrics.get("marks_cost")
+    disturbed = ", and others used the machine meanwhile" if speed.disturbed_stages(record) else ""
+    return f" On {device} a step with marks takes {1 + cost.value:.2f}× as long as one without{disturbed}." if cost else ""
 
 
 def _row(milliseconds: Sequence[float | None], one: Twins, devices: Sequence[str]) -> tuple[Figure, ...]:

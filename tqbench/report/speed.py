@@ -73,10 +73,18 @@ def facts(record: Record) -> list[str]:
             "context prefilled by the model's own cache, then packed" if record.cell.task != "prefill" and params["context"] else "",
             _turns(record),
             f"{timing['threads']} threads, waiting: {timing['waiting']}" if timing else "",
+            _attention(record),
             f"past the model's {model['max_positions']:,} positions: speed only" if past and record.cell.task == "decode" else "",
         )
         if fact
     ]
+
+
+def _attention(record: Record) -> str:
+    """The form of torch's attention that the model's own cache was read by, as far as it was seen."""
+    steps = record.device.get("steps", {})
+    forms = steps.get("own", steps.get("cell", {})).get("attention")
+    return f"own attention: torch's {' + '.join(forms)}" if forms else ""
 
 
 def _turns(record: Record) -> str:
@@ -254,6 +262,11 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         FORMS,
     ),
 }
+
+
+def meaning(cell: Cell, stage: str) -> str:
+    """What a stage is: where operations are told apart, the model is what is left."""
+    return "positions, masks, and the loop over layers" if (cell.task, stage) == ("breakdown", "model") else STAGES[stage]
 
 
 def lanes(record: Record) -> dict[str, str]:

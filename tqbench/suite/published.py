@@ -69,7 +69,7 @@ def environment() -> Schema:
         "versions": {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
         **{name: {"type": "string"} for name in ("python", "cpu", "threads", "system")},
         **{name: {"type": "integer"} for name in ("cores", "memory_bytes")},
-        "variables": {"type": "object", "additionalProperties": {"type": "string"}},
+        **{name: {"type": "object", "additionalProperties": {"type": "string"}} for name in ("variables", "gpus")},
     }
     return _file("tqbench.environment/1", {"type": "object", "properties": keys, "required": ["versions", "cpu", "threads"]})
 
