@@ -287,7 +287,9 @@ def test_every_shipped_suite_plans(path: Path) -> None:
     (suite,) = load([path])
     found = plan(suite)
     assert found.cells[0].scheme is None
-    assert all(cost.seconds and not cost.unsupported for cost in found.costs)
+    here = [cost for cell, cost in zip(found.cells, found.costs, strict=True) if cell.device == "cpu"]
+    assert here
+    assert all(cost.seconds and not cost.unsupported for cost in here)
     assert found.root == path.parent
 
 
