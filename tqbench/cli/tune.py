@@ -122,5 +122,5 @@ def show(found: Tuned) -> None:
 def _row(name: str, size: float, searched: Record, trial: Trial | None) -> tuple[str, ...]:
     from tqbench.report.text import interval
 
-    confirmed = interval(trial.record.metrics["dppl"], "dppl") if trial else ""
+    confirmed = interval(trial.verdict.estimate or trial.record.metrics["dppl"], "dppl") if trial else ""
     return name, f"{size:,.0f}", interval(searched.metrics["kld"], "kld"), confirmed, trial.verdict.status if trial else ""

@@ -24,6 +24,7 @@ from tqbench.metrics.paired import ENOUGH
 from tqbench.models import resolve
 from tqbench.report.gate import Verdict, judge
 from tqbench.report.run import Run
+from tqbench.runner.folder import Folder
 from tqbench.runner.mixing import Palette, per_token, unmixable
 from tqbench.runner.run import REPORTS, RESULTS, run_plan
 from tqbench.suite.cost import Size
@@ -170,11 +171,12 @@ class _Search:
             *[self._plan("mix", two[:1], dataclasses.replace(self.probe, layers=()))] * MIXES,
             self._plan("confirm", two, self.score, self.goal.confirm),
         ]
-        seconds = [cost.seconds for part in parts for cost in part.costs]
+        left = [(part, cell) for part in parts for cell in part.cells if not Folder.of(part, self.results, fresh=False).finished(cell)]
+        seconds = [part.cost(cell).seconds for part, cell in left]
         if None in seconds:
             return "how long it takes is not known before something has been measured here"
         total = sum(one or 0.0 for one in seconds) + sum(part.startup(part.cells) for part in parts)
-        return f"about {duration(total)} if the first mix is confirmed, as plans know it; every attempt more takes as long as the last step"
+        return f"at most about {duration(total)} if the first mix is confirmed; every attempt more takes as long as the last step"
 
     def _labelled(self, smallest: Scheme) -> Sensitivity:
         return dataclasses.replace(self.probe, layers=("*",) if self.goal.thorough else (smallest.label,))

@@ -62,7 +62,7 @@ def story(found: Tuned, suite: Suite, command: str) -> Iterator[str]:
     searched, other = (str(one.get("path", one["name"])) for one in (suite.settings.corpus, found.goal.confirm))
     yield f"Found by: {command}"
     if found.best and (trial := found.trial):
-        dppl = interval(trial.record.metrics["dppl"], "dppl")
+        dppl = interval(trial.verdict.estimate or trial.record.metrics["dppl"], "dppl")
         yield f"{found.best.bytes:,.0f} bytes per token at {context} tokens, exact values at 16 bits. On {other} Δppl is {dppl}."
     if found.best and (rival := found.rival):
         more = f"{rival.bytes:,.0f} bytes, {100 * (rival.bytes / found.best.bytes - 1):+.1f} %"
