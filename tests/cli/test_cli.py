@@ -147,7 +147,10 @@ def test_a_suite_that_the_budget_leaves_nothing_of_is_told(tmp_path: Path) -> No
         (["plan", "suites/quickstart.yaml", "--memory", "16"], "--memory: '16' is no size; write a number with its unit, as 512m, 16g"),
         (["plan", "suites/quickstart.yaml", "--set", "dtype"], "--set dtype: give a key and its value, as tasks.0.perplexity.tokens=2k"),
         (["run", "suites/quickstart.yaml", "--set", "tasks.0.perplexity.tokns=2k"], "unknown key 'tokns'; did you mean 'tokens'? (known: "),
-        (["plan", "suites"], "suites: this is not a file but a folder; give one of its suites: suites/decode_cpu.yaml, suites/gate.yaml, "),
+        (
+            ["plan", "suites"],
+            "suites: this is not a file but a folder; give one of its suites: suites/crossover.yaml, suites/decode_cpu.yaml, ",
+        ),
         (["gate", "quikstart"], "no run is called 'quikstart'"),
         (["report", "quikstart"], "no run is called 'quikstart'"),
         (["compare", QUICKSTART], "compare takes two runs or more"),

@@ -100,7 +100,7 @@ def _unreadable(file: Path, name: str) -> str | None:
 
 def hub_commit(name: str) -> str | None:
     """The commit of a hub model that lies in the local hub cache; None if there is none yet."""
-    if name in packaged.PACKAGED:  # its hash is known
+    if name in packaged.PACKAGED or name.startswith(random.PREFIX):  # known by their hash, and by their name
         return None
     ref = _hub_folder(name) / "refs" / "main"
     return ref.read_text().strip() if ref.is_file() else None
