@@ -116,12 +116,13 @@ def test_a_meter_adds_up_its_stretches_and_nothing_between_them(nvml: Any, hand:
 
 
 def test_what_cannot_be_read_is_null_with_its_reason(nvml: Any, hand: list[float]) -> None:
-    meter = gpu.Meter(nvml("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage"))
+    broken = ("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage", "nvmlDeviceGetCurrentClocksThrottleReasons")
+    meter = gpu.Meter(nvml(*broken))
     with meter:
         hand[0] += 2
     found = meter.summary()
-    assert (found["energy_j"], found["power_w"]) == (None, None)
-    assert found["missing"] == {"energy_j": "RuntimeError: Not Supported", "power_w": "RuntimeError: Not Supported"}
+    assert (found["energy_j"], found["power_w"], found["throttled"]) == (None, None, None)
+    assert found["missing"] == dict.fromkeys(("energy_j", "power_w", "throttled"), "RuntimeError: Not Supported")
     assert found["temperature_c"] == 55
 
 

@@ -155,7 +155,7 @@ class Meter:
     seconds: float = 0.0
     joules: Told = Told(0.0)
     samples: dict[str, list[Told]] = field(default_factory=dict)
-    throttled: set[str] = field(default_factory=set)
+    throttles: list[Told] = field(default_factory=list)
     _start: tuple[float, Told] = (0.0, Told())
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -181,13 +181,14 @@ class Meter:
         while True:
             for name, told in self.gpu.now().items():
                 self.samples.setdefault(name, []).append(told)
-            self.throttled |= set(self.gpu.throttled().value or ())
+            self.throttles.append(self.gpu.throttled())
             if self._stop.wait(1 / HERTZ):
                 return
 
     def summary(self) -> dict[str, Any]:
         """Means over the samples with the least and the most; energy over the whole."""
-        told = {name: _mean(found) for name, found in self.samples.items()} | {"energy_j": self._energy()}
+        told = {name: _mean(found) for name, found in self.samples.items()}
+        told |= {"energy_j": self._energy(), "throttled": self._throttled()}
         ends = {name: [min(known), max(known)] for name, found in self.samples.items() if (known := _known(found))}
         read = max(map(len, self.samples.values()), default=0)
         return {
@@ -196,8 +197,12 @@ class Meter:
             "hertz": HERTZ,
             **plainly(told),
             "range": ends,
-            "throttled": sorted(self.throttled),
         }
+
+    def _throttled(self) -> Told:
+        """All reasons that were seen; none is known only where it could be asked."""
+        failed = next((one for one in self.throttles if one.reason is not None), None)
+        return failed or Told(sorted({reason for one in self.throttles for reason in one.value}))
 
     def _energy(self) -> Told:
         if self.joules.reason or self.seconds >= LEAST:

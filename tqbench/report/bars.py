@@ -45,6 +45,7 @@ COLOURS = {
     "slack": PAPER,
 }
 LEFT, BAR, AROUND = 1.3, 0.3, 1.55  # inches: names, a bar with its gap, all above and below
+ROW = 9  # names that fit beside each other; more take two rows
 Bars = list[tuple[str, dict[str, float], str]]  # name, its parts, what stands at the end
 
 
@@ -78,7 +79,7 @@ def _stacked(bars: Bars, names: list[str], lines: dict[str, float], title: str, 
             axes.annotate(name, (x, len(bars) - 0.4), (3, 0), textcoords="offset points", va="bottom", ha="right", size=7.5)
         axes.figure.legend(
             *axes.get_legend_handles_labels(),
-            ncols=min(len(names), 9),
+            ncols=len(names) if len(names) <= ROW else -(-len(names) // 2),
             loc="upper left",
             bbox_to_anchor=(0, 1 - 0.44 / height),
             fontsize=7.5,
