@@ -5,7 +5,6 @@ The launching code runs as it is, on tensors of the CPU; only the driver is repl
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -32,10 +31,10 @@ from tqbench.core.session import Terms
 from tqbench.kernels.attend import _triton as attend
 from tqbench.kernels.decode import _triton as decode
 from tqbench.kernels.encode import _triton as encode
+from tqbench.kernels.triton import interpreting
 
 GPUS = {"sm_80": 163, "sm_86": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # and the shared memory that one program may have, in KiB
-SCHEMES = ("turbo4", "turbo3", "turbo2", "q8_0", "q4_0", "q5_1", "kivi4", "fp8_e4m3", "vllm_int8_per_token_head", "q8_0/turbo3")
-OTHER = {"turbo4": (64, 256)}  # head sizes beside `HEAD_DIM`
+SCHEMES = ("turbo4", "turbo3", "q8_0", "kivi4", "fp8_e4m3")  # one of each way to lie
 HEAD_DIM, TOKENS = 128, 300
 
 
@@ -92,9 +91,9 @@ def _collected(found: list[tuple[str, Any]]) -> Iterator[_Absent]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to compile: schemes with their head sizes, and for which GPUs."""
+    """What to compile, and for which GPUs."""
 
-    kinds: tuple[tuple[str, int], ...]
+    schemes: tuple[str, ...]
     gpus: tuple[str, ...]
 
 
@@ -104,18 +103,17 @@ def wanted(schemes: str | None = None, gpus: str | None = None) -> Wanted:
     chosen = tuple(gpus.split(",")) if gpus else tuple(GPUS)
     if strange := [name for name in chosen if name not in GPUS]:
         raise ConfigError([unknown("--gpus", name, GPUS) for name in strange])
-    kinds = [(one.name, dim) for one in names for dim in (HEAD_DIM, *(() if schemes else OTHER.get(one.name, ())))]
-    return Wanted(tuple(kinds), chosen)
+    return Wanted(tuple(one.name for one in names), chosen)
 
 
 def compile_all(what: Wanted) -> Iterator[Compiled]:
     """Every kernel of these schemes, as decoding and as prefill, for these GPUs."""
-    if os.environ.get("TRITON_INTERPRET") == "1":
+    if interpreting():
         raise ConfigError("TRITON_INTERPRET=1: what is interpreted cannot be compiled; unset it")
-    for scheme, head_dim in what.kinds:
-        calls = list(_calls(scheme, head_dim))
+    for scheme in what.schemes:
+        calls = list(_calls(scheme, HEAD_DIM))
         for gpu in what.gpus:
-            yield from _for(gpu, scheme, head_dim, calls)
+            yield from _for(gpu, scheme, HEAD_DIM, calls)
 
 
 def _for(gpu: str, scheme: str, head_dim: int, calls: list[tuple[str, Callable[[], Any]]]) -> Iterator[Compiled]:

@@ -69,7 +69,10 @@ def merged(found: list[Compiled]) -> Iterator[tuple[str, ...]]:
     """One for each kernel, the GPUs side by side: registers, spilled bytes if any, shared KiB."""
     gpus = list(dict.fromkeys(one.gpu for one in found))
     kernels = dict.fromkeys(replace(one, gpu="", registers=0, spilled=0, shared=0) for one in found)
-    by = {(one.scheme, one.head_dim, one.kernel, one.gpu): one for one in found}
+    by: dict[tuple[str, int, str, str], Compiled] = {}
+    for one in found:  # of a kernel compiled several times, for several regions or sides, the one that takes most
+        place = (one.scheme, one.head_dim, one.kernel, one.gpu)
+        by[place] = max(by.get(place, one), one, key=lambda each: (each.spilled, each.registers, each.shared))
     for kernel in kernels:
         here = (by.get((kernel.scheme, kernel.head_dim, kernel.kernel, gpu)) for gpu in gpus)
         yield kernel.scheme, str(kernel.head_dim), kernel.kernel, *("–" if one is None else _cell(one) for one in here)

@@ -86,7 +86,12 @@ def runs() -> bool:
     """Whether kernels run in this process: on a device, or in the interpreter."""
     import torch
 
-    return missing() is None and (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1")
+    return missing() is None and (torch.cuda.is_available() or interpreting())
+
+
+def interpreting() -> bool:
+    """Whether kernels are interpreted, step by step."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def capability(device: Any) -> str:
@@ -103,11 +108,11 @@ def multiprocessors(device: Any) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count) if device.type == "cuda" else 1
 
 
-def operand(dtype: Any, device: Any) -> Any:
-    """In which type matrices of this type are multiplied there: the interpreter knows no products of bfloat16."""
+def operand(dtype: Any) -> Any:
+    """In which type matrices of this type are multiplied: the interpreter knows no products of bfloat16."""
     import torch
 
-    return torch.float32 if dtype == torch.bfloat16 and device.type == "cpu" else dtype
+    return torch.float32 if dtype == torch.bfloat16 and interpreting() else dtype
 
 
 def about(device: str) -> dict[str, Any]:

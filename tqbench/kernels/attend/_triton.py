@@ -234,7 +234,7 @@ def _rows(q: Tensor, share: int, config: Config) -> int:
 
 def _operand(q: Tensor, *, within: bool) -> torch.dtype:
     """What is multiplied: single precision where the model is, else halves; exact vectors in 16 bits as they are."""
-    return torch.float16 if within and q.dtype != torch.float32 else operand(q.dtype, q.device)
+    return torch.float16 if within and q.dtype != torch.float32 else operand(q.dtype)
 
 
 def _side(view: View, q: Tensor, *, keys: bool) -> Side:

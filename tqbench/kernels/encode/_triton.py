@@ -286,7 +286,7 @@ def encode(codec: Codec, x: Tensor) -> Packed:
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or x.dim() != 4:
         raise EvidenceError(f"encode/triton takes [batch, kv_heads, tokens, head_dim] in up to float32, not {x.dtype} {list(x.shape)}")
     batch, heads, tokens, head_dim = x.shape
-    recipe, tables = _ready(codec, head_dim, heads, operand(x.dtype, x.device), str(x.device))
+    recipe, tables = _ready(codec, head_dim, heads, operand(x.dtype), str(x.device))
     parts = codec.layout(head_dim).parts
     made = {p.name: torch.zeros if p.name == "reserved" else torch.empty for p in parts}
     packed = {p.name: made[p.name]((batch, heads, tokens, *p.shape), dtype=getattr(torch, p.dtype), device=x.device) for p in parts}
