@@ -76,11 +76,11 @@ Words = Annotated[
     Field(min_length=1, description="a name or a list of names"),
 ]
 AnyWords = Annotated[tuple[Word, ...], BeforeValidator(_one_or_many, json_schema_input_type=Word | list[Word])]
-Device = Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]{1,3})?$", description="cpu, cuda, cuda:1, mps or the like")]
+Device = Annotated[str, Field(pattern=r"^(cpu|mps|gpu|cuda(:[0-9]{1,3})?)$", description="cpu, cuda, cuda:1, mps, or gpu with MLX")]
 Devices = Annotated[
     tuple[Device, ...],
     BeforeValidator(_one_or_many, json_schema_input_type=Device | list[Device]),
-    Field(min_length=1, description="a device or a list of them: cpu, cuda, cuda:1, mps or the like"),
+    Field(min_length=1, description="a device or a list of them: cpu, cuda, cuda:1, mps, or gpu with MLX"),
 ]
 Whole = Annotated[int, BeforeValidator(_count, json_schema_input_type=Count), Field(strict=True, ge=0, le=MOST)]
 Lengths = Annotated[
