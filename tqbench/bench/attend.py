@@ -144,6 +144,7 @@ def _of_scheme(plan: Plan, store: Store, given: Vectors, truth: Tensor) -> Itera
             continue
         row = held.row(impl.name, "form", words, tolerance(place, impl.off(place.dtype)))
         if impl.name == "triton":
+            row = replace(row, words=f"{words}, its work laid out before, as a captured graph")
             yield held.contender(row, partial(prepared, given, start, None), beside, ready=True)
         else:
             yield held.contender(row, partial(_attend, impl.load(), given, start), beside)

@@ -63,9 +63,9 @@ def tune(
     from tqbench.bench import tuning
     from tqbench.kernels import triton
 
-    found = dict(tuning.tune(tokens, lambda work, config, speed: typer.echo(f"{_words(work)}: {config}, {speed:.2f} x the default")))
-    triton.store(found)
-    typer.echo(f"stored {len(found)} configurations in {triton.TABLE}")
+    for work, config in tuning.tune(tokens, lambda work, config, x: typer.echo(f"{_words(work)}: {config}, {x:.2f} x the default")):
+        triton.store({work: config})  # at once: it takes long, and may be cut off
+    typer.echo(f"stored in {triton.TABLE}")
 
 
 def _words(work: Work) -> str:

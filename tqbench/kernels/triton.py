@@ -2,7 +2,7 @@
 
 They run on CUDA devices, and on the CPU in Triton's interpreter (TRITON_INTERPRET=1 before anything imports it), which is for tests: no
 operation picks them there by itself. Configurations come from `triton.json`, which `tqbench bench tune` fills on a device; nothing is tuned
-while something is measured, and what is not in the table takes a default that spills no registers.
+while something is measured, and what is not in the table takes a default that fits.
 """
 
 from __future__ import annotations
@@ -32,9 +32,6 @@ class Config:
     programs: int = 4  # for each multiprocessor: so many splits are made
 
 
-PREFILL = Config(rows=64, tokens=64, warps=8)
-
-
 @dataclass(frozen=True)
 class Work:
     """What a configuration was chosen for."""
@@ -44,6 +41,8 @@ class Work:
     k_bits: int
     v_bits: int
     decoding: bool  # one query for each sequence
+    folded: bool  # one length for each token and side
+    wide: bool  # operands of single precision
 
 
 @cache
@@ -55,7 +54,15 @@ def table() -> dict[Work, Config]:
 
 def configuration(work: Work) -> Config:
     """The stored configuration, or the default."""
-    return table().get(work, Config() if work.decoding else PREFILL)
+    return table().get(work, _default(work))
+
+
+def _default(work: Work) -> Config:
+    """Smaller tiles where vectors take more bytes, so that two of them fit the shared memory of every GPU that kernels are compiled for."""
+    size = work.width * (4 if work.wide else 2)
+    if work.decoding:
+        return Config(tokens=32 if size <= 512 else 16)
+    return Config(rows=64, tokens=64, warps=8) if size <= 256 else Config(rows=32, tokens=32 if size <= 512 else 16, warps=8)
 
 
 def store(found: dict[Work, Config]) -> None:

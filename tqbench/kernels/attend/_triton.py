@@ -4,8 +4,8 @@ The context falls into regions by what the two sides are there, packed or exact 
 a partial softmax: its peak, its mass, its weighted sum. `merge` joins them, what is packed in the basis of the codec. Query heads that
 share a KV head are rows of the same matrix product, and so are up to `Config.rows` queries: one kernel is decoding and prefill.
 
-Nothing here waits for the device; which tokens a row sees is read from device memory (`spans`), so a captured graph may run again after
-these numbers have changed, as long as no region grows beyond its grid.
+Nothing here waits for the device; `Ready` is the work laid out, which may be captured in a graph and replayed as it is; a step that appends
+tokens needs it anew, because buffers, their strides and the set of regions are then others.
 """
 
 from __future__ import annotations
@@ -153,15 +153,17 @@ class Ready:
 
     def _how(self, region: Region, q: Tensor) -> How:
         share, s = q.shape[1] // self.kv_heads, self.switches
-        k_form, v_form = (side.pick(region, within=p)[0] for side, p in ((self.k, region.k_packed), (self.v, region.v_packed)))
-        k_operand, v_operand = (OPERAND[_operand(q, within=p)] for p in (region.k_packed, region.v_packed))
+        (k_form, k, _), (v_form, v, _) = (
+            side.pick(region, within=within) for side, within in ((self.k, region.k_packed), (self.v, region.v_packed))
+        )
+        k_operand, v_operand = (OPERAND[_operand(q, given.codes.data)] for given in (k, v))
         k_folded, v_folded = k_form.folded and s.folded, v_form.folded and s.folded
         tabled = k_folded and k_form.table
         return How(
             _rows(q, share, self.config),
             self.config.tokens,
             share,
-            tl.int8 if s.integer and tabled else k_operand,
+            tl.int8 if s.integer and tabled and not k_form.normalized else k_operand,
             v_operand,
             k_folded,
             v_folded,
@@ -223,7 +225,8 @@ def _integers(k: View, q: Tensor) -> tuple[Tensor | None, float]:
 
 def _work(q: Tensor, k: Form, v: Form) -> Work:
     k_bits, v_bits = (32 if form.floats else form.bits for form in (k, v))
-    return Work(capability(q.device), max(k.width, v.width), k_bits, v_bits, q.shape[2] == 1)
+    folded, wide = k.folded and v.folded, q.dtype == torch.float32
+    return Work(capability(q.device), max(k.width, v.width), k_bits, v_bits, q.shape[2] == 1, folded, wide)
 
 
 def _rows(q: Tensor, share: int, config: Config) -> int:
@@ -232,9 +235,11 @@ def _rows(q: Tensor, share: int, config: Config) -> int:
     return max(16, triton.next_power_of_2(share), min(config.rows, wanted))
 
 
-def _operand(q: Tensor, *, within: bool) -> torch.dtype:
-    """What is multiplied: single precision where the model is, else halves; exact vectors in 16 bits as they are."""
-    return torch.float16 if within and q.dtype != torch.float32 else operand(q.dtype)
+def _operand(q: Tensor, stored: Tensor | None) -> torch.dtype:
+    """What is multiplied: single precision where the model is, else halves; vectors that are stored in 16 bits as they are."""
+    if q.dtype == torch.float32:
+        return torch.float32
+    return operand(stored.dtype) if stored is not None and stored.dtype in (torch.float16, torch.bfloat16) else torch.float16
 
 
 def _side(view: View, q: Tensor, *, keys: bool) -> Side:
@@ -246,7 +251,7 @@ def _side(view: View, q: Tensor, *, keys: bool) -> Side:
     fits = not held or packed.describe(codec, head_dim, keys=keys).takes(held, q.shape[0], kv_heads)
     if not fits or len(view.bounds) != q.shape[2]:
         raise EvidenceError(f"attend/triton refused its arguments: q {list(q.shape)} with {len(view.bounds)} bounds, {packed.words(held)}")
-    inside = tiles.arrays(codec, head_dim, held, _operand(q, within=True)) if held else tiles.exact(view.tail)
+    inside = tiles.arrays(codec, head_dim, held, _operand(q, None)) if held else tiles.exact(view.tail)
     return Side(
         inside,
         tiles.exact(view.tail),

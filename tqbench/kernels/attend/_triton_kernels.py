@@ -10,6 +10,7 @@ import triton.language as tl
 from tqbench.kernels.packed import _triton as tiles
 
 LOG2E = tl.constexpr(1.4426950408889634)
+LIFT = tl.constexpr(16384.0)
 
 
 class How(NamedTuple):
@@ -27,7 +28,7 @@ class How(NamedTuple):
     sparse: float
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_k", "first_v", "queries", "splits"])  # they change as the context grows
 def partial(
     q, shift, lut, k, v, spans, acc, peak, mass, lost, first_k, first_v, queries, kv_heads, scale, softcap, splits,
     k_form: tl.constexpr, v_form: tl.constexpr, how: tl.constexpr,
@@ -137,21 +138,22 @@ def _from_table(lut, k, f: tl.constexpr, batch, head, token, there, row, real, h
 
 @triton.jit
 def _mix(p, v, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
-    """[rows, width]: the values, weighted and summed. In 16 bits weights stay at most one, whatever the lengths are."""
+    """[rows, width]: the values, weighted and summed. As halves weights are at most 2¹⁴, whatever the lengths are, so that those of tokens
+    beside one that towers above them keep their digits."""
     if how.v_folded:
         x = tiles.levels(v, f, batch, head, token, there)
         lengths = tiles.factors(v, f, batch, head, token, there, x)
         largest = tl.max(tl.abs(lengths))
         largest = tl.where(largest > 0, largest, 1.0)
-        w = p * (lengths / largest)[None, :]
-        mixed = tl.dot(w.to(how.v_operand), x.to(how.v_operand), input_precision="ieee") * largest
+        w = p * (lengths * (LIFT / largest))[None, :]
+        mixed = tl.dot(w.to(how.v_operand), x.to(how.v_operand), input_precision="ieee") * (largest / LIFT)
     else:
         x = tiles.vectors(v, f, batch, head, token, there)
-        mixed = tl.dot(p.to(how.v_operand), x.to(how.v_operand), input_precision="ieee")
+        mixed = tl.dot((p * LIFT).to(how.v_operand), x.to(how.v_operand), input_precision="ieee") / LIFT
     return mixed
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "packed_splits", "exact_splits"])
 def merge(
     packed_acc, exact_acc, peak, mass, lost, y, e, packed_mass, dropped, rows, packed_splits, exact_splits, packed_dim, exact_dim,
     width: tl.constexpr, splits: tl.constexpr, block: tl.constexpr,
@@ -168,7 +170,7 @@ def merge(
     top = tl.where(top == float("-inf"), 0.0, top)
     w = tl.exp2(m - top[None, :])
     total = tl.where(real, tl.sum(w * l, 0), 1.0)
-    if lost is not None:
+    if dropped is not None:
         tl.store(dropped + row, tl.sum(w * tl.load(lost + at_split, mask=there, other=0.0), 0) / total, mask=real)
     if packed_mass is not None:
         tl.store(packed_mass + row, tl.sum(tl.where((s < packed_splits)[:, None], w * l, 0.0), 0) / total, mask=real)
@@ -183,8 +185,8 @@ def _join(out, acc, peak, top, total, first, count, rows, row, real, dim, width:
     """Sums of the splits, each scaled from its own peak to the common one."""
     i = tl.arange(0, width)
     here, there = row[:, None] * dim + i[None, :], real[:, None] & (i < dim)[None, :]
-    x = tl.full((row.shape[0], width), 0.0, tl.float32)
+    x, step = tl.full((row.shape[0], width), 0.0, tl.float32), rows.to(tl.int64) * dim
     for j in range(count):
         w = tl.exp2(tl.load(peak + (first + j) * rows + row, mask=real, other=float("-inf")) - top)
-        x += w[:, None] * tl.load(acc + j * rows * dim + here, mask=there, other=0.0)
+        x += w[:, None] * tl.load(acc + j * step + here, mask=there, other=0.0)
     tl.store(out + here, x / total[:, None], mask=there)

@@ -130,7 +130,7 @@ def _turned(here, s_channel, t, seen, r: tl.constexpr, size: tl.constexpr):
 def _nearest(g, inside, t, r: tl.constexpr):
     """The nearest level of each coordinate, and the length that is kept for each group."""
     if r.rule == "max_abs":
-        n = tl.max(tl.abs(g), 2) * r.root / r.largest
+        n = tl.max(tl.abs(g), 2) * r.root / r.largest + _not_finite(g)
     else:
         n = tl.sqrt(tl.sum(g * g, 2))
     n = tl.where(n <= 1e-10, 0.0, n)
@@ -157,7 +157,7 @@ def _symmetric(g, i, r: tl.constexpr):
     magnitude = tl.abs(g)
     most = tl.max(magnitude, 2) + _not_finite(g)
     if r.rule != "ggml":
-        scale = tl.maximum(_over(most, half - 1.0), r.smallest)
+        scale = tl.maximum(_over(most, half - 1.0), r.smallest) + _not_finite(g)
         s = g * _inverse(_kept(scale, r))[:, :, None]
         code = tl.minimum(tl.maximum(_round(s, r), -half), half - 1).to(tl.int32) & (2 * half - 1)
     elif r.bits == 8:
@@ -187,7 +187,7 @@ def _affine(g, inside, r: tl.constexpr):
         s = (g - low[:, :, None]) * tl.where(scale == 0, 0.0, _inverse(scale))[:, :, None] + 0.5
         code = tl.minimum(s.to(tl.int32), most)
     else:
-        scale = tl.maximum(scale, r.smallest)
+        scale = tl.maximum(scale, r.smallest) + _not_finite(g)
         against, edge = _kept(scale, r), _kept(low, r)
         against = tl.where(against == 0, 1.0, against)
         s = tl.div_rn(g - edge[:, :, None], tl.broadcast_to(against[:, :, None], g.shape))
@@ -202,7 +202,7 @@ def _minifloat(g, t, head, r: tl.constexpr):
     if r.by_head:
         s = _over(g, tl.load(t.head_scale + head))
     elif r.scaled:
-        scale = tl.maximum(_over(scale, r.largest), r.smallest)
+        scale = tl.maximum(_over(scale, r.largest), r.smallest) + _not_finite(g)
         s = g * _inverse(scale)[:, :, None]
     else:
         s = g
@@ -215,7 +215,7 @@ def _minifloat(g, t, head, r: tl.constexpr):
 
 @triton.jit
 def _not_finite(g):
-    """Zero for each group, or NaN where a value is not finite: a maximum leaves NaN out."""
+    """Zero for each group, or NaN where a value is not finite. To be added last: on a GPU a maximum leaves NaN out."""
     return tl.sum(g * 0.0, 2)
 
 
