@@ -358,7 +358,7 @@ def test_the_stream_reads_everything(isa: str, words: int) -> None:
 @needs_native
 def test_ceilings_are_positive_and_keep_the_best() -> None:
     first = ceiling.measure(1)
-    both = ceiling.measure(1, first)
+    both = ceiling.measure(1, earlier=first)
     assert first.gbps is not None
     assert 0 < first.gbps <= both.gbps
     assert len(both.samples) == 2 * len(first.samples)
