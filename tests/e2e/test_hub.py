@@ -39,7 +39,7 @@ def hybrid() -> Any:
     """Three layers of linear attention, one that holds K and V."""
     from transformers import Qwen3NextConfig
 
-    return tiny._make(Qwen3NextConfig(**tiny.SHAPE | QWEN3_NEXT), "float32")
+    return tiny.make(Qwen3NextConfig(**tiny.SHAPE | QWEN3_NEXT), "float32")
 
 
 MODELS: dict[str, Callable[[], Any]] = {

@@ -9,7 +9,7 @@ from tqbench.kernels.attend._torch import QUERIES
 
 HEADS, KV_HEADS, DIM = 4, 2, 16
 FORMS = {
-    impl.name: impl.load() for impl in OP.impls if impl.platform == "torch" and not impl.name.startswith("native")
+    impl.name: impl.load() for impl in OP.impls if impl.platform == "torch" and not impl.name.startswith(("native", "triton"))
 }  # their views hold codes
 
 
