@@ -7,7 +7,7 @@ from typing import Any
 
 from tqbench.core.record import Cell, Record
 from tqbench.metrics.shares import Step, able, share, survival
-from tqbench.report.column import BITS, COVERAGE, Column, Figure, Line, kernels, metric
+from tqbench.report.column import BITS, COVERAGE, KERNELS, Column, Figure, Line, metric
 from tqbench.report.text import NONE, bounds, number, plain, value
 
 SHOWN_AFTER = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # tokens; and after all
@@ -103,7 +103,6 @@ def _active(line: Line) -> Figure:
     return Figure(f"{held['active']:,} of {line.record.text['requests']:,}", f"least {100 * held['least_coverage']:.3g} %", held["active"])
 
 
-FORMS = Column("kernels", "the form of attention that ran; below it the form that unpacked the cache", kernels)
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "needle": (
         BITS,
@@ -114,7 +113,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("first %", "teacher-forced: the share of the numbers' tokens that are the most likely ones there", _shares("needle_first")),
         Column("NLL", "teacher-forced: how unlikely the numbers' tokens are, nats per token", metric("needle_nll")),
         Column("KLD", "divergence from the baseline's own distribution over these tokens, nats per token", metric("needle_kld")),
-        FORMS,
+        KERNELS,
     ),
     "generation": (
         BITS,
@@ -123,7 +122,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("half after", "free-running: after how many tokens half of the prompts have parted from the baseline", metric("half_life")),
         Column("KLD", "led along the baseline's tokens: divergence from its distribution, nats per token", metric("forced_kld")),
         Column("top-1 %", "led along the baseline's tokens: how often its choice is the scheme's first, too", _shares("forced_top1")),
-        FORMS,
+        KERNELS,
     ),
     "lm_eval": (
         BITS,
@@ -134,7 +133,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("same %", "the share of documents with the same result as the baseline's", _shares("eval_same")),
         Column("ΔNLL", "how much less likely a token of an answer became, nats", metric("eval_dnll")),
         Column("active", "requests whose answer attended to something packed, of all; below it the least that one did", _active),
-        FORMS,
+        KERNELS,
     ),
 }
 

@@ -88,3 +88,6 @@ def trim(x: float) -> str:
 
 BITS = Column("bits", "bits per packed value at this model's head_dim, scales and norms included; below it K / V where they differ", bits)
 COVERAGE = Column("coverage %", "the share of attended keys and values that was read in packed form", coverage)
+
+
+KERNELS = Column("kernels", "the form of attention that ran; below it the form that unpacked the cache", kernels)

@@ -10,7 +10,7 @@ from tqbench.core.record import Cell
 from tqbench.metrics.paired import ENOUGH
 from tqbench.metrics.verdict import paid
 from tqbench.report import asked, speed
-from tqbench.report.column import BITS, COVERAGE, Column, Figure, Line, kernels, metric
+from tqbench.report.column import BITS, COVERAGE, KERNELS, Column, Figure, Line, metric
 from tqbench.report.run import Run
 from tqbench.report.text import NONE, bounds, exact, half, inside, number, plain, title, value
 
@@ -213,7 +213,7 @@ COLUMNS = (
     Column("KLD", "mean divergence from the baseline's own distribution, nats per token, with its 95 % interval", metric("kld")),
     Column(title("kld_p99"), "the divergence that one token in a hundred exceeds, with its 95 % interval", metric("kld_p99")),
     Column("top-1 %", "the share of tokens whose most likely next token is the baseline's", _top1),
-    Column("kernels", "the form of attention that ran; below it the form that unpacked the cache", kernels),
+    KERNELS,
 )
 PROBES = (
     BITS,
@@ -224,6 +224,6 @@ PROBES = (
     Column("KLD V", "the same of the values", _summed("v")),
     Column("KLD", "the divergence when all is packed, nats per token, with its 95 % interval", metric("kld")),
     Column("half in", "how many of all sides of layers make up half of that damage", _half),
-    Column("kernels", "the form of attention that ran; below it the form that unpacked the cache", kernels),
+    KERNELS,
 )
 BY_TASK: dict[str, tuple[Column, ...]] = {"perplexity": COLUMNS, "sensitivity": PROBES, **speed.COLUMNS, **asked.COLUMNS}
