@@ -253,3 +253,16 @@ def test_one_key_may_tower_above_all_others_in_sixteen_bits(scheme):
 def test_prompts_in_sixteen_bits(dtype, head_dim):
     rounding = torch.finfo(dtype).eps / 2
     assert error("turbo4", tokens=80, head_dim=head_dim, share=4, queries=20, dtype=dtype) < HALVES + rounding
+
+
+@pytest.mark.parametrize(
+    ("scheme", "change"),
+    [("q8_0", {"integer": True}), ("q8_0", {"looked_up": True}), ("q8_0", {"folded": False}), ("turbo4", {"narrow": True})],
+)
+def test_a_switch_that_would_change_nothing_is_refused(scheme, change):
+    """Else its row would show the time of the kernel without it."""
+    from tqbench.kernels.attend._triton import Switches
+
+    dtype = torch.float32 if "narrow" in change else torch.float16
+    with pytest.raises(Unsupported, match="attend/triton: "):
+        error(scheme, tokens=40, head_dim=64, dtype=dtype, switches=Switches(**change))

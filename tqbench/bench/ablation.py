@@ -22,6 +22,7 @@ from tqbench.bench.plan import Plan
 from tqbench.bench.result import Row
 from tqbench.cache.store import Store
 from tqbench.core.codec import Codec
+from tqbench.core.errors import Unsupported
 from tqbench.kernels import attend as op
 from tqbench.kernels.attend import _native
 
@@ -90,12 +91,15 @@ def _of_scheme(plan: Plan, store: Store, given: Vectors, truth: Tensor) -> Itera
             yield Contender(Row(start + 1, held.scheme, name, "form", words, "unsupported", reason), (), lambda _: 0.0)
             continue
         row = held.row(name, "form", words, _allowed(switches, plan))
-        if switches.sparse:
-            dropped = torch.empty(given.q.shape[:3], device=plan.device)
-            run(given, start, replace(switches, dropped=dropped), held.sides[0])()
-            row = replace(row, words=f"{words}; {float(dropped.max()):.2g} of a query's weight at most")
         rival = COMPARISONS["as it is"].format(scheme=held.scheme, form=plan.form)
-        yield held.contender(row, partial(run, given, start, switches), (rival,), ready=True)
+        try:
+            if switches.sparse:
+                dropped = torch.empty(given.q.shape[:3], device=plan.device)
+                run(given, start, replace(switches, dropped=dropped), held.sides[0])()
+                row = replace(row, words=f"{words}; {float(dropped.max()):.2g} of a query's weight at most")
+            yield held.contender(row, partial(run, given, start, switches), (rival,), ready=True)
+        except Unsupported as reason:  # the switch would change nothing on this format
+            yield Contender(Row(start + 1, held.scheme, name, "form", words, "unsupported", str(reason)), (), lambda _: 0.0)
 
 
 def _allowed(switches: Any, plan: Plan) -> float:

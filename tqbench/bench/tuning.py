@@ -1,4 +1,4 @@
-"""The best configuration of Triton's attention on the GPU that is here, by trying those that compile without spilling much."""
+"""The best configuration of Triton's attention on the GPU that is here, by trying all that compile."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Triton kernels: where they run, and with which configuration.
 
 They run on CUDA devices, and on the CPU in Triton's interpreter (TRITON_INTERPRET=1 before anything imports it), which is for tests: no
-operation picks them there by itself. Configurations come from `triton.json`, which `tqbench bench tune` fills on a device; nothing is tuned
-while something is measured, and what is not in the table takes a default that fits.
+operation picks them there by itself. Configurations come from `triton.json`, which `tqbench kernels tune` fills on a device; nothing is
+tuned while something is measured, and what is not in the table takes a default that fits.
 """
 
 from __future__ import annotations

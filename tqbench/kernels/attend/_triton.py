@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tqbench.core.errors import EvidenceError
+from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.kernels import packed
 from tqbench.kernels.attend import View
 from tqbench.kernels.attend._triton_kernels import How, merge, partial
@@ -199,6 +199,8 @@ def prepare(switches: Switches, q: Tensor, k: View, v: View, start: int) -> Read
     """Look at both sides, and lay out the work."""
     kv_heads = k.tail.shape[1]
     sides = _side(k, q, keys=True), _side(v, q, keys=False)
+    if reason := _idle(switches, q, *(side.inside[0] for side in sides)):
+        raise Unsupported(f"attend/triton: {reason}")
     regions = sorted(_regions(k, v, start, q.shape[2]), key=lambda region: not region.v_packed)
     spans = torch.tensor([region.spans for region in regions], dtype=torch.int32).to(q.device, non_blocking=True)
     work = _work(q, *(side.inside[0] for side in sides))
@@ -211,6 +213,19 @@ def prepare(switches: Switches, q: Tensor, k: View, v: View, start: int) -> Read
         for i, region in enumerate(regions)
     ]
     return Ready(switches, *sides, laid, work, config, kv_heads, _integers(k, q) if switches.integer else (None, 1.0))
+
+
+def _idle(switches: Switches, q: Tensor, k: Form, v: Form) -> str | None:
+    """Why a switch would change nothing here, or None: what ran without it must not be shown as what ran with it."""
+    if not switches.folded and not k.folded and not v.folded:
+        return "levels are multiplied with their scales anyway"
+    if (switches.integer or switches.looked_up) and not (k.folded and k.table):
+        return "keys have no codebook with one length for each token"
+    if switches.integer and k.normalized:
+        return "lengths of keys are taken from their levels, which whole numbers would change"
+    if switches.narrow and _operand(q, None) != torch.float16:
+        return "a model in float32 has no sums in half precision"
+    return None
 
 
 def _integers(k: View, q: Tensor) -> tuple[Tensor | None, float]:
