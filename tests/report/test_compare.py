@@ -134,6 +134,23 @@ def test_the_same_name_for_another_scheme_is_refused_and_asking_for_it_is_not(me
     assert one(b, b, ("q8_0", "turbo4")).how == "paired"
 
 
+def test_schemes_that_were_named_are_told_apart_by_what_they_do(make, run_of):
+    mine, theirs = (
+        {"name": name, "k": {"codec": "codebook", "bits": bits}, "v": {"codec": "codebook", "bits": 3, **more}}
+        for name, bits, more in (("turbo3", 3, {}), ("mine", 8, {"window": 64}))
+    )
+    run = run_of([make.baseline(), make.record(make.cell(mine), (3.25, 3.25)), make.record(make.cell(theirs), (8.125, 3.25))])
+    (comparison,) = compare.compare((run, "turbo3"), [(run, "mine")])
+    (table,) = [section for section in comparison.sections() if section.title == "What differs"]
+    assert table.rows == (
+        ("asked", "bits per value of K", "3.25", "8.125", "all"),
+        ("asked", "scheme k.bits", "3", "8", "all"),
+        ("asked", "scheme v.window", "–", "64", "all"),
+        ("harmless", "scheme's name", "turbo3", "mine", "all"),
+    )
+    assert table.notes[0].startswith("asked: how the schemes that were named differ; ")
+
+
 @pytest.mark.parametrize(
     ("key", "changes"),
     [
