@@ -74,7 +74,7 @@ def _run(planned: Plan, output: Path, *, fresh: bool) -> int:
     if done.conclusion.verdicts or done.conclusion.code:
         console.print(terminal.verdicts(done.run, done.conclusion))
     ci.tell(done.run, done.conclusion)
-    typer.echo(f"\n{planned.suite}: {done.measured} of {len(planned.chosen)} cells measured now")
+    typer.echo(f"\n{planned.suite}: {done.count}")
     typer.echo(f"results  {done.run.folder}\npage     {done.page}")
     return done.conclusion.code
 
