@@ -129,6 +129,32 @@ def test_a_suite_that_the_budget_leaves_nothing_of_is_told(tmp_path: Path) -> No
     assert "turbo4: it takes about " in done.stdout
 
 
+def planned_on(folder: Path, head_dim: int, more: str = "", *args: str) -> subprocess.CompletedProcess[str]:
+    """`tqbench plan` of q8_0 and f16 on a model that is a configuration alone."""
+    sizes = {"hidden_size": 4 * head_dim, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "head_dim": head_dim, "vocab_size": 1000, "max_position_embeddings": 256}
+    (folder / "tiny").mkdir(exist_ok=True)
+    (folder / "tiny" / "config.json").write_text(json.dumps(sizes))
+    (folder / "s.yaml").write_text(GOOD.replace("smollm2-135m-instruct-q4_1", "tiny").replace("[q8_0]", "[q8_0, f16]") + more)
+    return run("plan", "s.yaml", *args, cwd=folder)
+
+
+@pytest.mark.parametrize(
+    ("gates", "code", "says"), [("", 5, "nothing was measured"), ("gates: [{schemes: q8_0, metric: dppl, limit: 1}]", 3, "did not")]
+)
+def test_a_plan_of_which_nothing_can_run_ends_as_its_run_would(tmp_path: Path, gates: str, code: int, says: str) -> None:
+    done = planned_on(tmp_path, 16, gates, "-k", "q8_0")
+    assert done.returncode == code, done.stderr
+    last, why = done.stdout.splitlines()[-2:]
+    assert last.startswith("s: nothing of it can run here; `tqbench run` would end with: ")
+    assert says in last
+    assert f"(exit code {code})" in last
+    assert why == "  q8_0: blocks of 32 channels do not fit head_dim 16"
+    for head_dim, only in ((32, "q8_0"), (16, "*"), (16, "baseline")):  # something can
+        done = planned_on(tmp_path, head_dim, gates, "-k", only)
+        assert (done.returncode, "nothing of it can run" in done.stdout) == (0, False)
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [

@@ -48,8 +48,7 @@ def run(  # noqa: PLR0913 - each is an option
 
     wanted = read(suites, only, overrides, limits=Limits(budget, memory), output=output, fresh=fresh)
     if dry_run:
-        show(wanted)
-        return
+        raise typer.Exit(show(wanted))
     for line in [line for planned in wanted.plans for line in dropped(planned)]:
         typer.echo(line, err=True)
     with interruptible():
