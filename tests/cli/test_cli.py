@@ -162,6 +162,12 @@ def test_a_plan_of_which_nothing_can_run_ends_as_its_run_would(tmp_path: Path, g
         (["no-such-command"], "No such command 'no-such-command'"),
         (["plan", "--no-such-option"], "No such option"),
         (["plan", "suites/quickstrat.yaml"], "suites/quickstrat.yaml: there is no such file; did you mean 'suites/quickstart.yaml'?\n"),
+        (["run", "nosuch"], "nosuch: there is no such file; give the path of a suite, a YAML file (here: suites/crossover.yaml, "),
+        (["run", "nosuch"], "suites/tune.yaml)\n"),  # to the last
+        (["plan", "suites"], "suites/tune.yaml\n"),
+        (["plan", "suites/quickstart.yaml", "--budget", "0s"], "--budget: '0s' leaves no time for anything; give more than 0, as 90s, 20m"),
+        (["plan", "suites/quickstart.yaml", "--corpus", "no.txt"], f"--corpus: the file '{ROOT / 'no.txt'}' does not exist: "),
+        (["plan", "suites/quickstart.yaml", "--corpus", "no.txt"], "without a text of your own, take python-docs, wikitext-2\n"),
         (["plan", "suites/quickstart.yaml", "-k", "q9"], "-k: 'q9' selects nothing;"),
         (["run", "suites/quickstart.yaml", "--dtype", "flot32"], "--dtype: unknown dtype 'flot32'; did you mean 'float32'?"),
         (["models", "fetch", "smollm"], "unknown model 'smollm'"),
@@ -187,6 +193,10 @@ def test_a_plan_of_which_nothing_can_run_ends_as_its_run_would(tmp_path: Path, g
         (["compare", QUICKSTART, f"{QUICKSTART}:turb4"], "unknown scheme of this run 'turb4'; did you mean 'turbo4'?"),
         (["compare", QUICKSTART, QUICKSTART, "--allow", "dtyp"], "--allow: unknown key 'dtyp'; did you mean 'dtype'?"),
         (["gate", QUICKSTART, "--fail-on", "q8_O:dppl>1"], "--fail-on 'q8_O:dppl>1': unknown scheme 'q8_O'; did you mean 'q8_0'?"),
+        (
+            ["gate", QUICKSTART, "--fail-on", "q8_0>0"],
+            "--fail-on 'q8_0>0': 'q8_0' names a scheme where a metric belongs: write 'q8_0:METRIC>0'",
+        ),
         (["gate", QUICKSTART, "--against", QUICKSTART], "has no limit to hold the difference to"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
