@@ -169,6 +169,21 @@ def test_what_may_explain_a_difference_is_a_warning(measured, key, changes):
     assert next(knob.kind for knob in pair.knobs if knob.key == "run") == "harmless"
 
 
+def test_weights_of_the_same_file_are_the_same_however_they_are_described(measured):
+    a, b, c = (
+        measured(run, {"q8_0": NLL + NOISE}, model={"weights": said})
+        for run, said in (
+            ("a", "tiny.gguf (sha256 0123456789abcdef), dequantized on load"),
+            ("b", "Q4_1 (2 Q4_1), dequantized on load from tiny.gguf (sha256 0123456789abcdef)"),
+            ("c", "Q4_1 (2 Q4_1), dequantized on load from tiny.gguf (sha256 fedcba9876543210)"),
+        )
+    )
+    pair = one(a, b)
+    assert pair.how == "equal"
+    assert next(knob.kind for knob in pair.knobs if knob.key == "weights as described") == "harmless"
+    assert one(b, c).why == "model weights sha256 0123456789abcdef → sha256 fedcba9876543210"
+
+
 def test_a_fatal_key_can_be_allowed_unless_nothing_could_be_subtracted_then(measured):
     a, b = measured("a", {"q8_0": NLL + NOISE}), measured("b", {"q8_0": NLL + NOISE}, dtype="bfloat16")
     assert one(a, b, allow=permitted(["dtype"])).how == "equal"

@@ -4,6 +4,7 @@ differ), warning (they are comparable, and this may be why they differ), harmles
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ ASKED = (
     "fewshot",
 )  # what decides which questions are asked
 DRIFT = 1e-3  # of a baseline's ppl: more than rounding on another machine makes, so it is another model
+FILE = re.compile(r"sha256 [0-9a-f]{16}")  # in what a record says of its weights
 LONGEST = 60  # characters of a value
 
 
@@ -69,7 +71,8 @@ def _fatal(record: Record) -> dict[str, Any]:
     protocol, coder = text.get("protocol") or params.get("protocol"), record.storage.get("coder", {})
     return {
         "task": cell.task,
-        **{f"model {key}": record.model.get(key) for key in IDENTITY if key != "dtype"},
+        **{f"model {key}": record.model.get(key) for key in IDENTITY if key not in ("dtype", "weights")},
+        "model weights": _weights(record),
         "dtype": record.model.get("dtype", cell.dtype),
         "text": text.get("sha256"),
         "recipe": params.get("recipe"),
@@ -84,6 +87,12 @@ def _fatal(record: Record) -> dict[str, Any]:
         "scored tokens": text.get("scored"),
         "token ids": text.get("ids_sha256"),
     }
+
+
+def _weights(record: Record) -> str | None:
+    """Which they are: of a file that is named by its hash, the hash, however the rest is worded; how they are computed is `dtype`."""
+    said = record.model.get("weights")
+    return named[0] if said and (named := FILE.search(said)) else said
 
 
 def _bits(record: Record) -> dict[str, Any]:
@@ -132,6 +141,7 @@ def _harmless(run: Run, record: Record) -> dict[str, Any]:
         "run": run.name,
         "command": run.command,
         "model's name": record.cell.model,
+        "weights as described": record.model.get("weights"),
         "scheme's name": record.cell.label,
         "text's origin": record.text.get("origin"),
         "memory": run.environment.get("memory_bytes"),
