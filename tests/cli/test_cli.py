@@ -105,9 +105,27 @@ def test_version_and_help() -> None:
     options = run("run", "--help").stdout
     for option in (
         *("-k", "--model", "--corpus", "--backend", "--device", "--dtype", "--kernel"),
-        *("--bypass", "--set", "--budget", "--memory", "--fresh", "--dry-run", "-o, --output"),
+        *("--bypass", "--set", "--budget", "--memory", "--fresh", "--dry-run", "-o, --output, --results"),
     ):
         assert f" {option} " in options
+
+
+def test_what_is_written_goes_to_output_and_runs_lie_in_results() -> None:
+    import typer.main
+
+    from tqbench.cli import app
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    options = {name: {flag: one for one in command.params for flag in one.opts} for name, command in commands.items()}
+    writing = {name for name, found in options.items() if "-o" in found}
+    assert writing == {"run", "plan", "tune", "report", "gate", "bench", "import"}
+    for name in writing:
+        assert re.match(r"Where .* go\b", options[name]["-o"].help), name
+        assert options[name]["-o"] is options[name]["--output"]
+    reading = {name: found["--results"] for name, found in options.items() if "--results" in found}
+    assert reading.keys() == {"run", "plan", "tune", "runs", "report", "gate", "compare"}
+    assert {str(one.default) for one in reading.values()} == {"results"}
+    assert {name for name, one in reading.items() if one is options[name].get("-o")} == {"run", "plan", "tune"}
 
 
 def test_run_dry_prints_the_plan() -> None:

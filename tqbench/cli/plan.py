@@ -50,7 +50,7 @@ def plan(
     overrides: Overrides,
     budget: options.Budget = None,
     memory: options.Memory = None,
-    output: options.Results = Path("results"),
+    output: options.Runs = Path("results"),
 ) -> None:
     """Show what a run would measure, and what it takes: time, memory, disk and downloads. Measures nothing.
 

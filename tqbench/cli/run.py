@@ -41,7 +41,7 @@ def run(  # noqa: PLR0913 - each is an option
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     budget: options.Budget = None,
     memory: options.Memory = None,
-    output: options.Results = Path("results"),
+    output: options.Runs = Path("results"),
 ) -> None:
     """Measure suites. The same command again continues: what is measured stays."""
     from tqbench.suite.budget import Limits
