@@ -144,7 +144,7 @@ class Ready:
             assert k.table is not None  # noqa: S101 - only of formats that have one
             lut = turned[..., None] * k.table[: 2**k_form.bits]
         if how.k_operand == tl.int8:  # levels as whole numbers, and what one of them is worth
-            k, scores = k._replace(table=self.integers[0]), (scores[0] * self.integers[1], scores[1])
+            k, k_form, scores = k._replace(table=self.integers[0]), k_form._replace(text=""), (scores[0] * self.integers[1], scores[1])
         grid = (triton.cdiv(q.shape[2], how.rows // how.share), q.shape[0] * self.kv_heads, splits)
         partial[grid](
             turned, shift, lut, k, v, spans, *parts, k_first, v_first, q.shape[2], self.kv_heads, *scores, splits, k_form, v_form, how,

@@ -48,14 +48,7 @@ def partial(
     begin += split * chunk
     end = tl.minimum(end, begin + chunk)
 
-    i = tl.arange(0, k_form.width)
-    at_q = q + row[:, None] * k_form.dim + tiles.channel(k_form, i)[None, :]
-    turned = tl.load(at_q, mask=real[:, None] & (i < k_form.dim)[None, :], other=0.0).to(tl.float32)
-    step = tl.full((how.rows,), 1.0, tl.float32)
-    if how.k_operand == tl.int8:
-        step = tl.maximum(tl.max(tl.abs(turned), 1), 1e-30) / 127
-        turned = tl.floor(turned / step[:, None] + 0.5)
-    turned = turned.to(how.k_operand)
+    turned, step = _queries(q, row, real, k_form, how)
     apart = tl.full((how.rows,), 0.0, tl.float32)
     if shift is not None:
         apart = tl.load(shift + row, mask=real, other=0.0)
@@ -63,7 +56,7 @@ def partial(
     top = tl.full((how.rows,), float("-inf"), tl.float32)
     total = tl.full((how.rows,), 0.0, tl.float32)
     left = tl.full((how.rows,), 0.0, tl.float32)
-    mixed = tl.full((how.rows, v_form.width), 0.0, tl.float32)
+    mixed = _nothing(v_form, how)
     for start in range(begin, end, how.tokens):
         token = start + tl.arange(0, how.tokens)
         there = token < end
@@ -79,19 +72,19 @@ def partial(
         higher = tl.maximum(top, tl.max(s, 1))
         safe = tl.where(higher == float("-inf"), 0.0, higher)
         p, fade = tl.exp2(s - safe[:, None]), tl.exp2(top - safe)
-        top, total, mixed, left = higher, total * fade + tl.sum(p, 1), mixed * fade[:, None], left * fade
+        top, total, left = higher, total * fade + tl.sum(p, 1), left * fade
         if how.sparse > 0:
             if tl.max(p) >= how.sparse:
-                mixed += _mix(p, v, v_form, batch, head, token - first_v, there, how)
+                mixed = _mix(mixed, fade, p, v, v_form, batch, head, token - first_v, there, how)
             else:
-                left += tl.sum(p, 1)
+                mixed, left = _faded(mixed, fade, v_form), left + tl.sum(p, 1)
         else:
-            mixed += _mix(p, v, v_form, batch, head, token - first_v, there, how)
+            mixed = _mix(mixed, fade, p, v, v_form, batch, head, token - first_v, there, how)
 
     place = split.to(tl.int64) * tl.num_programs(1) * how.share * queries + row
-    j = tl.arange(0, v_form.width)
-    at_out = acc + place[:, None] * v_form.dim + tiles.channel(v_form, j)[None, :]
-    tl.store(at_out, mixed, mask=real[:, None] & (j < v_form.dim)[None, :])
+    for part in tl.static_range(tl.constexpr(v_form.parts)):
+        c = tiles.columns(v_form, part)
+        tl.store(acc + place[:, None] * v_form.dim + c[None, :], mixed[part], mask=real[:, None] & (c < v_form.dim)[None, :])
     tl.store(peak + place, top, mask=real)
     tl.store(mass + place, total, mask=real)
     if how.sparse > 0:
@@ -99,13 +92,40 @@ def partial(
 
 
 @triton.jit
+def _queries(q, row, real, f: tl.constexpr, how: tl.constexpr):
+    """[rows, columns] each as they are multiplied, and [rows]: what their products are to be multiplied with."""
+    given, largest = (), tl.full((how.rows,), 1e-30, tl.float32)
+    for part in tl.static_range(tl.constexpr(f.parts)):
+        c = tiles.columns(f, part)
+        x = tl.load(q + row[:, None] * f.dim + c[None, :], mask=real[:, None] & (c < f.dim)[None, :], other=0.0).to(tl.float32)
+        given, largest = given + (x,), tl.maximum(largest, tl.max(tl.abs(x), 1))
+    turned, step = (), tl.full((how.rows,), 1.0, tl.float32)
+    if how.k_operand == tl.int8:
+        step = largest / 127
+    for part in tl.static_range(tl.constexpr(f.parts)):
+        x = given[part]
+        if how.k_operand == tl.int8:
+            x = tl.floor(x / step[:, None] + 0.5)
+        turned = turned + (x.to(how.k_operand),)
+    return turned, step
+
+
+@triton.jit
 def _scores(turned, k, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
     """[rows, tokens]: the products with the keys, up to the scale."""
     if how.k_folded:
         x = tiles.levels(k, f, batch, head, token, there)
-        s = _product(turned, x, how) * tiles.factors(k, f, batch, head, token, there, x)[None, :]
+        s = _products(turned, x, f, how) * tiles.factors(k, f, batch, head, token, there, x)[None, :]
     else:
-        s = _product(turned, tiles.vectors(k, f, batch, head, token, there), how)
+        s = _products(turned, tiles.vectors(k, f, batch, head, token, there), f, how)
+    return s
+
+
+@triton.jit
+def _products(turned, x, f: tl.constexpr, how: tl.constexpr):
+    s = _product(turned[0], x[0], how)
+    for p in tl.static_range(tl.constexpr(1), tl.constexpr(f.parts)):
+        s += _product(turned[p], x[p], how)
     return s
 
 
@@ -124,33 +144,54 @@ def _product(turned, x, how: tl.constexpr):
 def _from_table(lut, k, f: tl.constexpr, batch, head, token, there, row, real, how: tl.constexpr):
     """The same from products that were made before: one is looked up for each row, token and channel."""
     code = tiles.codes(k, f, batch, head, token, there)
-    i = tl.arange(0, f.width)
-    known = there[:, None] & (i < f.dim)[None, :]
     s = tl.full((how.rows, how.tokens), 0.0, tl.float32)
     r = tl.arange(0, how.rows)
     for one in range(how.rows):
         at_lut = lut + tl.sum(tl.where(r == one, row, 0)) * f.dim * 2**f.bits
         if tl.sum(tl.where((r == one) & real, 1, 0)) > 0:
-            products = tl.load(at_lut + tiles.channel(f, i)[None, :] * 2**f.bits + code, mask=known, other=0.0)
-            s += tl.where((r == one)[:, None], tl.sum(products, 1)[None, :], 0.0)
-    return s * tiles.factors(k, f, batch, head, token, there, tl.load(k.table + code))[None, :]
+            for p in tl.static_range(tl.constexpr(f.parts)):
+                c = tiles.columns(f, p)
+                known = there[:, None] & (c < f.dim)[None, :]
+                products = tl.load(at_lut + c[None, :] * 2**f.bits + code[p], mask=known, other=0.0)
+                s += tl.where((r == one)[:, None], tl.sum(products, 1)[None, :], 0.0)
+    return s * tiles.factors(k, f, batch, head, token, there, tiles.levels(k, f, batch, head, token, there))[None, :]
 
 
 @triton.jit
-def _mix(p, v, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
-    """[rows, width]: the values, weighted and summed. As halves weights are at most 2¹⁴, whatever the lengths are, so that those of tokens
-    beside one that towers above them keep their digits."""
+def _mix(mixed, fade, p, v, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
+    """[rows, columns] each: the sums so far, faded, and the values of these tokens, weighted. As halves weights are at most 2¹⁴, whatever
+    the lengths are, so that those of tokens beside one that towers above them keep their digits."""
+    largest = 1.0
     if how.v_folded:
         x = tiles.levels(v, f, batch, head, token, there)
         lengths = tiles.factors(v, f, batch, head, token, there, x)
         largest = tl.max(tl.abs(lengths))
         largest = tl.where(largest > 0, largest, 1.0)
         w = p * (lengths * (LIFT / largest))[None, :]
-        mixed = tl.dot(w.to(how.v_operand), x.to(how.v_operand), input_precision="ieee") * (largest / LIFT)
     else:
         x = tiles.vectors(v, f, batch, head, token, there)
-        mixed = tl.dot((p * LIFT).to(how.v_operand), x.to(how.v_operand), input_precision="ieee") / LIFT
-    return mixed
+        w = p * LIFT
+    made = ()
+    for i in tl.static_range(tl.constexpr(f.parts)):
+        sums = tl.dot(w.to(how.v_operand), x[i].to(how.v_operand), input_precision="ieee") * (largest / LIFT)
+        made = made + (mixed[i] * fade[:, None] + sums,)
+    return made
+
+
+@triton.jit
+def _nothing(f: tl.constexpr, how: tl.constexpr):
+    made = ()
+    for _ in tl.static_range(tl.constexpr(f.parts)):
+        made = made + (tl.full((how.rows, f.width // f.parts), 0.0, tl.float32),)
+    return made
+
+
+@triton.jit
+def _faded(mixed, fade, f: tl.constexpr):
+    made = ()
+    for i in tl.static_range(tl.constexpr(f.parts)):
+        made = made + (mixed[i] * fade[:, None],)
+    return made
 
 
 @triton.jit(do_not_specialize=["rows", "packed_splits", "exact_splits"])
