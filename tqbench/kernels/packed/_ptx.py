@@ -1,5 +1,5 @@
-"""Codes become halves in registers, four bytes of them at a time. A level from a table is two bytes, and each of them is looked up by `prmt`,
-for four codes at once. An integer is written into the last digits of a half of 1024, which is then taken away.
+"""Codes become halves in registers, four bytes of them at a time. A level from a table is two bytes, and each of them is looked up by
+`prmt`, for four codes at once. An integer is written into the last digits of a half of 1024, which is then taken away.
 
 The texts are PTX for `tl.inline_asm_elementwise`, with the levels as constants. What is interpreted looks the same levels up in memory.
 """
@@ -15,8 +15,8 @@ LOW, EVEN = 0x0F0F0F0F, 0x00FF00FF  # bits of each byte; bytes of each pair
 
 
 class _Text:
-    """Lines of PTX. Operands are `$0`, `$1` …, outputs first; what is made has a name of its own. An output may be the register of an input:
-    none is filled before all inputs have been read."""
+    """Lines of PTX. Operands are `$0`, `$1` …, outputs first; what is made has a name of its own. An output may be the register of an
+    input: none is filled before all inputs have been read."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

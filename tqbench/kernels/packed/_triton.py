@@ -88,7 +88,7 @@ def _known(codec: Codec, head_dim: int, device: str, dtype: torch.dtype) -> tupl
     if value in (E4M3, E5M2):
         values = minifloat.decode(torch.arange(256, dtype=torch.uint8), "e4m3" if value == E4M3 else "e5m2", torch.float32)
     width, bits, unit = triton.next_power_of_2(dim), fields.get("bits", 8), fields.get("unit", 1)
-    high = {SPLIT: 2, FIFTH: FIFTH_BITS}.get(arrangement, 0)
+    high = 2 if arrangement == SPLIT else FIFTH_BITS if arrangement == FIFTH else 0
     shared = 8 // (high or bits) if 8 % (high or bits) == 0 and unit == 1 else 1  # codes of a byte
     form = Form(
         False,
