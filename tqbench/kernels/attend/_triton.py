@@ -30,8 +30,7 @@ from tqbench.kernels.packed import _triton as tiles
 from tqbench.kernels.packed._triton import Arrays, Form
 from tqbench.kernels.triton import Config, Work, capability, configuration, multiprocessors, operand
 
-TURNED = 16  # queries that one program turns
-MERGED = 16  # rows that one program joins, where there are so many that every multiprocessor has work
+MANY = 16  # rows that one program turns or joins, where there are so many that every multiprocessor has work
 OPERAND = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
@@ -142,9 +141,10 @@ class Ready:
         rows, stored = batch * heads * queries, self.k.inside[0].dim
         turned = torch.empty(batch, heads, queries, stored, dtype=torch.float32, device=q.device)
         shift = None if around.offset is None else torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
-        turn[(triton.cdiv(rows, TURNED), triton.cdiv(stored, int(STEP)))](
+        block = _together(rows, q.device)
+        turn[(triton.cdiv(rows, block), triton.cdiv(stored, int(STEP)))](
             q, *q.stride()[:3], around.columns, around.offset, turned, shift, rows, heads, queries, heads // self.kv_heads, dim, stored,
-            triton.next_power_of_2(dim), TURNED,
+            triton.next_power_of_2(dim), block,
         )  # fmt: skip
         return turned, shift
 
@@ -188,13 +188,17 @@ class Ready:
     def _join(self, q: Tensor, accs: tuple[Tensor, Tensor], partial: Any, splits: tuple[int, int]) -> Tensor:
         (rows, stored, dim), around = (accs[0].shape[1], accs[0].shape[2], q.shape[3]), self.v.basis
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        block = 1 if rows <= MERGED * multiprocessors(q.device) else MERGED
+        block = _together(rows, q.device)
         given = (acc if count else None for acc, count in zip(accs, splits, strict=True))
         merge[(triton.cdiv(rows, block), triton.cdiv(dim, int(STEP)))](
             *given, *partial, around.rows, around.offset, out, self.switches.dropped, rows, q.shape[1], q.shape[2],
             q.shape[1] // self.kv_heads, *splits, stored, dim, triton.next_power_of_2(stored), triton.next_power_of_2(sum(splits)), block,
         )  # fmt: skip
         return out
+
+
+def _together(rows: int, device: torch.device) -> int:
+    return 1 if rows <= MANY * multiprocessors(device) else MANY
 
 
 def prepare(switches: Switches, q: Tensor, k: View, v: View, start: int) -> Ready:

@@ -36,7 +36,7 @@ def _times(x, matrix, inner, outer, i, j):
     """[block, step]: x times some columns of a matrix [inner, outer]."""
     m = tl.load(matrix + i[:, None] * outer + j[None, :], mask=(i < inner)[:, None] & (j < outer)[None, :], other=0.0)
     if x.shape[0] >= 16:
-        y = tl.dot(x, m, input_precision="ieee")
+        y = tl.dot(x, m, input_precision="tf32x3")  # three products of parts of them, off by no more than sums of single precision
     else:  # fewer rows than matrix products take
         y = tl.sum(tl.reshape(x, (x.shape[0], x.shape[1], 1)) * m[None, :, :], 1)
     return y
