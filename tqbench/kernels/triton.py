@@ -26,7 +26,7 @@ class Config:
     """How a kernel is cut."""
 
     rows: int = 16  # of a block at most: queries times the heads that share a KV head
-    tokens: int = 32  # of a tile
+    tokens: int = 64  # of a tile
     warps: int = 4
     stages: int = 1  # of the software pipeline; with more, what is looked up goes through shared memory, element by element
     programs: int = 3  # for each multiprocessor: so many splits are made, as registers have room for

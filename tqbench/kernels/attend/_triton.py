@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ class Switches:
     folded: bool = True  # lengths are multiplied after the sums; else levels are, one by one
     integer: bool = False  # keys' levels and queries of 8 bits
     narrow: bool = False  # scores are summed in half precision
+    in_registers: bool = True  # codes become levels there; else each level is read from memory
     looked_up: bool = False  # scores from a table of each query's products with all levels
     sparse: float = 0.0  # tiles of values whose weights are all less than this, relative to the largest so far, are left out
     dropped: Tensor | None = None  # float32 [batch, heads, queries]: gets the share of each query's weight that was left out
@@ -207,6 +208,8 @@ def prepare(switches: Switches, q: Tensor, k: View, v: View, start: int) -> Read
     sides = _side(k, q, keys=True), _side(v, q, keys=False)
     if reason := _idle(switches, q, *(side.inside[0] for side in sides)):
         raise Unsupported(f"attend/triton: {reason}")
+    if not switches.in_registers:
+        sides = tuple(replace(side, inside=(side.inside[0]._replace(text=""), side.inside[1])) for side in sides)
     regions = sorted(_regions(k, v, start, q.shape[2]), key=lambda region: not region.v_packed)
     spans = [None if q.shape[2] == 1 else _sent(region.spans, q.device) for region in regions]
     work = _work(q, *(side.inside[0] for side in sides))
@@ -223,6 +226,8 @@ def prepare(switches: Switches, q: Tensor, k: View, v: View, start: int) -> Read
 
 def _idle(switches: Switches, q: Tensor, k: Form, v: Form) -> str | None:
     """Why a switch would change nothing here, or None: what ran without it must not be shown as what ran with it."""
+    if not switches.in_registers and not (k.text or v.text):
+        return "levels are read from memory anyway"
     if not switches.folded and not k.folded and not v.folded:
         return "levels are multiplied with their scales anyway"
     if (switches.integer or switches.looked_up) and not (k.folded and k.table):
