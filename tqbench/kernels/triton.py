@@ -25,7 +25,7 @@ TABLE = Path(__file__).with_name("triton.json")
 class Config:
     """How a kernel is cut."""
 
-    rows: int = 16  # of a block at most: queries times the heads that share a KV head
+    rows: int = 8  # of a block at most: queries times the heads that share a KV head
     tokens: int = 64  # of a tile
     warps: int = 4
     stages: int = 1  # of the software pipeline; with more, what is looked up goes through shared memory, element by element

@@ -256,9 +256,9 @@ def _work(q: Tensor, k: Form, v: Form) -> Work:
 
 
 def _rows(q: Tensor, share: int, config: Config) -> int:
-    """Rows of a block: a power of two of at least 16, as matrix products take them."""
+    """Rows of a block: a power of two of at least 8, as matrix products take them."""
     wanted = triton.next_power_of_2(share * q.shape[2])
-    return max(16, triton.next_power_of_2(share), min(config.rows, wanted))
+    return max(8, triton.next_power_of_2(share), min(config.rows, wanted))
 
 
 def _operand(q: Tensor, stored: Tensor | None) -> torch.dtype:

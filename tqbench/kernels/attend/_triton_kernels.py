@@ -1,4 +1,7 @@
-"""The kernel of attend/_triton.py: a partial softmax for each split of each region."""
+"""The kernel of attend/_triton.py: a partial softmax for each split of each region.
+
+Tokens and channels are the rows of its matrix products, queries the columns: of a matrix product they may be as few as eight, and decoding
+has no more than the query heads that share a KV head."""
 
 from __future__ import annotations
 
@@ -62,22 +65,22 @@ def partial(
         token = start + tl.arange(0, how.tokens)
         there = token < end
         s = _scores(turned, lut, row, real, k, k_form, batch, head, token - first_k, there, how)
-        s = s * step[:, None] + apart[:, None]
+        s = s * step[None, :] + apart[None, :]
         if softcap is not None:
             s = softcap * LOG2E * (1 - 2 / (tl.exp2(s * (2 * LOG2E / softcap)) + 1))
-        seen = there[None, :]
+        seen = there[:, None]
         if spans is not None:
-            seen = seen & (token[None, :] >= low[:, None]) & (token[None, :] < high[:, None])
+            seen = seen & (token[:, None] >= low[None, :]) & (token[:, None] < high[None, :])
         s = tl.where(seen, s, float("-inf"))
-        higher = tl.maximum(top, tl.max(s, 1))
+        higher = tl.maximum(top, tl.max(s, 0))
         safe = tl.where(higher == float("-inf"), 0.0, higher)
-        p, fade = tl.exp2(s - safe[:, None]), tl.exp2(top - safe)
-        top, total, left = higher, total * fade + tl.sum(p, 1), left * fade
+        p, fade = tl.exp2(s - safe[None, :]), tl.exp2(top - safe)
+        top, total, left = higher, total * fade + tl.sum(p, 0), left * fade
         if how.sparse > 0:
-            if tl.max(tl.where(real[:, None], p, 0.0)) >= how.sparse:
+            if tl.max(tl.where(real[None, :], p, 0.0)) >= how.sparse:
                 mixed, unit = _mix(mixed, unit, fade, p, v, v_form, batch, head, token - first_v, there, how)
             else:
-                mixed, left = _scaled(mixed, fade, v_form), left + tl.sum(p, 1)
+                mixed, left = _scaled(mixed, fade, v_form), left + tl.sum(p, 0)
         else:
             mixed, unit = _mix(mixed, unit, fade, p, v, v_form, batch, head, token - first_v, there, how)
 
@@ -85,7 +88,7 @@ def partial(
     for part in tl.static_range(tl.constexpr(v_form.parts)):
         c = tiles.columns(v_form, part)
         tl.store(
-            acc + place[:, None] * v_form.dim + c[None, :], mixed[part] * (unit / LIFT), mask=real[:, None] & (c < v_form.dim)[None, :]
+            acc + place[None, :] * v_form.dim + c[:, None], mixed[part] * (unit / LIFT), mask=real[None, :] & (c < v_form.dim)[:, None]
         )
     tl.store(peak + place, top, mask=real)
     tl.store(mass + place, total, mask=real)
@@ -105,7 +108,7 @@ def _share_of(low, high, split, splits, how: tl.constexpr):
 
 @triton.jit
 def _queries(q, row, real, f: tl.constexpr, how: tl.constexpr):
-    """[rows, columns] each as they are multiplied, and [rows]: what their products are to be multiplied with."""
+    """[columns, rows] each as they are multiplied, and [rows]: what their products are to be multiplied with."""
     given = ()
     largest = tl.full((how.rows,), 1e-30, tl.float32)
     for part in tl.static_range(tl.constexpr(f.parts)):
@@ -120,18 +123,18 @@ def _queries(q, row, real, f: tl.constexpr, how: tl.constexpr):
         x = given[part]
         if how.k_operand == tl.int8:
             x = tl.floor(x / step[:, None] + 0.5)
-        turned = turned + (x.to(how.k_operand),)
+        turned = turned + (tl.trans(x.to(how.k_operand)),)
     return turned, step
 
 
 @triton.jit
 def _scores(turned, lut, row, real, k, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
-    """[rows, tokens]: the products with the keys, up to the scale."""
+    """[tokens, rows]: the products with the keys, up to the scale."""
     if how.looked_up:
         s = _from_table(lut, k, f, batch, head, token, there, row, real, how)
     elif how.k_folded:
         x = tiles.levels(k, f, batch, head, token, there)
-        s = _products(turned, x, f, how) * tiles.factors(k, f, batch, head, token, there, x)[None, :]
+        s = _products(turned, x, f, how) * tiles.factors(k, f, batch, head, token, there, x)[:, None]
     else:
         s = _products(turned, tiles.vectors(k, f, batch, head, token, there), f, how)
     return s
@@ -139,28 +142,22 @@ def _scores(turned, lut, row, real, k, f: tl.constexpr, batch, head, token, ther
 
 @triton.jit
 def _products(turned, x, f: tl.constexpr, how: tl.constexpr):
-    s = _product(turned[0], x[0], how)
-    for p in tl.static_range(tl.constexpr(1), tl.constexpr(f.parts)):
-        s += _product(turned[p], x[p], how)
-    return s
-
-
-@triton.jit
-def _product(turned, x, how: tl.constexpr):
     if how.k_operand == tl.int8:
-        s = tl.dot(turned, tl.trans(x.to(tl.int8)), out_dtype=tl.int32).to(tl.float32)
+        s = tl.full((how.tokens, how.rows), 0, tl.int32)
     elif how.narrow:
-        s = tl.dot(turned, tl.trans(x.to(how.k_operand)), out_dtype=tl.float16).to(tl.float32)
+        s = tl.full((how.tokens, how.rows), 0.0, tl.float16)
     else:
-        s = tl.dot(turned, tl.trans(x.to(how.k_operand)), input_precision="ieee")
-    return s
+        s = tl.full((how.tokens, how.rows), 0.0, tl.float32)
+    for p in tl.static_range(tl.constexpr(f.parts)):
+        s = tl.dot(x[p].to(how.k_operand), turned[p], s, input_precision="ieee", out_dtype=s.dtype)
+    return s.to(tl.float32)
 
 
 @triton.jit
 def _from_table(lut, k, f: tl.constexpr, batch, head, token, there, row, real, how: tl.constexpr):
     """The same from products that were made before: one is looked up for each row, token and channel."""
     code = tiles.codes(k, f, batch, head, token, there)
-    s = tl.full((how.rows, how.tokens), 0.0, tl.float32)
+    s = tl.full((how.tokens, how.rows), 0.0, tl.float32)
     r = tl.arange(0, how.rows)
     for one in range(how.rows):
         at_lut = lut + tl.sum(tl.where(r == one, row, 0)) * f.dim * 2**f.bits
@@ -169,27 +166,27 @@ def _from_table(lut, k, f: tl.constexpr, batch, head, token, there, row, real, h
                 c = tiles.columns(f, p)
                 known = there[:, None] & (c < f.dim)[None, :]
                 products = tl.load(at_lut + c[None, :] * 2**f.bits + code[p], mask=known, other=0.0)
-                s += tl.where((r == one)[:, None], tl.sum(products, 1)[None, :], 0.0)
-    return s * tiles.factors(k, f, batch, head, token, there, tiles.levels(k, f, batch, head, token, there))[None, :]
+                s += tl.where((r == one)[None, :], tl.sum(products, 1)[:, None], 0.0)
+    return s * tiles.factors(k, f, batch, head, token, there, tiles.levels(k, f, batch, head, token, there))[:, None]
 
 
 @triton.jit
 def _mix(mixed, unit, fade, p, v, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
-    """[rows, columns] each: the sums so far, faded, and the values of these tokens, weighted, in units of the largest length so far over
+    """[columns, rows] each: the sums so far, faded, and the values of these tokens, weighted, in units of the largest length so far over
     2¹⁴. So as halves weights are at most 2¹⁴, and those of tokens beside one that towers above them keep their digits."""
     larger = 1.0
     if how.v_folded:
         x = tiles.levels(v, f, batch, head, token, there)
         lengths = tiles.factors(v, f, batch, head, token, there, x)
         larger = tl.maximum(unit, tl.max(tl.abs(lengths)))
-        w = p * (lengths * tl.where(larger > 0, LIFT / larger, 0.0))[None, :]
+        w = p * (lengths * tl.where(larger > 0, LIFT / larger, 0.0))[:, None]
     else:
         x = tiles.vectors(v, f, batch, head, token, there)
         w = p * LIFT
     mixed = _scaled(mixed, fade * tl.where(larger > 0, unit / larger, 0.0), f)
     made = ()
     for i in tl.static_range(tl.constexpr(f.parts)):
-        made = made + (tl.dot(w.to(how.v_operand), x[i].to(how.v_operand), mixed[i], input_precision="ieee"),)
+        made = made + (tl.dot(tl.trans(x[i].to(how.v_operand)), w.to(how.v_operand), mixed[i], input_precision="ieee"),)
     return made, larger
 
 
@@ -197,7 +194,7 @@ def _mix(mixed, unit, fade, p, v, f: tl.constexpr, batch, head, token, there, ho
 def _nothing(f: tl.constexpr, how: tl.constexpr):
     made = ()
     for _ in tl.static_range(tl.constexpr(f.parts)):
-        made = made + (tl.full((how.rows, f.width // f.parts), 0.0, tl.float32),)
+        made = made + (tl.full((f.width // f.parts, how.rows), 0.0, tl.float32),)
     return made
 
 
@@ -205,5 +202,5 @@ def _nothing(f: tl.constexpr, how: tl.constexpr):
 def _scaled(mixed, by, f: tl.constexpr):
     made = ()
     for i in tl.static_range(tl.constexpr(f.parts)):
-        made = made + (mixed[i] * by[:, None],)
+        made = made + (mixed[i] * by[None, :],)
     return made
