@@ -23,14 +23,17 @@ from tqbench.codecs.blocks import codebooks
 from tqbench.codecs.blocks.minifloat import LARGEST
 from tqbench.codecs.codebook import Codebook
 from tqbench.codecs.fp8 import SMALLEST, Fp8
+from tqbench.codecs.kvtc_lite import KvtcLite
+from tqbench.codecs.kvtc_paper import KvtcPaper
 from tqbench.core.codec import Codec, Packed
 from tqbench.core.errors import EvidenceError
+from tqbench.kernels import _runs, _sections
+from tqbench.kernels._rounding import divided, inverse, minifloat, nearest_even, not_finite, over
 from tqbench.kernels.packed import _triton as tiles
 from tqbench.kernels.triton import operand
 
 TOKENS = 32  # of a tile
 STEP = tl.constexpr(64)  # channels of a step of the matrix product
-ROUNDING = tl.constexpr(12582912.0)  # 1.5 · 2²³: added and taken away again, a float32 is rounded to whole numbers, halves to even
 
 
 class Recipe(NamedTuple):
@@ -130,7 +133,7 @@ def _turned(here, s_channel, t, seen, r: tl.constexpr, size: tl.constexpr):
 def _nearest(g, inside, t, r: tl.constexpr):
     """The nearest level of each coordinate, and the length that is kept for each group."""
     if r.rule == "max_abs":
-        n = tl.max(tl.abs(g), 2) * r.root / r.largest + _not_finite(g)
+        n = tl.max(tl.abs(g), 2) * r.root / r.largest + not_finite(g, 2)
     else:
         n = tl.sqrt(tl.sum(g * g, 2))
     n = tl.where(n <= 1e-10, 0.0, n)
@@ -155,22 +158,22 @@ def _symmetric(g, i, r: tl.constexpr):
     """Whole multiples of a scale, around zero: codes of eight bits are signed, shorter ones count from below."""
     half: tl.constexpr = 1 << (r.bits - 1)
     magnitude = tl.abs(g)
-    most = tl.max(magnitude, 2) + _not_finite(g)
+    most = tl.max(magnitude, 2) + not_finite(g, 2)
     if r.rule != "ggml":
-        scale = tl.maximum(_over(most, half - 1.0), r.smallest) + _not_finite(g)
-        s = g * _inverse(_kept(scale, r))[:, :, None]
+        scale = tl.maximum(over(most, half - 1.0), r.smallest) + not_finite(g, 2)
+        s = g * inverse(_kept(scale, r))[:, :, None]
         code = tl.minimum(tl.maximum(_round(s, r), -half), half - 1).to(tl.int32) & (2 * half - 1)
     elif r.bits == 8:
-        scale = _over(most, 127.0)
-        s = g * tl.where(scale == 0, 0.0, _inverse(scale))[:, :, None]
+        scale = over(most, 127.0)
+        s = g * tl.where(scale == 0, 0.0, inverse(scale))[:, :, None]
         whole = tl.floor(tl.abs(s))
         whole += tl.where(tl.abs(s) - whole >= 0.5, 1.0, 0.0)
         code = tl.where(s < 0, -whole, whole).to(tl.int32) & 255
     else:  # the value of largest magnitude, with its sign; the first channel of several
         c = tl.reshape(tl.broadcast_to(tiles.channel(r, i)[None, :], (g.shape[0], r.width)), g.shape)
         first = tl.min(tl.where(magnitude == most[:, :, None], c, 2**30), 2)
-        scale = tl.sum(tl.where(c == first[:, :, None], g, 0.0), 2) / -half + _not_finite(g)
-        s = g * tl.where(scale == 0, 0.0, _inverse(scale))[:, :, None]
+        scale = tl.sum(tl.where(c == first[:, :, None], g, 0.0), 2) / -half + not_finite(g, 2)
+        s = g * tl.where(scale == 0, 0.0, inverse(scale))[:, :, None]
         code = tl.minimum(tl.maximum((s + (half + 0.5)).to(tl.int32), 0), 2 * half - 1)
     return code, scale
 
@@ -182,15 +185,14 @@ def _affine(g, inside, r: tl.constexpr):
     lane = tl.arange(0, r.lanes)
     g = tl.where(inside, g, tl.sum(tl.where((lane == 0)[None, None, :], g, 0.0), 2)[:, :, None])  # padding widens no range
     low = tl.min(g, 2)
-    scale = _over(tl.max(g, 2) - low, most) + _not_finite(g)
+    scale = over(tl.max(g, 2) - low, most) + not_finite(g, 2)
     if r.rule == "ggml":
-        s = (g - low[:, :, None]) * tl.where(scale == 0, 0.0, _inverse(scale))[:, :, None] + 0.5
+        s = (g - low[:, :, None]) * tl.where(scale == 0, 0.0, inverse(scale))[:, :, None] + 0.5
         code = tl.minimum(s.to(tl.int32), most)
     else:
-        scale = tl.maximum(scale, r.smallest) + _not_finite(g)
+        scale = tl.maximum(scale, r.smallest) + not_finite(g, 2)
         against, edge = _kept(scale, r), _kept(low, r)
-        against = tl.where(against == 0, 1.0, against)
-        s = tl.div_rn(g - edge[:, :, None], tl.broadcast_to(against[:, :, None], g.shape))
+        s = divided(g - edge[:, :, None], against[:, :, None])
         code = tl.minimum(tl.maximum(_round(s, r), 0.0), most).to(tl.int32)
     return code, scale, low
 
@@ -198,36 +200,15 @@ def _affine(g, inside, r: tl.constexpr):
 @triton.jit
 def _minifloat(g, t, head, r: tl.constexpr):
     """The nearest eight-bit float, halves to even; what is beyond the largest becomes it."""
-    scale = tl.max(tl.abs(g), 2) + _not_finite(g)
+    scale = tl.max(tl.abs(g), 2) + not_finite(g, 2)
     if r.by_head:
-        s = _over(g, tl.load(t.head_scale + head))
+        s = over(g, tl.load(t.head_scale + head))
     elif r.scaled:
-        scale = tl.maximum(_over(scale, r.largest), r.smallest) + _not_finite(g)
-        s = g * _inverse(scale)[:, :, None]
+        scale = tl.maximum(over(scale, r.largest), r.smallest) + not_finite(g, 2)
+        s = g * inverse(scale)[:, :, None]
     else:
         s = g
-    a = tl.minimum(tl.abs(s), r.largest)
-    exponent = tl.maximum((a.to(tl.int32, bitcast=True) >> 23) - 127, r.lowest)
-    steps = a * ((127 + r.mantissa - exponent) << 23).to(tl.float32, bitcast=True)
-    code = ((exponent - r.lowest) << r.mantissa) + ((steps + ROUNDING) - ROUNDING).to(tl.int32)
-    return tl.where(s - s == 0, code | tl.where(s < 0, 128, 0), 127), scale  # 127 is NaN in both formats
-
-
-@triton.jit
-def _not_finite(g):
-    """Zero for each group, or NaN where a value is not finite. To be added last: on a GPU a maximum leaves NaN out."""
-    return tl.sum(g * 0.0, 2)
-
-
-@triton.jit
-def _over(x, y):
-    """x / y, rounded once."""
-    return tl.div_rn(x, y + tl.full(x.shape, 0.0, tl.float32))
-
-
-@triton.jit
-def _inverse(scale):
-    return tl.div_rn(1.0 + tl.full(scale.shape, 0.0, tl.float32), tl.where(scale == 0, 1.0, scale))
+    return minifloat(s, r.largest, r.lowest, r.mantissa), scale
 
 
 @triton.jit
@@ -242,7 +223,7 @@ def _round(s, r: tl.constexpr):
     if r.up:
         whole = tl.floor(s + 0.5)
     else:
-        whole = (s + ROUNDING) - ROUNDING
+        whole = nearest_even(s)
     return whole
 
 
@@ -272,6 +253,10 @@ def _store_top(to, code, row, seen, r: tl.constexpr, size: tl.constexpr):
 def refuses(codec: Codec) -> str | None:
     """Why this codec has no Triton encoder, or None."""
     plain = codec.plain
+    if type(plain) is KvtcPaper:
+        return _runs.refuses(codec)
+    if type(codec) is KvtcLite and codec.ready:
+        return None
     if codec.heads > 1:
         return f"codec {plain.name!r} packs several heads together"
     if type(plain) not in KINDS or codec.name == "bridge":
@@ -285,6 +270,10 @@ def encode(codec: Codec, x: Tensor) -> Packed:
     """Encode float32, bfloat16 or float16 vectors."""
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or x.dim() != 4:
         raise EvidenceError(f"encode/triton takes [batch, kv_heads, tokens, head_dim] in up to float32, not {x.dtype} {list(x.shape)}")
+    if isinstance(codec, KvtcLite):
+        return _sections.encode(codec, x, "triton")
+    if isinstance(codec.plain, KvtcPaper):
+        return _runs.encode(codec.plain, x)
     batch, heads, tokens, head_dim = x.shape
     recipe, tables = _ready(codec, head_dim, heads, operand(x.dtype), str(x.device))
     parts = codec.layout(head_dim).parts
