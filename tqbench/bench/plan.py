@@ -22,7 +22,7 @@ TOKENS = {
 }  # encode: a decode step of many layers, and a prefill chunk
 SCHEMES = {op: "kvtc_lite_4x,kvtc_lite_8x,kvtc_paper_8x" if op == "kvtc" else "turbo4,turbo3,q8_0,q4_0,f16,bf16" for op in TOKENS}
 OPS = tuple(TOKENS)
-DEVICES, ON_GPU = ("cpu", "cuda"), ("attend", "ablation", "encode", "decode")
+DEVICES, ON_GPU = ("cpu", "cuda"), OPS
 MOST_TOKENS, MOST_ROUNDS, MOST_THREADS = 1 << 24, 1000, 1024
 Found = TypeVar("Found")
 
