@@ -12,7 +12,7 @@ ROUNDING = tl.constexpr(12582912.0)  # 1.5 · 2²³: added and taken away again,
 @triton.jit
 def over(x, y):
     """x / y, rounded once."""
-    return tl.div_rn(x, y + tl.full(x.shape, 0.0, tl.float32))
+    return tl.div_rn(x, tl.full(x.shape, 0.0, tl.float32) + y)
 
 
 @triton.jit

@@ -19,7 +19,7 @@ from tqbench.codecs.blocks.wrap import Heads
 from tqbench.codecs.kvtc_paper import STREAMS, KvtcPaper
 from tqbench.core.codec import Codec, Packed
 from tqbench.core.errors import EvidenceError
-from tqbench.kernels._rounding import divided, minifloat, nearest_even, not_finite, over
+from tqbench.kernels._rounding import divided, inverse, minifloat, nearest_even, not_finite, over
 from tqbench.kernels.packed import words
 from tqbench.kernels.packed._triton import rows as laid
 from tqbench.measure.stages import stage
@@ -82,8 +82,7 @@ def _squeeze(
         shift = (tl.sum(x.to(tl.float64), 1) / size).to(tl.float32).to(tl.float16)
         away = x - shift.to(tl.float32)[:, None]
         scale = tl.max(tl.abs(away), 1).to(tl.float16)
-        wide = scale.to(tl.float32)
-        factor = over(tl.full((tall,), LARGEST, tl.float32), tl.where(wide == 0, 1.0, wide))
+        factor = inverse(scale.to(tl.float32)) * LARGEST  # two roundings, as in torch's number / tensor
         code = minifloat(away * factor[:, None], LARGEST, -6, 3)
     else:
         top: tl.constexpr = (1 << bits) - 1
