@@ -17,13 +17,17 @@ from tqbench.bench.convert import CODES_OFF, DECODED_OFF, codes_off
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.build import Layer, Shape
 from tqbench.cache.store import Store
+from tqbench.codecs.affine import Affine
+from tqbench.codecs.block import Block
+from tqbench.codecs.blocks.wrap import Rotated
+from tqbench.codecs.mlx_affine import MlxAffine
 from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.core.op import Place
 from tqbench.core.presets import preset, presets, read
 from tqbench.core.session import Terms
 from tqbench.kernels import attend, decode, encode, triton
 from tqbench.kernels.attend import reference
-from tqbench.testing.samples import gaussian
+from tqbench.testing.samples import gaussian, strided
 
 pytestmark = pytest.mark.skipif(not triton.runs(), reason=triton.missing() or "no CUDA device, and Triton was not told to interpret")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -193,6 +197,8 @@ def test_on_a_processor_it_is_refused_and_never_picked(op):
         ("q4_1", 128),
         ("fp8_e4m3", 80),
         ("vllm_int8_per_token_head", 96),
+        ("mlx4_g64", 64),
+        ("iq4_nl", 96),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -206,6 +212,51 @@ def test_encode_takes_the_models_dtype(scheme, head_dim, dtype):
     for name, expected in theirs.items():
         assert mine[name].dtype == expected.dtype
         assert int((mine[name] != expected).sum()) <= 2 + 1e-3 * expected.numel()
+
+
+CHANNELS = [
+    *(Affine(bits, 32, "channel", form=form) for bits in (2, 3, 4, 8) for form in ("affine", "symmetric")),
+    Affine(3, 64, "channel", encode_with="exact", rounding="half_up", kept="float32"),
+]
+WORDS = [MlxAffine(bits, 32) for bits in (2, 3, 4, 5, 6, 8)] + [MlxAffine(4, 64, "bfloat16"), MlxAffine(3, 32, "float32")]
+VALUES = {
+    "gaussian": 3 * gaussian(2, 2, 64, 128),
+    "constant": torch.full((1, 1, 64, 128), 1000.25),
+    "tiny": 1e-9 * gaussian(1, 1, 64, 128),
+    "zero": torch.zeros(1, 1, 64, 128),
+    "ties": (gaussian(1, 1, 64, 128) * 3).round() / 2,
+}
+
+
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("codec", [*CHANNELS, *WORDS, Block(4, "nonlinear")], ids=lambda codec: f"{codec.name}{codec.bits}{codec.unit}")
+def test_what_is_not_rotated_is_packed_bit_for_bit(codec, values):
+    """Every operation is the reference's own; on a GPU torch divides by a number as it multiplies with its inverse, which this does not."""
+    from tqbench.kernels.encode import _triton
+
+    x = VALUES[values][..., :96] if codec.name == "affine" else VALUES[values]
+    for given in (x.to(DEVICE), strided(x).to(DEVICE)):
+        mine, theirs = _triton.encode(codec, given), codec.encode(x)
+        assert mine.keys() == theirs.keys()
+        for name, expected in theirs.items():
+            assert mine[name].dtype == expected.dtype
+            assert torch.equal(mine[name].cpu(), expected), name
+
+
+def test_groups_of_tokens_of_a_channel_are_whole_and_hide_nothing():
+    from tqbench.kernels.encode import _triton
+
+    codec, x = Affine(4, 32, "channel"), gaussian(1, 2, 64, 48).to(DEVICE)
+    with pytest.raises(Unsupported, match="encodes 32 tokens together, got 33"):
+        _triton.encode(codec, x[:, :, :33])
+    assert _triton.refuses(Rotated(codec, rotation="hadamard"))
+    assert _triton.encode(codec, x[:, :, :0])["codes"].shape == (1, 2, 0, 16, 48)
+    x[0, 1, 40, 7], x[0, 0, 3, 5] = float("nan"), float("inf")
+    warnings.simplefilter("ignore", RuntimeWarning)  # the interpreter's
+    found = torch.isfinite(codec.decode(_triton.encode(codec, x), 48, torch.float32)).cpu()
+    expected = torch.ones_like(found)
+    expected[0, 1, 32:, 7], expected[0, 0, :32, 5] = False, False
+    assert torch.equal(found, expected)
 
 
 def test_encode_of_no_tokens_is_empty():
@@ -229,7 +280,7 @@ def test_what_is_not_finite_is_not_hidden(monkeypatch):
         builder = interpreter.InterpreterBuilder
         monkeypatch.setattr(builder, "create_maxnumf", lambda self, a, b: self.binary_op(a, b, np.fmax))
         monkeypatch.setattr(builder, "create_minnumf", lambda self, a, b: self.binary_op(a, b, np.fmin))
-    keys = ("turbo4", "q8_0", "q4_0", "q4_1", "fp8_e4m3", "vllm_int8_per_token_head", "turboquant_mse3")
+    keys = ("mlx4_g64", "iq4_nl", "turbo4", "q8_0", "q4_0", "q4_1", "fp8_e4m3", "vllm_int8_per_token_head", "turboquant_mse3")
     largest = {"name": "m", "k": {"codec": "codebook", "bits": 4, "scale": "max_abs"}, "v": "f16"}
     codecs = {str(name): read(name).k.codec for name in (*keys, largest)} | {name: read(name).v.codec for name in ("kivi4", "vllm_3bit_nc")}
     for name, codec in codecs.items():

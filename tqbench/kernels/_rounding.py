@@ -34,12 +34,32 @@ def nearest_even(s):
 
 
 @triton.jit
+def round_even(s):
+    """The same for numbers of any size."""
+    whole = tl.floor(s)
+    odd = whole * 0.5 != tl.floor(whole * 0.5)
+    return tl.where((s - whole > 0.5) | ((s - whole == 0.5) & odd), whole + 1.0, whole)
+
+
+@triton.jit
 def half_below(x):
     """The largest fp16 number that is not above x."""
     near = x.to(tl.float16)
     wide, bits = near.to(tl.float32), near.to(tl.int16, bitcast=True).to(tl.int32)
     lower = tl.where(wide == 0, -0x7FFF, tl.where(wide > 0, bits - 1, bits + 1))
     return tl.where(wide > x, lower, bits).to(tl.int16).to(tl.float16, bitcast=True)
+
+
+@triton.jit
+def stored(x, dtype: tl.constexpr):
+    """Float32 in the type of an array, to the nearest: the interpreter would cut bfloat16 off."""
+    if dtype == tl.bfloat16:
+        bits = x.to(tl.int32, bitcast=True)
+        near = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+        y = tl.where(x == x, near, 0x7FC0).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    else:
+        y = x.to(dtype)
+    return y
 
 
 @triton.jit

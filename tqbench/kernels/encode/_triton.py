@@ -1,8 +1,8 @@
 """Encode in Triton: rotate, quantize and pack in one kernel, for one token as for a long prompt.
 
 Vectors go into the codec's basis by a matrix product, y = A x + a, whatever the wrappers are called; where x has 16 bits and A is a
-Hadamard matrix up to a factor, in 16 bits too, because its entries are then ±1 and all products exact. What is left is one of four
-arithmetics (`KINDS`) and one way to pack. Nothing waits for the device: a NaN or an infinity makes the scale that is kept NaN or infinite,
+Hadamard matrix up to a factor, in 16 bits too, because its entries are then ±1 and all products exact. What is left is one of six
+arithmetics (`KINDS`) and one way to pack; groups of tokens of a channel are the vectors of a kernel of their own. Nothing waits for the device: a NaN or an infinity makes the scale that is kept NaN or infinite,
 and is found where it is attended.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -18,21 +19,22 @@ import triton.language as tl
 from torch import Tensor
 
 from tqbench.codecs.affine import Affine
-from tqbench.codecs.block import BLOCK, Block
+from tqbench.codecs.block import BLOCK, NONLINEAR, Block
 from tqbench.codecs.blocks import codebooks
 from tqbench.codecs.blocks.minifloat import LARGEST
 from tqbench.codecs.codebook import Codebook
 from tqbench.codecs.fp8 import SMALLEST, Fp8
 from tqbench.codecs.kvtc_lite import KvtcLite
 from tqbench.codecs.kvtc_paper import KvtcPaper
+from tqbench.codecs.mlx_affine import MlxAffine
 from tqbench.core.codec import Codec, Packed
-from tqbench.core.errors import EvidenceError
+from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.kernels import _runs, _sections
-from tqbench.kernels._rounding import divided, inverse, minifloat, nearest_even, not_finite, over
+from tqbench.kernels._rounding import divided, inverse, minifloat, nearest_even, not_finite, over, round_even, stored
 from tqbench.kernels.packed import _triton as tiles
 from tqbench.kernels.triton import operand
 
-TOKENS = 32  # of a tile
+TOKENS, FEW = 32, 8  # of a tile; where sums are in float64
 STEP = tl.constexpr(64)  # channels of a step of the matrix product
 
 
@@ -99,6 +101,11 @@ def _encode(x, s_batch, s_head, s_token, s_channel, low, high, scales, minima, t
         minimum = scale
     elif r.kind == "affine":
         code, scale, minimum = _affine(g, inside, r)
+    elif r.kind == "signed_affine":
+        code, scale, minimum = _signed_affine(g, r)
+    elif r.kind == "nonlinear":
+        code, scale = _nonlinear(g, i, t, r)
+        minimum = scale
     else:
         code, scale = _minifloat(g, t, head, r)
         minimum = scale
@@ -106,14 +113,39 @@ def _encode(x, s_batch, s_head, s_token, s_channel, low, high, scales, minima, t
     at, ranges = tl.arange(0, groups), r.dim // r.group
     fits = seen[:, None] & (at < ranges)[None, :]
     if scales is not None:
-        tl.store(scales + row[:, None] * ranges + at[None, :], scale.to(scales.dtype.element_ty), mask=fits)
+        tl.store(scales + row[:, None] * ranges + at[None, :], stored(scale, scales.dtype.element_ty), mask=fits)
     if minima is not None:
-        tl.store(minima + row[:, None] * ranges + at[None, :], minimum.to(minima.dtype.element_ty), mask=fits)
+        tl.store(minima + row[:, None] * ranges + at[None, :], stored(minimum, minima.dtype.element_ty), mask=fits)
     if r.high:
         _store(low, code & ((1 << r.high) - 1), r.high, row, seen, r, size)
         _store_top(high, code >> r.high, row, seen, r, size)
     else:
         _store(low, code, r.bits, row, seen, r, size)
+
+
+@triton.jit
+def _encode_channels(x, s_batch, s_head, s_token, s_channel, codes, scales, minima, units, heads, r: tl.constexpr, size: tl.constexpr):
+    """One group of tokens of some channels of one head."""
+    section, channel, i = tl.program_id(0), tl.program_id(1) * size + tl.arange(0, size), tl.arange(0, r.width)
+    batch, head, unit = section // (units * heads), section // units % heads, section % units
+    here = x + batch.to(tl.int64) * s_batch + head.to(tl.int64) * s_head + channel.to(tl.int64)[:, None] * s_channel
+    seen, token = channel < r.head_dim, unit.to(tl.int64) * r.group + i
+    g = tl.load(here + token[None, :] * s_token, mask=seen[:, None], other=0.0).to(tl.float32)
+    g = tl.reshape(g, (size, 1, r.width))
+    if r.kind == "affine":
+        code, scale, minimum = _affine(g, tl.broadcast_to((i < r.group)[None, None, :], g.shape), r)
+        kept = section.to(tl.int64) * r.head_dim + channel
+        tl.store(minima + kept, tl.reshape(minimum, (size,)).to(minima.dtype.element_ty), mask=seen)
+    else:
+        code, scale = _symmetric(g, i, r)
+        kept = section.to(tl.int64) * r.head_dim + channel
+    tl.store(scales + kept, tl.reshape(scale, (size,)).to(scales.dtype.element_ty), mask=seen)
+    per: tl.constexpr = 8 // r.bits if 8 % r.bits == 0 else 8
+    count: tl.constexpr = 1 if 8 % r.bits == 0 else r.bits
+    words, w = _words(tl.reshape(code, (size, r.width)), r.bits, per, r, size), tl.arange(0, r.width // per)
+    for byte in tl.static_range(count):
+        row = section.to(tl.int64) * (r.width * r.bits // 8) + w * count + byte
+        tl.store(codes + row[None, :] * r.head_dim + channel[:, None], (words >> 8 * byte & 255).to(tl.uint8), mask=seen[:, None])
 
 
 @triton.jit
@@ -169,10 +201,8 @@ def _symmetric(g, i, r: tl.constexpr):
         whole = tl.floor(tl.abs(s))
         whole += tl.where(tl.abs(s) - whole >= 0.5, 1.0, 0.0)
         code = tl.where(s < 0, -whole, whole).to(tl.int32) & 255
-    else:  # the value of largest magnitude, with its sign; the first channel of several
-        c = tl.reshape(tl.broadcast_to(tiles.channel(r, i)[None, :], (g.shape[0], r.width)), g.shape)
-        first = tl.min(tl.where(magnitude == most[:, :, None], c, 2**30), 2)
-        scale = tl.sum(tl.where(c == first[:, :, None], g, 0.0), 2) / -half + not_finite(g, 2)
+    else:
+        scale = _largest(g, i, r) * (-1.0 / half) + not_finite(g, 2)
         s = g * tl.where(scale == 0, 0.0, inverse(scale))[:, :, None]
         code = tl.minimum(tl.maximum((s + (half + 0.5)).to(tl.int32), 0), 2 * half - 1)
     return code, scale
@@ -195,6 +225,45 @@ def _affine(g, inside, r: tl.constexpr):
         s = divided(g - edge[:, :, None], against[:, :, None])
         code = tl.minimum(tl.maximum(_round(s, r), 0.0), most).to(tl.int32)
     return code, scale, low
+
+
+@triton.jit
+def _largest(g, i, r: tl.constexpr):
+    """The value of largest magnitude, with its sign; the first channel of several."""
+    c = tl.reshape(tl.broadcast_to(tiles.channel(r, i)[None, :], (g.shape[0], r.width)), g.shape)
+    magnitude = tl.abs(g)
+    first = tl.min(tl.where(magnitude == tl.max(magnitude, 2)[:, :, None], c, 2**30), 2)
+    return tl.sum(tl.where(c == first[:, :, None], g, 0.0), 2)
+
+
+@triton.jit
+def _nonlinear(g, i, t, r: tl.constexpr):
+    """The nearest of uneven levels; the scale that is best for these codes, values weighted by their squares, is what is kept."""
+    largest = _largest(g, i, r)
+    scale = over(largest, r.largest)
+    u = g * tl.where(scale == 0, 0.0, inverse(scale))[:, :, None]
+    code = tl.full(g.shape, 0, tl.int32)
+    for k in tl.static_range(2**r.bits - 1):
+        code += (u >= tl.load(t.edges + k)).to(tl.int32)
+    q, x = tl.load(t.levels + code).to(tl.float64), g.to(tl.float64)
+    power, zero = tl.sum(x * x * q * q, 2), tl.abs(largest) < r.smallest
+    best = tl.sum(x * x * x * q, 2) / tl.where(power == 0, 1.0, power)
+    return tl.where(zero[:, :, None], 0, code), tl.where(zero, 0.0, best.to(tl.float32)) + not_finite(g, 2)
+
+
+@triton.jit
+def _signed_affine(g, r: tl.constexpr):
+    """From the edge of larger magnitude, in steps that have a sign, so many that zero is a level; what is kept decides no code."""
+    most: tl.constexpr = (1 << r.bits) - 1
+    low, high = tl.min(g, 2), tl.max(g, 2)
+    step = tl.maximum(over(high - low, most), r.smallest)
+    below = tl.abs(low) > tl.abs(high)
+    edge, scale = tl.where(below, low, high), tl.where(below, step, -step)
+    n = round_even(tl.div_rn(edge, scale))
+    scale = tl.where(n == 0, scale, tl.div_rn(edge, tl.where(n == 0, 1.0, n)))
+    edge = tl.where(n == 0, 0.0, edge)
+    code = nearest_even(divided(g - edge[:, :, None], scale[:, :, None]))
+    return tl.minimum(tl.maximum(code, 0.0), most).to(tl.int32), scale + not_finite(g, 2), edge + not_finite(g, 2)
 
 
 @triton.jit
@@ -228,12 +297,17 @@ def _round(s, r: tl.constexpr):
 
 
 @triton.jit
+def _words(code, bits: tl.constexpr, per: tl.constexpr, r: tl.constexpr, size: tl.constexpr):
+    """One stream of bits for each row, least significant first, in words of so many codes."""
+    return tl.sum(tl.reshape(code.to(tl.int64), (size, r.width // per, per)) << (tl.arange(0, per) * bits)[None, None, :], 2)
+
+
+@triton.jit
 def _store(to, code, bits: tl.constexpr, row, seen, r: tl.constexpr, size: tl.constexpr):
-    """Codes as one stream of bits, least significant first: bytes of whole codes, or eight codes at a time."""
+    """Bytes of whole codes, or eight codes at a time."""
     per: tl.constexpr = 8 // bits if 8 % bits == 0 else 8
     count: tl.constexpr = 1 if 8 % bits == 0 else bits
-    words = tl.sum(tl.reshape(code.to(tl.int64), (size, r.width // per, per)) << (tl.arange(0, per) * bits)[None, None, :], 2)
-    w = tl.arange(0, r.width // per)
+    words, w = _words(code, bits, per, r, size), tl.arange(0, r.width // per)
     for byte in tl.static_range(count):
         here = to + row[:, None] * (r.dim * bits // 8) + w[None, :] * count + byte
         tl.store(here, (words >> 8 * byte & 255).to(to.dtype.element_ty), mask=seen[:, None] & (w < r.dim // per)[None, :])
@@ -261,8 +335,8 @@ def refuses(codec: Codec) -> str | None:
         return f"codec {plain.name!r} packs several heads together"
     if type(plain) not in KINDS or codec.name == "bridge":
         return f"codec {plain.name!r}{' in this control' if codec.name == 'bridge' else ''} has no Triton encoder"
-    if (isinstance(plain, Affine) and plain.axis == "channel") or (isinstance(plain, Block) and plain.form == "nonlinear"):
-        return f"this form of codec {plain.name!r} has no Triton encoder"
+    if codec.unit > 1 and codec is not plain:
+        return f"codec {plain.name!r} packs tokens of a channel together, in Triton only with nothing wrapped around it"
     return None if codec.ready else f"codec {plain.name!r} has not been calibrated"
 
 
@@ -274,20 +348,38 @@ def encode(codec: Codec, x: Tensor) -> Packed:
         return _sections.encode(codec, x, "triton")
     if isinstance(codec.plain, KvtcPaper):
         return _runs.encode(codec.plain, x)
+    if codec.unit > 1:
+        return _by_channel(codec, x)
     batch, heads, tokens, head_dim = x.shape
     recipe, tables = _ready(codec, head_dim, heads, operand(x.dtype), str(x.device))
     parts = codec.layout(head_dim).parts
     made = {p.name: torch.zeros if p.name == "reserved" else torch.empty for p in parts}
     packed = {p.name: made[p.name]((batch, heads, tokens, *p.shape), dtype=getattr(torch, p.dtype), device=x.device) for p in parts}
     if x.numel():
-        arrays = _arrays(packed)
-        _encode[(batch * heads, triton.cdiv(tokens, TOKENS))](x, *x.stride(), *arrays, tables, tokens, heads, recipe, TOKENS)
+        arrays, size = _arrays(packed), FEW if recipe.kind == "nonlinear" else TOKENS
+        _encode[(batch * heads, triton.cdiv(tokens, size))](x, *x.stride(), *arrays, tables, tokens, heads, recipe, size)
+    return packed
+
+
+def _by_channel(codec: Codec, x: Tensor) -> Packed:
+    """Groups of tokens of each channel."""
+    (batch, heads, tokens, head_dim), group = x.shape, codec.unit
+    if tokens % group:
+        raise Unsupported(f"codec {codec.plain.name!r} encodes {group} tokens together, got {tokens}")
+    units, fields = tokens // group, KINDS[type(codec.plain)](codec.plain, group)[0]
+    recipe = Recipe(head_dim=head_dim, dim=group, width=group, lanes=group, root=group**0.5, **fields)
+    lead = batch, heads, units
+    packed = {p.name: torch.empty(*lead, *p.shape, dtype=getattr(torch, p.dtype), device=x.device) for p in codec.layout(head_dim).parts}
+    if x.numel():
+        codes, _, scales, minima = _arrays(packed)
+        grid = (batch * heads * units, triton.cdiv(head_dim, TOKENS))
+        _encode_channels[grid](x, *x.stride(), codes, scales, minima, units, heads, recipe, TOKENS)
     return packed
 
 
 def _arrays(packed: Packed) -> tuple[Tensor | None, ...]:
     """Codes or their low plane, the high plane, scales, minima."""
-    names = (("codes", "low"), ("high",), ("norms", "scales"), ("minima",))
+    names = (("codes", "low", "words"), ("high",), ("norms", "scales"), ("minima", "biases"))
     return tuple(next((packed[name] for name in either if name in packed), None) for either in names)
 
 
@@ -339,15 +431,15 @@ def _codebook(codec: Codebook, dim: int) -> Fields:
 
 
 def _block(codec: Block, dim: int) -> Fields:  # noqa: ARG001
-    short = codec.bits < 8
-    return {
-        "kind": codec.form,
-        "group": BLOCK,
-        "bits": codec.bits,
-        "halves": short,
-        "high": 4 * (codec.bits == 5),
-        "rule": "ggml",
-    }, {}
+    recipe = {"kind": codec.form, "group": BLOCK, "bits": codec.bits, "halves": codec.bits < 8, "high": 4 * (codec.bits == 5), "rule": "ggml"}
+    if codec.form != "nonlinear":
+        return recipe, {}
+    edges = [(below + above) / 2 for below, above in pairwise(NONLINEAR)]
+    return recipe | {"largest": float(NONLINEAR[0]), "smallest": 1e-15}, {"edges": edges, "levels": NONLINEAR}
+
+
+def _mlx_affine(codec: MlxAffine, dim: int) -> Fields:  # noqa: ARG001
+    return {"kind": "signed_affine", "group": codec.group_size, "bits": codec.bits, "smallest": 1e-7}, {}
 
 
 def _affine_fields(codec: Affine, dim: int) -> Fields:
@@ -376,4 +468,10 @@ def _fp8(codec: Fp8, dim: int) -> Fields:
     }, learned
 
 
-KINDS: dict[type[Codec], Callable[[Any, int], Fields]] = {Codebook: _codebook, Block: _block, Affine: _affine_fields, Fp8: _fp8}
+KINDS: dict[type[Codec], Callable[[Any, int], Fields]] = {
+    Codebook: _codebook,
+    Block: _block,
+    Affine: _affine_fields,
+    MlxAffine: _mlx_affine,
+    Fp8: _fp8,
+}
