@@ -39,7 +39,7 @@ class Machine:
         self.wrong, self.large = set[Config](), set[Config]()
         self.truth: dict[Any, torch.Tensor] = {}
 
-    def flat(self, config: Config) -> float:  # noqa: ARG002
+    def flat(self, config: Config) -> float:
         return 1.0
 
     def prepare(self, plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,7 +85,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Machine:
     triton.table.cache_clear()
 
 
-def first(machine: Machine) -> tuning.Found:  # noqa: ARG001 - it is what runs
+def first(machine: Machine) -> tuning.Found:
     return next(tuning.tune(TOKENS, 1e9, "cpu"))
 
 

@@ -1,4 +1,4 @@
-"""KVTC's Triton kernels, in the interpreter where there is no GPU: the bytes of the loops and of the codecs, for every width and kind of run."""
+"""KVTC's Triton kernels, in the interpreter where there is no GPU: the bytes of loops and codecs, for every width and kind of run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tqbench.codecs.blocks.wrap import Bridge, Heads
 from tqbench.codecs.kvtc_lite import KvtcLite
 from tqbench.codecs.kvtc_paper import KvtcPaper
 from tqbench.core.codec import Learned
-from tqbench.core.errors import EvidenceError
+from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.core.op import Place
 from tqbench.kernels import decode, encode, triton
 from tqbench.kernels.packbits import reference as loops_of_bits
@@ -142,23 +142,27 @@ def test_every_code_of_eight_bits_comes_back() -> None:
     codec = KvtcPaper(span=1, learned=Learned(mean=torch.zeros(1, 1, 256), basis=torch.eye(256)[None].half(), plan=plan))
     one = torch.ones(1, 1, 1, 1, dtype=torch.float16, device=DEVICE)
     packed = {"fp8": torch.arange(256, dtype=torch.uint8, device=DEVICE).view(1, 1, 1, 256), "scales": 448 * one, "shifts": 0 * one}
-    from tqbench.kernels import _runs
+    from tqbench.kernels.runs import _triton
 
-    found = _runs._coefficients(_runs._ready(codec, str(packed["fp8"].device)), packed).flatten().cpu()
+    found = _triton._coefficients(_triton._ready(codec, str(packed["fp8"].device)), packed).flatten().cpu()
     wanted = packed["fp8"].view(torch.float8_e4m3fn).float().flatten().cpu()
     assert torch.equal(found.nan_to_num(nan=7e5), wanted.nan_to_num(nan=7e5))
 
 
 def test_other_arrays_than_the_codec_packs_are_refused() -> None:
-    from tqbench.kernels import _runs
+    from tqbench.kernels.runs import _triton
 
     codec, x = paper(), gaussian(1, 2, 3, 64).to(DEVICE)
-    packed = _runs.encode(codec, x)
-    for wrong in ({**packed, "int4": packed["int4"][..., 1:]}, {**packed, "scales": packed["scales"].float()}, {"scales": packed["scales"]}):
+    packed = _triton.encode(codec, x)
+    for wrong in (
+        {**packed, "int4": packed["int4"][..., 1:]},
+        {**packed, "scales": packed["scales"].float()},
+        {"scales": packed["scales"]},
+    ):
         with pytest.raises(EvidenceError, match="refused its arguments"):
-            _runs.decode(codec, wrong, 64)
+            _triton.decode(codec, wrong, 64)
     with pytest.raises(EvidenceError, match="learned for"):
-        _runs.encode(codec, x[..., :32])
+        _triton.encode(codec, x[..., :32])
 
 
 # --- both
@@ -199,7 +203,9 @@ def test_tables_come_to_the_device_once(codec: Any, monkeypatch: pytest.MonkeyPa
 
 
 def test_controls_and_codecs_that_have_not_learned_are_refused() -> None:
+    x = gaussian(1, 2, 128, 64).to(DEVICE)
     for op in (encode.OP, decode.OP):
-        triton_form = next(impl for impl in op.impls if impl.name == "triton")
-        for codec in (Bridge(paper()), KvtcPaper(span=2), KvtcLite()):
-            assert triton_form.refuses(codec, GPU)
+        assert op.resolve(Bridge(paper()), "auto", GPU).impl != "triton"
+    for codec in (KvtcPaper(span=2), KvtcLite()):
+        with pytest.raises(Unsupported, match="must be calibrated"):
+            encode.OP.resolve(codec, "triton", GPU).fn(codec, x)

@@ -108,14 +108,15 @@ def tune(tokens: int, budget: float = BUDGET, device: str = "cuda") -> Iterator[
         for name in SCHEMES:
             if clock.seconds() >= end:
                 return
-            yield best(track(Plan("attend", Geometry(head_dim=head_dim), (tokens,), (preset(name),), device=device), decoding=decoding), end)
+            plan = Plan("attend", Geometry(head_dim=head_dim), (tokens,), (preset(name),), device=device)
+            yield best(track(plan, decoding=decoding), end)
 
 
 def best(of: Track, end: float) -> Found:
     """The fastest that is right, if it is faster than the one in use beyond doubt."""
     used = configuration(of.work)
     seconds = _walk(of, used, end)
-    rivals = sorted((config for config in seconds if config != used and seconds[config] < seconds[used]), key=lambda config: seconds[config])
+    rivals = sorted((config for config in seconds if seconds[config] < seconds[used]), key=lambda config: seconds[config])
     ratios = of.race(used, rivals[:FINALISTS]) if rivals else {}
     winner = max(ratios, key=lambda config: ratios[config].low, default=used)
     return Found(of.work, used, winner, ratios.get(winner), len(of.seconds), tuple(of.wrong.items()))

@@ -11,8 +11,9 @@ from tqbench.codecs.kvtc_lite import KvtcLite
 from tqbench.codecs.kvtc_paper import KvtcPaper
 from tqbench.core.codec import Codec, Packed
 from tqbench.core.errors import EvidenceError
-from tqbench.kernels import _runs, _sections, packed
+from tqbench.kernels import _sections, packed
 from tqbench.kernels.packed import _triton as tiles
+from tqbench.kernels.runs import _triton as runs
 
 TOKENS = 64  # of a tile
 
@@ -30,8 +31,8 @@ def _unpack(a, out, tokens, heads, f: tl.constexpr, size: tl.constexpr):
 def refuses(codec: Codec, head_dim: int | None) -> str | None:
     """Why this codec cannot be decoded in Triton, or None."""
     if type(codec.plain) is KvtcPaper:
-        return _runs.refuses(codec)
-    return None if type(codec) is KvtcLite and codec.ready else packed.refuses(codec, head_dim)
+        return runs.refuses(codec)
+    return None if type(codec) is KvtcLite else packed.refuses(codec, head_dim)
 
 
 def decode(codec: Codec, arrays: Packed, head_dim: int, like: Tensor) -> Tensor:  # noqa: ARG001 - always float32
@@ -39,7 +40,7 @@ def decode(codec: Codec, arrays: Packed, head_dim: int, like: Tensor) -> Tensor:
     if isinstance(codec, KvtcLite):
         return _sections.decode(codec, arrays, head_dim, "triton")
     if isinstance(codec.plain, KvtcPaper):
-        return _runs.decode(codec, arrays, head_dim)
+        return runs.decode(codec, arrays, head_dim)
     form = packed.describe(codec, head_dim)
     found = arrays[form.parts[0] or ""]
     batch, heads, units = found.shape[:3]

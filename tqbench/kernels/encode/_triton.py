@@ -2,8 +2,8 @@
 
 Vectors go into the codec's basis by a matrix product, y = A x + a, whatever the wrappers are called; where x has 16 bits and A is a
 Hadamard matrix up to a factor, in 16 bits too, because its entries are then ±1 and all products exact. What is left is one of six
-arithmetics (`KINDS`) and one way to pack; groups of tokens of a channel are the vectors of a kernel of their own. Nothing waits for the device: a NaN or an infinity makes the scale that is kept NaN or infinite,
-and is found where it is attended.
+arithmetics (`KINDS`) and one way to pack; groups of tokens of a channel are the vectors of a kernel of their own. Nothing waits for the
+device: a NaN or an infinity makes the scale that is kept NaN or infinite, and is found where it is attended.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from tqbench.codecs.kvtc_paper import KvtcPaper
 from tqbench.codecs.mlx_affine import MlxAffine
 from tqbench.core.codec import Codec, Packed
 from tqbench.core.errors import EvidenceError, Unsupported
-from tqbench.kernels import _runs, _sections
-from tqbench.kernels._rounding import divided, inverse, minifloat, nearest_even, not_finite, over, round_even, stored
+from tqbench.kernels import _sections
 from tqbench.kernels.packed import _triton as tiles
+from tqbench.kernels.packed._triton_rounding import divided, inverse, minifloat, nearest_even, not_finite, over, round_even, stored
+from tqbench.kernels.runs import _triton as runs
 from tqbench.kernels.triton import operand
 
 TOKENS, FEW = 32, 8  # of a tile; where sums are in float64
@@ -93,22 +94,7 @@ def _encode(x, s_batch, s_head, s_token, s_channel, low, high, scales, minima, t
     groups: tl.constexpr = r.width // r.lanes
     g = tl.reshape(y, (size, groups, r.lanes))
     inside = tl.reshape(tl.broadcast_to((i < r.dim)[None, :], (size, r.width)), g.shape)
-    if r.kind == "codebook":
-        code, scale = _nearest(g, inside, t, r)
-        minimum = scale
-    elif r.kind == "symmetric":
-        code, scale = _symmetric(g, i, r)
-        minimum = scale
-    elif r.kind == "affine":
-        code, scale, minimum = _affine(g, inside, r)
-    elif r.kind == "signed_affine":
-        code, scale, minimum = _signed_affine(g, r)
-    elif r.kind == "nonlinear":
-        code, scale = _nonlinear(g, i, t, r)
-        minimum = scale
-    else:
-        code, scale = _minifloat(g, t, head, r)
-        minimum = scale
+    code, scale, minimum = _codes(g, i, inside, t, head, r)
     code = tl.reshape(code, (size, r.width))
     at, ranges = tl.arange(0, groups), r.dim // r.group
     fits = seen[:, None] & (at < ranges)[None, :]
@@ -124,6 +110,26 @@ def _encode(x, s_batch, s_head, s_token, s_channel, low, high, scales, minima, t
 
 
 @triton.jit
+def _codes(g, i, inside, t, head, r: tl.constexpr):
+    """Codes of groups, their scales, and their minima or once more their scales."""
+    if r.kind == "affine":
+        code, scale, minimum = _affine(g, inside, r)
+    elif r.kind == "signed_affine":
+        code, scale, minimum = _signed_affine(g, r)
+    else:
+        if r.kind == "codebook":
+            code, scale = _nearest(g, inside, t, r)
+        elif r.kind == "symmetric":
+            code, scale = _symmetric(g, i, r)
+        elif r.kind == "nonlinear":
+            code, scale = _nonlinear(g, i, t, r)
+        else:
+            code, scale = _minifloat(g, t, head, r)
+        minimum = scale
+    return code, scale, minimum
+
+
+@triton.jit
 def _encode_channels(x, s_batch, s_head, s_token, s_channel, codes, scales, minima, units, heads, r: tl.constexpr, size: tl.constexpr):
     """One group of tokens of some channels of one head."""
     section, channel, i = tl.program_id(0), tl.program_id(1) * size + tl.arange(0, size), tl.arange(0, r.width)
@@ -132,13 +138,10 @@ def _encode_channels(x, s_batch, s_head, s_token, s_channel, codes, scales, mini
     seen, token = channel < r.head_dim, unit.to(tl.int64) * r.group + i
     g = tl.load(here + token[None, :] * s_token, mask=seen[:, None], other=0.0).to(tl.float32)
     g = tl.reshape(g, (size, 1, r.width))
-    if r.kind == "affine":
-        code, scale, minimum = _affine(g, tl.broadcast_to((i < r.group)[None, None, :], g.shape), r)
-        kept = section.to(tl.int64) * r.head_dim + channel
+    code, scale, minimum = _codes(g, i, tl.broadcast_to((i < r.group)[None, None, :], g.shape), None, head, r)
+    kept = section.to(tl.int64) * r.head_dim + channel
+    if minima is not None:
         tl.store(minima + kept, tl.reshape(minimum, (size,)).to(minima.dtype.element_ty), mask=seen)
-    else:
-        code, scale = _symmetric(g, i, r)
-        kept = section.to(tl.int64) * r.head_dim + channel
     tl.store(scales + kept, tl.reshape(scale, (size,)).to(scales.dtype.element_ty), mask=seen)
     per: tl.constexpr = 8 // r.bits if 8 % r.bits == 0 else 8
     count: tl.constexpr = 1 if 8 % r.bits == 0 else r.bits
@@ -328,8 +331,8 @@ def refuses(codec: Codec) -> str | None:
     """Why this codec has no Triton encoder, or None."""
     plain = codec.plain
     if type(plain) is KvtcPaper:
-        return _runs.refuses(codec)
-    if type(codec) is KvtcLite and codec.ready:
+        return runs.refuses(codec)
+    if type(codec) is KvtcLite:
         return None
     if codec.heads > 1:
         return f"codec {plain.name!r} packs several heads together"
@@ -347,7 +350,7 @@ def encode(codec: Codec, x: Tensor) -> Packed:
     if isinstance(codec, KvtcLite):
         return _sections.encode(codec, x, "triton")
     if isinstance(codec.plain, KvtcPaper):
-        return _runs.encode(codec.plain, x)
+        return runs.encode(codec.plain, x)
     if codec.unit > 1:
         return _by_channel(codec, x)
     batch, heads, tokens, head_dim = x.shape
@@ -431,7 +434,14 @@ def _codebook(codec: Codebook, dim: int) -> Fields:
 
 
 def _block(codec: Block, dim: int) -> Fields:  # noqa: ARG001
-    recipe = {"kind": codec.form, "group": BLOCK, "bits": codec.bits, "halves": codec.bits < 8, "high": 4 * (codec.bits == 5), "rule": "ggml"}
+    recipe = {
+        "kind": codec.form,
+        "group": BLOCK,
+        "bits": codec.bits,
+        "halves": codec.bits < 8,
+        "high": 4 * (codec.bits == 5),
+        "rule": "ggml",
+    }
     if codec.form != "nonlinear":
         return recipe, {}
     edges = [(below + above) / 2 for below, above in pairwise(NONLINEAR)]

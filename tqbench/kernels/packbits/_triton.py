@@ -67,7 +67,9 @@ def _stream(here, code, bits, there, count, height: tl.constexpr, values: tl.con
 
 
 @triton.jit
-def _unpack(packed, s_batch, s_head, s_unit, widths, starts, codes, heads, units, components, count, height: tl.constexpr, values: tl.constexpr):
+def _unpack(
+    packed, s_batch, s_head, s_unit, widths, starts, codes, heads, units, components, count, height: tl.constexpr, values: tl.constexpr
+):
     section = tl.program_id(0)
     row, i = tl.program_id(1) * height + tl.arange(0, height), tl.arange(0, values)
     batch, head, unit = section // (units * heads), section // units % heads, section % units
@@ -124,4 +126,6 @@ def _check(widths: Widths, x: Tensor, dtype: torch.dtype, components: int) -> No
     """The kernels see addresses, not shapes."""
     fits = x.dim() >= 4 and x.dtype == dtype and len(widths) == x.shape[1] and all(len(head) == components for head in widths)
     if not fits or any(not 0 <= width <= 16 for head in widths for width in head):
-        raise EvidenceError(f"packbits/triton takes {dtype} with 0 to 16 bits for each component of each head, not {x.dtype} {list(x.shape)}")
+        raise EvidenceError(
+            f"packbits/triton takes {dtype} with 0 to 16 bits for each component of each head, not {x.dtype} {list(x.shape)}"
+        )

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tqbench.codecs.blocks.packing import Widths
 from tqbench.core.errors import EvidenceError
-from tqbench.kernels._rounding import divided, half_below, nearest_even, not_finite, over
 from tqbench.kernels.packbits._triton import table, tile
+from tqbench.kernels.packed._triton_rounding import divided, half_below, nearest_even, not_finite, over
 
 SMALLEST = tl.constexpr(2.0**-24)  # step
 
@@ -65,8 +65,9 @@ def _dequantize(codes, minima, steps, rows, components, count, height: tl.conste
     row, i = tl.program_id(1) * height + tl.arange(0, height), tl.arange(0, values)
     there, each = row < components, section.to(tl.int64) * components + row
     seen, at = there[:, None] & (i < count)[None, :], each[:, None] * count + i[None, :]
-    minimum, step = tl.load(minima + each, mask=there, other=0.0).to(tl.float32), tl.load(steps + each, mask=there, other=0.0).to(tl.float32)
-    tl.store(rows + at, tl.load(codes + at, mask=seen, other=0).to(tl.float32) * step[:, None] + minimum[:, None], mask=seen)
+    minimum, step = tl.load(minima + each, mask=there, other=0.0), tl.load(steps + each, mask=there, other=0.0)
+    x = tl.load(codes + at, mask=seen, other=0).to(tl.float32) * step.to(tl.float32)[:, None] + minimum.to(tl.float32)[:, None]
+    tl.store(rows + at, x, mask=seen)
 
 
 def quantize(rows: Tensor, widths: Widths) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,9 +19,9 @@ from tqbench.codecs.blocks.wrap import Heads
 from tqbench.codecs.kvtc_paper import STREAMS, KvtcPaper
 from tqbench.core.codec import Codec, Packed
 from tqbench.core.errors import EvidenceError
-from tqbench.kernels._rounding import divided, inverse, minifloat, nearest_even, not_finite, over
 from tqbench.kernels.packed import words
 from tqbench.kernels.packed._triton import rows as laid
+from tqbench.kernels.packed._triton_rounding import divided, inverse, minifloat, nearest_even, not_finite, over
 from tqbench.measure.stages import stage
 
 TILE, TALL = 1024, 16  # coefficients of a program, and vectors at most
@@ -57,8 +57,9 @@ class Ready:
 
 @lru_cache(maxsize=256)
 def _ready(codec: KvtcPaper, device: str) -> Ready:
-    mean, basis = ((codec.learned or {})[name].to(device, torch.float32) for name in ("mean", "basis"))
-    plan, sizes, kinds = codec.plan, dict[str, int](), list[Alike]()
+    mean, basis = (codec._kept(name).to(device, torch.float32) for name in ("mean", "basis"))
+    plan, kinds = codec.plan, list[Alike]()
+    sizes: dict[str, int] = {}
     columns = accumulate((kind.size * count for kind, count in plan), initial=0)
     runs = accumulate((count for _, count in plan), initial=0)
     for (kind, count), column, run in zip(plan, columns, runs, strict=False):
@@ -133,9 +134,7 @@ def _kept(a, rows, pair, token, run, seen):
 def refuses(codec: Codec) -> str | None:
     """Why this codec is not served here, or None."""
     inner = codec.inner if isinstance(codec, Heads) else codec
-    if type(inner) is not KvtcPaper:
-        return f"codec {codec.plain.name!r}, as it is wrapped here, is not kvtc_paper itself"
-    return None if codec.ready else f"codec {codec.plain.name!r} has not been calibrated"
+    return None if type(inner) is KvtcPaper else f"codec {codec.plain.name!r}, as it is wrapped here, is not kvtc_paper itself"
 
 
 def encode(codec: KvtcPaper, x: Tensor) -> Packed:
