@@ -221,7 +221,7 @@ CHANNELS = [
 WORDS = [MlxAffine(bits, 32) for bits in (2, 3, 4, 5, 6, 8)] + [MlxAffine(4, 64, "bfloat16"), MlxAffine(3, 32, "float32")]
 VALUES = {
     "gaussian": 3 * gaussian(2, 2, 64, 128),
-    "constant": torch.full((1, 1, 64, 128), 1000.25),
+    "constant in each vector": (0.6 + torch.arange(64) ** 2 / 97)[:, None].expand(1, 1, 64, 128),  # steps of 1e-7, a million of them
     "tiny": 1e-9 * gaussian(1, 1, 64, 128),
     "zero": torch.zeros(1, 1, 64, 128),
     "ties": (gaussian(1, 1, 64, 128) * 3).round() / 2,
