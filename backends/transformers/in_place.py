@@ -30,12 +30,6 @@ class InPlaceCache(BaselineCache):
         """Bytes of the arrays that exist."""
         return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in self.layers)
 
-    def wipe(self) -> None:
-        """Zeros where tokens are to come."""
-        for layer in self.layers:
-            for buffer in (layer.keys, layer.values):
-                buffer[:, :, layer.tokens :].zero_()
-
 
 class InPlaceLayer(CacheLayerMixin):
     """One layer of it."""

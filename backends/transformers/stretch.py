@@ -39,8 +39,10 @@ class Stretch:
         self.attention = self._rehearse(lambda: trace.attention(lambda: self._steps(tokens[:1])))
         self._rehearse(lambda: self._steps(tokens))  # what is made once is made here
         self.expected = self._rehearse(self._chosen, strictly=True)
-        _wipe(cache)
+        behind = _behind(cache)
         self.replays = [recorder.capture(lambda piece=piece: self._keep(piece)) for piece in self.pieces]  # type: ignore[misc]
+        for rows in behind:
+            rows.zero_()
         self.first: Tensor | None = None  # the last step's logits, after the first run through
 
     def _rehearse(self, work: Callable[[], Any], *, strictly: bool = False) -> Any:
@@ -96,15 +98,12 @@ def _parts(cache: Cache) -> Iterator[Any]:
         yield from parts(cache.stores)
 
 
-def _wipe(cache: Cache) -> None:
-    """Zeros behind what a cache holds, where a rehearsal has written."""
+def _behind(cache: Cache) -> list[Tensor]:
+    """What lies in the buffers of a cache behind all that it holds: rehearsals have written there."""
     if isinstance(cache, InPlaceCache):
-        cache.wipe()
-        return
-    for store in cache.stores:
-        for side in (store.k, store.v):
-            for buffer in side.buffers.values():
-                buffer[:, :, side.units :].zero_()
+        return [buffer[:, :, layer.tokens :] for layer in cache.layers for buffer in (layer.keys, layer.values)]
+    sides = [side for store in cache.stores for side in (store.k, store.v)]
+    return [buffer[:, :, side.units :] for side in sides for buffer in side.buffers.values()]
 
 
 def ready(cache: Any, tokens: int) -> StoreCache:

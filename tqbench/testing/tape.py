@@ -2,8 +2,9 @@
 the interpreter among them, and are run again with the same memory for every argument and every result.
 
 It refuses what a CUDA graph refuses: reading from the device, and bringing numbers of the host there. What a call read and did not make
-itself is held as a graph holds it, by its address alone: once nobody else keeps it alive, running the call again raises. Unlike a graph's
-memory that of results is never used twice, and capturing runs the call once.
+itself is held as a graph holds it, by its address alone: once nobody else keeps it alive, running the call again raises. A graph runs
+nothing while it is captured; here the call does run, so afterwards what it made is spoiled and what it wrote elsewhere is as before. Unlike
+a graph's, memory is never used twice; and of code that is neither torch's nor Triton's nothing is known.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Watching(TorchDispatchMode):
         name = func._schema.name
         if name in READS:
             raise Unsupported(f"{name} is read on the host, which no graph can hold")
+        if self.tape is not None and func._schema.is_mutable:
+            self.tape.save((args, kwargs))
         found = func(*args, **(kwargs or {}))
         if self.tape is not None:
             self.tape.note(func, args, kwargs or {}, found)
@@ -71,6 +74,8 @@ class Tape:
 
     own: dict[int, torch.UntypedStorage] = field(default_factory=dict)  # by address: what recorded calls made
     others: dict[int, StorageWeakRef] = field(default_factory=dict)
+    made: list[torch.UntypedStorage] = field(default_factory=list)  # by this call
+    saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = field(default_factory=dict)  # memory of others, and as it was
     steps: list[tuple[Any, Any, Any]] = field(default_factory=list)  # a call, its arguments, the results that it is to fill
 
     def note(self, func: Any, args: Any, kwargs: Any, found: Any) -> None:
@@ -80,14 +85,16 @@ class Tape:
         results = [one for one in tree.tree_leaves(found) if isinstance(one, Tensor)]
         fresh = [one for one in results if one.untyped_storage().data_ptr() not in known]
         for one in fresh:
-            self.own[one.untyped_storage().data_ptr()] = one.untyped_storage()
+            self.made.append(one.untyped_storage())
+            self.own[self.made[-1].data_ptr()] = self.made[-1]
         looks_only = not fresh and not func._schema.is_mutable
         if not looks_only and not func._schema.name.startswith(MEMORY_ALONE):
             filled = [self.place(one) if any(one is other for other in fresh) else None for one in results]
             self.steps.append((func, given, filled))
 
     def launch(self, run: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        """One kernel of Triton's, which fills its arguments."""
+        """One kernel of Triton's, which is about to fill its arguments."""
+        self.save((args, kwargs))
         self.steps.append((run, tree.tree_map_only(Tensor, self.place, (args, kwargs)), []))
 
     def place(self, x: Tensor) -> Where:
@@ -106,6 +113,20 @@ class Tape:
                 raise EvidenceError("what a captured call reads is gone: nobody kept it alive")
             memory = held
         return torch.empty(0, dtype=where.dtype).set_(memory, *where.layout)
+
+    def save(self, given: Any) -> None:
+        """Memory that others made and a call may write to."""
+        for one in tree.tree_leaves(given):
+            if isinstance(one, Tensor) and (key := one.untyped_storage().data_ptr()) not in self.own and key not in self.saved:
+                self.saved[key] = one.untyped_storage(), one.untyped_storage().clone()
+
+    def undo(self) -> None:
+        """As if the call had not run: no result is there before it is run again."""
+        for memory in self.made:
+            memory.fill_(0xFF)
+        for memory, before in self.saved.values():
+            memory.copy_(before)
+        self.saved.clear()
 
     @torch.inference_mode()
     def run(self) -> None:
@@ -132,6 +153,7 @@ class Tapes:
         tape = Tape(self.own)
         with _launches(tape), Refusing(), Watching(tape):
             work()
+        tape.undo()
         return tape.run
 
 
