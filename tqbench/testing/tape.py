@@ -28,6 +28,7 @@ from tqbench.measure.graphs import Replay
 
 READS = ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::equal", "aten::masked_select")
 COPIES = ("tensor", "as_tensor", "from_numpy", "numpy", "tolist", "cpu", "pin_memory")
+NUMBERS = ("item", "__int__", "__float__", "__bool__", "__index__")  # on the CPU torch reads these at once, without an operation
 MEMORY_ALONE = ("aten::empty", "aten::new_empty")  # a graph has no launch of these
 
 
@@ -35,7 +36,7 @@ class Refusing(TorchFunctionMode):
     """Raises where numbers would cross between host and device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (name := getattr(func, "__name__", "")) in COPIES:
+        if (name := getattr(func, "__name__", "")) in (*COPIES, *NUMBERS):
             raise Unsupported(f"{name} crosses between host and device, which no graph can hold")
         return func(*args, **(kwargs or {}))
 
