@@ -1,8 +1,8 @@
 """The model's own cache as well as one can have it in a captured graph: K and V lie in buffers that are large enough from the start, a step
 writes its token where it belongs, and the engine's own attention reads the buffers' beginning.
 
-transformers' own either copies all of it for every token (`DynamicCache`) or masks a buffer of fixed size, which rules out the fast forms of
-torch's attention (`StaticCache`). Neither would be a fair rival.
+transformers' own either copies all of it for every token (`DynamicCache`) or masks a buffer of fixed size, which rules out the fast forms
+of torch's attention (`StaticCache`). Neither would be a fair rival.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def load(model: LocalModel, device: str, dtype: str) -> TransformersSession:
     """Load weights and tokenizer. Nothing is downloaded here."""
     devices.check(device)
     if model.config is not None:
-        described = f"{random.WEIGHTS}, computed in {dtype}"
-        return TransformersSession(random.model(model.config, dtype).to(device), random.Bytes(), model.name, described)
+        made, drawn = random.model(model.config, device, dtype)
+        return TransformersSession(made, random.Bytes(), model.name, f"{drawn}, computed in {dtype}")
     folder = weights.directory(model)
     config, tokenizer = weights.settled(model, folder)
     options = {"trust_remote_code": model.trust_remote_code, "local_files_only": True, "use_safetensors": True}

@@ -73,7 +73,7 @@ class Stretch:
 
     @torch.inference_mode()
     def check(self) -> None:
-        """After a run through all rounds: every step chose what it chose uncaptured, and the last one's logits are those of the first run."""
+        """After a run through all rounds: every step chose what it chose uncaptured, and the last logits are those of the first run."""
         found, expected = torch.stack(self.chosen).tolist(), self.expected.tolist()
         if wrong := [i for i, (x, y) in enumerate(zip(found, expected, strict=True)) if x != y]:
             raise EvidenceError(

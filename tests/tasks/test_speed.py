@@ -16,6 +16,7 @@ from tqbench.core.record import Cell, Record
 from tqbench.corpora import Text
 from tqbench.kernels.attend import _torch
 from tqbench.measure import clock, gpu, graphs, trace
+from tqbench.measure import memory as of_device
 from tqbench.measure.environment import threads
 from tqbench.tasks import Job, _race, decode, memory, prefill, run
 from tqbench.tasks._proof import fitting
@@ -177,6 +178,20 @@ def test_a_context_is_prefilled_once_for_all_cells(session) -> None:
     assert [one.get_seq_length() for one in contexts.values()] == [40]
 
 
+def test_a_large_device_keeps_large_contexts(session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(free: int | None) -> list[int]:
+        monkeypatch.setattr(_race, "CONTEXT_BYTES", 1)
+        monkeypatch.setattr(of_device, "device_free", lambda device: free)
+        contexts: dict[Any, Any] = {}
+        for context in (40, 30):
+            run(job(session, "decode", DECODE | {"context": context}, contexts=contexts))
+        return [one.get_seq_length() for one in contexts.values()]
+
+    both = (40 + 30) * 2 * 2 * 2 * 64 * 4
+    assert kept(None) == kept((both - 1) * _race.ROOM) == [30]
+    assert kept(both * _race.ROOM) == [40, 30]
+
+
 def test_the_text_must_reach(session) -> None:
     short = dataclasses.replace(TEXT, text="too short")
     for task, params in (("decode", DECODE), ("prefill", PREFILL), ("memory", MEMORY)):
@@ -225,6 +240,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_race, "METERED", 0.001)
     monkeypatch.setattr(trace, "_waits", lambda step: (step(), {"session.py:9 int(x)": 2})[1])
     monkeypatch.setattr(graphs, "recorder", lambda device: Tapes())
+    monkeypatch.setattr(of_device, "device_free", lambda device: None)
 
 
 def test_on_cuda_each_lane_is_metered_alone_and_its_waits_are_counted(session, cuda: None) -> None:
@@ -286,7 +302,7 @@ def test_what_no_graph_can_hold_is_said_and_the_rest_is_measured(session, cuda: 
 
 def test_captured_steps_that_come_out_otherwise_are_a_failure(session, cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tape, "run", lambda self: None)
-    with pytest.raises(EvidenceError, match="captured steps do not choose what they choose uncaptured: .* of 12"):
+    with pytest.raises(EvidenceError, match=r"captured steps do not choose what they choose uncaptured: \d+ of 12"):
         measured(session, "decode", DECODE, kernel=TORCH)
 
 
@@ -308,8 +324,6 @@ def test_off_cuda_the_form_of_attention_is_known_and_nothing_is_metered(session)
 
 
 def test_the_allocators_peak_stands_beside_that_of_the_process(session, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tqbench.measure import memory as of_device
-
     monkeypatch.setattr(of_device, "device_peak", lambda device: {"allocated": 5_000_000, "reserved": 8_000_000})
     record, _ = measured(session, "memory", MEMORY)
     aside = 2 * (40 - memory.PROVED) * 2 * 2 * 2 * 64 * 4  # the context, which is kept, and the model's own cache beside the scheme's

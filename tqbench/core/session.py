@@ -175,8 +175,8 @@ class Session(Interface):
         """The most likely token after the last one, read back from the device: a step is done once this is known."""
 
     def stretch(self, tokens: Ids, cache: Any, together: int, recorder: Any) -> Stretch:
-        """The tokens, each a step, captured by a `measure.graphs.Recorder` in rounds of so many. The cache is used up. Unsupported if a step
-        does what no graph can hold."""
+        """The tokens, each a step, captured by a `measure.graphs.Recorder` in rounds of so many; the cache is used up. Unsupported if a
+        step does what no graph can hold."""
 
     def operations(self) -> AbstractContextManager[None]:
         """While open, the operations of a forward pass are stages of their own; Unsupported where they cannot be told apart."""

@@ -46,7 +46,7 @@ class CudaGraphs:
 
         self.cuda: Any = torch.cuda
         self.device = torch.device(device)
-        self.stream, self.pool = torch.cuda.Stream(self.device), torch.cuda.graph_pool_handle()
+        self.stream, self.pool = self.cuda.Stream(self.device), self.cuda.graph_pool_handle()
         self.kept: list[Any] = []
 
     def rehearse(self, work: Callable[[], Any], *, strictly: bool = False) -> Any:

@@ -178,7 +178,9 @@ def _gpu(line: Line) -> Figure:
 def _captured(line: Line) -> Figure:
     own, disturbed = line.record.metrics.get("base_captured_tps"), line.record.device.get("captured", {}).get("disturbed")
     figure = metric("captured_tps")(line)
-    return Figure(f"{figure.text} !" if disturbed and own else figure.text, f"own {value(own, 'captured_tps')}" if own else "", figure.order)
+    return Figure(
+        f"{figure.text} !" if disturbed and own else figure.text, f"own {value(own, 'captured_tps')}" if own else "", figure.order
+    )
 
 
 def _peak(line: Line) -> Figure:

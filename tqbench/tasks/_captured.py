@@ -68,7 +68,7 @@ def measure(race: Race, context: int, new: int, together: int, repetitions: int,
     race.job.progress(2 * (before + UNTIMED * new))
     with Watch() as watch:
         seconds = [_timed(race, lanes) for _ in range(repetitions)]
-    about = {name: {"cache": one.name, "attention": one.attention} for name, one in lanes.items()}
+    about: dict[str, Any] = {name: {"cache": one.name, "attention": one.attention} for name, one in lanes.items()}
     about |= {"together": together, "disturbed": watch.disturbed}
     return Captured(np.array(seconds), sizes, about, _contradictions(race, lanes["cell"]))
 
@@ -91,7 +91,7 @@ def _through(stretch: Stretch) -> None:
 def _timed(race: Race, lanes: dict[str, Stretch]) -> list[list[float]]:
     """Seconds of every round of each lane, one run through both in turn."""
     numbers = {name: iter(range(stretch.rounds)) for name, stretch in lanes.items()}
-    rounds = {name: lambda name=name: lanes[name].replay(next(numbers[name])) for name in lanes}  # type: ignore[misc]
+    rounds = {name: lambda name=name: lanes[name].replay(next(numbers[name])) for name in lanes}
     found = clock.interleaved(rounds, lanes["own"].rounds, 0, clock.waiter(race.device))
     race.job.progress(2 * int(race.job.cell.params["new"]))
     for stretch in lanes.values():

@@ -1,5 +1,5 @@
-"""A recorder for tests on machines without CUDA: calls are captured as the list of the operations that they dispatched, Triton's launches in
-the interpreter among them, and are run again with the same memory for every argument and every result.
+"""A recorder for tests on machines without CUDA: calls are captured as the list of the operations that they dispatched, with the launches
+of Triton's interpreter, and are run again with the same memory for every argument and every result.
 
 It refuses what a CUDA graph refuses: reading from the device, and bringing numbers of the host there. What a call read and did not make
 itself is held as a graph holds it, by its address alone: once nobody else keeps it alive, running the call again raises. A graph runs
@@ -10,6 +10,7 @@ a graph's, memory is never used twice; and of code that is neither torch's nor T
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,7 +67,7 @@ class Where:
 
     memory: int  # of the tape's
     dtype: torch.dtype
-    layout: tuple[int, Any, Any]  # offset, size, stride
+    layout: tuple[Any, Any, Any]  # offset, size, stride
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Tape:
 
     own: dict[int, torch.UntypedStorage] = field(default_factory=dict)  # by address: what recorded calls made
     others: dict[int, StorageWeakRef] = field(default_factory=dict)
-    made: list[torch.UntypedStorage] = field(default_factory=list)  # by this call
+    made: list[Tensor] = field(default_factory=list)  # by this call
     saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = field(default_factory=dict)  # memory of others, and as it was
     steps: list[tuple[Any, Any, Any]] = field(default_factory=list)  # a call, its arguments, the results that it is to fill
 
@@ -86,8 +87,8 @@ class Tape:
         results = [one for one in tree.tree_leaves(found) if isinstance(one, Tensor)]
         fresh = [one for one in results if one.untyped_storage().data_ptr() not in known]
         for one in fresh:
-            self.made.append(one.untyped_storage())
-            self.own[self.made[-1].data_ptr()] = self.made[-1]
+            self.made.append(one)
+            self.own[one.untyped_storage().data_ptr()] = one.untyped_storage()
         looks_only = not fresh and not func._schema.is_mutable
         if not looks_only and not func._schema.name.startswith(MEMORY_ALONE):
             filled = [self.place(one) if any(one is other for other in fresh) else None for one in results]
@@ -123,8 +124,8 @@ class Tape:
 
     def undo(self) -> None:
         """As if the call had not run: no result is there before it is run again."""
-        for memory in self.made:
-            memory.fill_(0xFF)
+        for one in self.made:
+            torch.empty(0, dtype=torch.uint8).set_(one.untyped_storage()).fill_(0xFF)
         for memory, before in self.saved.values():
             memory.copy_(before)
         self.saved.clear()
@@ -169,8 +170,9 @@ def _launches(tape: Tape) -> Iterator[None]:
     run = InterpretedFunction.run
 
     def told(self: Any, *args: Any, **kwargs: Any) -> Any:
-        tape.launch(lambda *args, **kwargs: run(self, *args, **kwargs), args, kwargs)
-        with _disable_current_modes(), torch._C.DisableTorchFunction():
+        with _disable_current_modes(), torch._C.DisableTorchFunction(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of values that are spoiled
+            tape.launch(lambda *args, **kwargs: run(self, *args, **kwargs), args, kwargs)
             return run(self, *args, **kwargs)
 
     with mock.patch.object(InterpretedFunction, "run", told):
