@@ -120,6 +120,19 @@ def test_the_baseline_in_place_is_the_models_own_cache_to_the_last_bit(session):
         session.forward(TEXT[:1], placed, last=True)
 
 
+@pytest.mark.parametrize("scheme", [None, "turbo4"])
+def test_no_mask_is_made_of_a_single_query_while_a_graph_is_captured(session, scheme, monkeypatch):
+    """As transformers 5.17 would, which looks whether a stream is being captured."""
+    from transformers import masking_utils
+
+    expected = uncaptured(session, scheme)[1]
+    monkeypatch.setattr(masking_utils, "_ignore_causal_mask_sdpa", lambda *args, **kwargs: False)
+    stretch = captured(session, scheme)
+    assert stretch.attention == ({"flash (CPU)": 2} if scheme is None else {})
+    passed(stretch)
+    assert torch.equal(stretch.logits, expected)
+
+
 def test_what_was_before_the_stretch_must_stay_alive(session):
     """KIVI's exact tail, which the first step moves to another array."""
     stretch = captured(session, "kivi4")
