@@ -48,8 +48,8 @@ def register(model: Any) -> str:
 
 
 def _masked(own: Any, **call: Any) -> Tensor | None:
-    """The engine's mask; none for a single query that sees all keys. transformers says so, too, but some versions make one nevertheless while
-    a graph is captured, which rules out the fast forms of torch's attention, and which we would have to read."""
+    """The engine's mask; none for a single query that sees all keys. transformers says so, too, but some versions make one nevertheless
+    while a graph is captured, which rules out the fast forms of torch's attention, and which we would have to read."""
     alone = call["q_length"] == 1 and call.get("attention_mask") is None and call.get("allow_is_causal_skip", False)
     local = call.get("local_size")
     found: Tensor | None = None if alone and (local is None or call["kv_length"] < local) else own(**call)

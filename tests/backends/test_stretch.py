@@ -14,6 +14,7 @@ from backends.transformers.session import TransformersSession
 from backends.transformers.stretch import Stretch
 from tqbench.cache.side import SideStore
 from tqbench.core.errors import EvidenceError, Unsupported
+from tqbench.core.evidence import audit
 from tqbench.core.presets import preset, read
 from tqbench.core.session import Terms
 from tqbench.kernels import triton
@@ -33,6 +34,10 @@ def session():
         yield opened
 
 
+def names(value):
+    return value["name"] if isinstance(value, dict) else str(value)
+
+
 def cached(session, scheme, kernel=FORMS, context=CONTEXT):
     held = session.context(TEXT[:context]) if context else None
     found = None if scheme is None else read(scheme) if isinstance(scheme, dict) else preset(scheme)
@@ -41,8 +46,9 @@ def cached(session, scheme, kernel=FORMS, context=CONTEXT):
     return cache
 
 
-def captured(session, scheme, kernel=FORMS, context=CONTEXT):
-    return session.stretch(TEXT[context + 1 : context + 1 + STEPS], cached(session, scheme, kernel, context), TOGETHER, Tapes())
+def captured(session, scheme, kernel=FORMS, context=CONTEXT, recorder=None):
+    cache = cached(session, scheme, kernel, context)
+    return session.stretch(TEXT[context + 1 : context + 1 + STEPS], cache, TOGETHER, recorder or Tapes())
 
 
 def passed(stretch):
@@ -77,7 +83,7 @@ def counted(evidence):
         (None, 0),
         ("turbo4", 0),
     ],
-    ids=lambda value: value["name"] if isinstance(value, dict) else str(value),
+    ids=names,
 )
 def test_run_twice_it_comes_out_as_uncaptured(session, scheme, context):
     stretch = captured(session, scheme, context=context)
@@ -105,6 +111,18 @@ def test_kernels_of_triton_are_captured_too(monkeypatch):
             assert torch.equal(stretch.logits, logits)
         assert counted(stretch.evidence()) == counted(evidence)
         assert {(e.encode, e.attend) for e in evidence} == {("triton", "triton")}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the tape stands for its graphs")
+@pytest.mark.parametrize("scheme", [None, "f16", "q8_0", "turbo4", "turbo3", "fp8_e4m3", "kivi4", WINDOWED], ids=names)
+def test_on_a_gpu_graphs_come_out_as_uncaptured(scheme):
+    with TransformersSession(tiny.llama("bfloat16", head_dim=128).to("cuda"), None, "tiny") as session:
+        stretch = captured(session, scheme, "auto", recorder=graphs.recorder("cuda"))
+        chosen, _, evidence = uncaptured(session, scheme, "auto")
+        for _ in range(3):
+            passed(stretch)
+            assert torch.stack(stretch.chosen).tolist() == chosen
+        assert audit(stretch.evidence(), len(evidence) // 2, lossless=True, identical=False, covered=True) == []
 
 
 def test_the_baseline_in_place_is_the_models_own_cache_to_the_last_bit(session):

@@ -11,7 +11,6 @@ import contextlib
 import gc
 import traceback
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,16 +58,11 @@ class CudaGraphs:
         try:
             with self._aside(), _no_garbage(), self.cuda.graph(graph, **how):
                 self.kept.append(work())
-        except self.cuda.OutOfMemoryError:
-            raise
-        except RuntimeError as error:  # the first cause: ending a capture that has failed is an error of its own
+        except RuntimeError as error:  # no memory among them; the first cause: ending a capture that has failed is an error of its own
             raise Unsupported(f"this work cannot be captured: {_first(error)}") from error
         self.kept.append(graph)  # a pool lives as long as its graphs
-        return partial(self._replay, graph)
-
-    def _replay(self, graph: Any) -> None:
-        with self.cuda.device(self.device):
-            graph.replay()
+        replay: Replay = graph.replay
+        return replay
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[None]:
