@@ -40,11 +40,13 @@ bench: setup
 # loading and 10 s of prefill. What is cut off keeps what it has found (a test that failed stops everything), and the suite's own command goes
 # on with what is left. A later step that fails takes nothing from the others, and fails the whole in the end.
 CUT := timeout --signal INT --kill-after 10
+OR_CUT = || case $$? in 124|137) echo "cut off" ;; *) $(1) ;; esac
 bench-gpu:
-	$(CUT) 140 $(PYTHON) -m pytest -q -x -p no:cacheprovider tests/kernels/test_triton.py || test $$? = 124
-	$(CUT) 40 $(PYTHON) -m pytest -q -x -p no:cacheprovider tests/backends/test_stretch.py tests/conformance/test_kernels.py -k "gpu or triton" || test $$? = 124
+	$(CUT) 140 $(PYTHON) -m pytest -q -x -p no:cacheprovider tests/kernels/test_triton.py $(call OR_CUT,exit 1)
+	$(CUT) 40 $(PYTHON) -m pytest -q -x -p no:cacheprovider tests/backends/test_stretch.py tests/conformance/test_kernels.py \
+	-k "gpu or triton" $(call OR_CUT,exit 1)
 	status=0; \
-	$(CUT) 60 $(PYTHON) -m tqbench kernels tune --budget 45s || test $$? = 124 || status=1; \
+	$(CUT) 60 $(PYTHON) -m tqbench kernels tune --budget 45s $(call OR_CUT,status=1); \
 	for op in attend encode ablation; do \
 	$(CUT) 40 $(PYTHON) -m tqbench bench $$op --device cuda -o results/reference/bench-$(GPU)/$$op || status=1; done; \
 	$(CUT) 230 $(PYTHON) -m tqbench run suites/gpu.yaml -o results/reference/bench-$(GPU) || status=1; \

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +44,7 @@ class CudaGraphs:
     def __init__(self, device: str):
         import torch
 
+        gc.collect()  # graphs of earlier recorders: to end them while one is captured may break it
         self.cuda: Any = torch.cuda
         self.device = torch.device(device)
         self.stream, self.pool = self.cuda.Stream(self.device), self.cuda.graph_pool_handle()
@@ -81,9 +83,11 @@ class CudaGraphs:
     def _refusing_waits(self) -> Iterator[None]:
         """Where torch would make the host wait it raises instead, and says so before a capture is broken by it."""
         mode = self.cuda.get_sync_debug_mode()
-        self.cuda.set_sync_debug_mode("error")
         try:
-            yield
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that this mode is a prototype
+                self.cuda.set_sync_debug_mode("error")
+                yield
         except RuntimeError as error:
             if "synchronizing" not in str(error):
                 raise
@@ -94,8 +98,7 @@ class CudaGraphs:
 
 @contextlib.contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Graphs and events of earlier captures are collected before this one, and none while it goes on."""
-    gc.collect()
+    """What is left of others is not collected while a capture goes on."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -214,7 +214,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column(
             "graph tok/s",
             "the same steps in captured CUDA graphs, so without what Python and the engine take to ask for every launch, which all other "
-            "speeds here contain; below it the model's own cache so",
+            "speeds here contain; nothing is read back within a round; below it the model's own cache so",
             _captured,
             optional=True,
         ),
