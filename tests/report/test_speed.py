@@ -91,6 +91,9 @@ def test_captured_steps_have_columns_where_there_are_any(make, run_of) -> None:
     facts = "in graphs against the own cache in bfloat16 in place, read by torch's flash; figures outside graphs contain Python's launches"
     assert facts in within.facts
     assert not any("graphs" in fact for fact in without.facts)
+    refused = dataclasses.replace(plain, cell=dataclasses.replace(plain.cell, device="cuda"), device={"captured": {"missing": "a window"}})
+    assert "not in graphs: a window" in speed.facts(refused)
+    assert not any("graphs" in fact for fact in speed.facts(dataclasses.replace(refused, cell=plain.cell)))
     disturbed = dataclasses.replace(graphs, device={"captured": about | {"disturbed": True}})
     assert row(run_of([disturbed]), without.heading, "q8_0")["graph tok/s"] == "180.0 !"
     deeper = dataclasses.replace(graphs, cell=make.cell("q8_0", task="decode", params={"context": 2048, **DECODE}))

@@ -90,9 +90,10 @@ def _attention(record: Record) -> str:
 
 def _graphs(record: Record) -> str:
     """Whether steps were captured, and what they were held against."""
-    own = record.device.get("captured", {}).get("own")
-    if not own or not record.metrics:
-        return ""
+    captured = record.device.get("captured", {})
+    own = captured.get("own")
+    if own is None:
+        return f"not in graphs: {captured['missing']}" if record.cell.device.startswith("cuda") and "missing" in captured else ""
     forms = f", read by torch's {' + '.join(own['attention'])}" if own["attention"] else ""
     return f"in graphs against the own cache in {own['cache']}{forms}; figures outside graphs contain Python's launches"
 
