@@ -112,9 +112,17 @@ class SideStore:
     def encode(self, fresh: Any, position: int) -> None:
         """Encode whole units whose first token is at that position, and keep them."""
         plain = fresh if self.rope is None else self.rope.undo(fresh.to(compute_dtype(fresh.dtype)), position)
+        units = fresh.shape[2] // self.codec.unit
+        self._make_room(units, fresh.shape[0])
+        room = {name: buffer[:, :, self.units : self.units + units] for name, buffer in self.buffers.items()}
+        given = (room,) if self.kernels.encode.fills else ()
         with stage("encode"), put_off(self.pending if self.quiet else None):
-            rows = self.arrays.ready(self.kernels.encode(self.codec, plain))
-        self._write(rows, fresh)
+            rows = self.arrays.ready(self.kernels.encode(self.codec, plain, *given))
+        self._check(rows, fresh)
+        if rows is not room:
+            for name, array in rows.items():
+                self.buffers[name] = self.arrays.write(self.buffers[name], self.units, array)
+        self.units += units
 
     def _compare(self, fresh: Any, first: int) -> None:
         """Measure what was lost, or note it for later."""
@@ -145,7 +153,8 @@ class SideStore:
             self._sample(fresh[:, :, : SAMPLED_TOKENS // self.codec.unit * self.codec.unit], first)
             self.unsampled = None
 
-    def _write(self, rows: dict[str, Any], x: Any) -> None:
+    def _check(self, rows: dict[str, Any], x: Any) -> None:
+        """Whether what was packed is what the codec declares."""
         units = x.shape[2] // self.codec.unit
         for part in self.codec.layout(self.shape.head_dim).parts:
             row = rows.get(part.name)
@@ -155,11 +164,10 @@ class SideStore:
                 raise EvidenceError(f"codec {self.codec.plain.name!r} declares {part.name} as {part.dtype} {shape} and packs {got}")
         if extra := rows.keys() - {part.name for part in self.codec.layout(self.shape.head_dim).parts}:
             raise EvidenceError(f"codec {self.codec.plain.name!r} packs {', '.join(sorted(extra))}, which its layout does not declare")
+
+    def _make_room(self, units: int, batch: int) -> None:
         if self.units + units > self.capacity:
-            self._grow(max(self.units + units, 2 * self.capacity), x.shape[0])
-        for name, array in rows.items():
-            self.buffers[name] = self.arrays.write(self.buffers[name], self.units, array)
-        self.units += units
+            self._grow(max(self.units + units, 2 * self.capacity), batch)
 
     def _grow(self, capacity: int, batch: int) -> None:
         held, self.capacity = self._packed(), capacity
