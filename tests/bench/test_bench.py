@@ -20,10 +20,11 @@ from tqbench.bench.plan import DATA, Geometry, Plan, Wishes, read, shape
 from tqbench.bench.race import Lane, _round, race
 from tqbench.bench.result import BEST, SCHEMA, Bench, Ceiling, Group, Row
 from tqbench.bench.run import run
+from tqbench.codecs.blocks import runs
 from tqbench.core.errors import ConfigError
 from tqbench.core.op import Impl, Op
 from tqbench.core.presets import preset
-from tqbench.kernels import attend, entropy, native, stream
+from tqbench.kernels import attend, entropy, native, stream, triton
 from tqbench.kernels.attend import baselines, reference
 from tqbench.kernels.encode.baselines import EAGER
 from tqbench.measure import clock, environment, noise
@@ -295,6 +296,60 @@ def test_wrong_stages_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
             (*most, last) = attempt(contender)
             assert contender.judge([*most, last]) is None
             assert contender.judge([*most, _spoiled(last)])
+
+
+def test_without_the_entropy_coder_the_same_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where codes stay: four ways to go, and nothing of the coder in two of them."""
+    monkeypatch.setattr(kvtc, "LAYERS", 1)
+    monkeypatch.setattr(kvtc, "FEW_LAYERS", 1)
+    monkeypatch.setattr(kvtc, "_directions", lambda _: tuple(kvtc.WORK))
+    monkeypatch.setattr(kvtc, "RANKS", (32,))
+    group = race(128, kvtc.contenders(small("kvtc", "kvtc_lite_8x,kvtc_paper_8x"), 128, lambda _: None), 2, lambda _: None)
+    named = {row.name: row for row in group.rows}
+    for name in (
+        "kvtc_lite_8x encode/torch",
+        "kvtc_lite_8x decode/torch",
+        "kvtc_paper r=32 encode/projected",
+        "kvtc_paper r=32 decode/reference",
+    ):
+        assert named[name].outcome == "ok", named[name]
+        assert "entropy" not in named[name].stages
+        whole = name.replace(" encode", " compress").replace(" decode", " decompress")
+        assert "entropy" in named[whole].stages
+    for contender in kvtc.contenders(small("kvtc", "kvtc_lite_8x"), 128, lambda _: None):
+        if contender.row.name == "kvtc_lite_8x encode/torch":
+            (packed, *rest) = attempt(contender)
+            assert contender.judge([packed, *rest]) is None
+            assert contender.judge([{**packed, "codes": packed["codes"] ^ 1}, *rest])
+
+
+@pytest.mark.skipif(triton.missing() is not None or torch.cuda.is_available(), reason="of the interpreter, on the CPU")
+def test_the_stages_in_triton_are_judged_as_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "refuses", lambda _: None)
+    monkeypatch.setattr(kvtc, "LAYERS", 1)
+    plan = small("kvtc", "kvtc_lite_8x")
+    found = [c for c in kvtc.contenders(plan, 128, lambda _: None) if c.row.form == "triton" and "×" not in c.row.name]
+    assert [c.row.name.split()[1] for c in found] == ["compress/triton", "decompress/triton"]
+    for contender in found:
+        assert contender.judge(attempt(contender)) is None, contender.row
+
+
+@pytest.mark.skipif(triton.missing() is not None, reason=str(triton.missing()))
+def test_every_kernel_of_kvtc_is_handed_to_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sections in both directions, and runs of every size and width."""
+    from tqbench.kernels import _sections
+    from tqbench.kernels.runs import _triton
+
+    handed: list[Any] = []
+    monkeypatch.setattr(_triton, "_launch", lambda kernel, alike, *_: handed.append((kernel, alike.kind)))
+    for way in ("encode", "decode"):
+        monkeypatch.setattr(_sections, way, lambda codec, x, *rest: handed.append(rest[-1]))
+    for _, _, call in kvtc.launches(64):
+        call()
+    assert handed[:2] == ["triton", "triton"]
+    assert handed[2:] == [
+        (kernel, kind) for kernel in (_triton._squeeze, _triton._expand) for kind in sorted(runs.kinds(), key=lambda k: k[::-1])
+    ]
 
 
 def _spoiled(output: Any) -> Any:

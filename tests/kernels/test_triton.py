@@ -3,22 +3,31 @@ every switch."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from tqbench.bench.contender import relative
+from tqbench.bench.convert import CODES_OFF, DECODED_OFF, codes_off
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.build import Layer, Shape
 from tqbench.cache.store import Store
+from tqbench.codecs.affine import Affine
+from tqbench.codecs.block import Block
+from tqbench.codecs.blocks.wrap import Rotated
+from tqbench.codecs.mlx_affine import MlxAffine
 from tqbench.core.errors import EvidenceError, Unsupported
-from tqbench.core.presets import read
+from tqbench.core.op import Place
+from tqbench.core.presets import preset, presets, read
 from tqbench.core.session import Terms
 from tqbench.kernels import attend, decode, encode, triton
 from tqbench.kernels.attend import reference
-from tqbench.testing.samples import gaussian
+from tqbench.testing.samples import gaussian, strided
 
 pytestmark = pytest.mark.skipif(not triton.runs(), reason=triton.missing() or "no CUDA device, and Triton was not told to interpret")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -132,6 +141,28 @@ def test_switches_compute_the_same_within_what_they_round(change, most):
         assert found != plain, "the switch changed nothing"
 
 
+@pytest.mark.parametrize("name", ["turbo4", "turbo3", "q8_0", "q5_1", "fp8_e4m3", "mlx4_g64"])
+def test_a_store_is_packed_where_it_lies(name, monkeypatch):
+    """What the form writes into the buffers of a store is what it hands out else, beside what lay there before."""
+    from tqbench.kernels import packed
+
+    monkeypatch.setattr(triton, "refuses", lambda place: triton.missing())  # noqa: ARG005 - the interpreter, on the CPU
+    x = [gaussian(2, 2, 96, 64, seed=s).to(DEVICE) for s in (1, 2)]
+    store = Store(read(name), Shape("llama", 64, "float32", 2, 4), TorchArrays(DEVICE), Terms("encode=triton,attend=torch", quiet=True))
+    for first, last in ((0, 64), (64, 65), (65, 96)):
+        store.append(*(side[:, :, first:last] for side in x))
+        for side in (store.k, store.v):
+            side.unattended()
+        store.queries = last
+    for side, given in zip((store.k, store.v), x, strict=True):
+        form = packed.describe(side.codec, 64)
+        whole = encode.OP.resolve(side.codec, "triton").fn(side.codec, given[:, :, : side.units * side.codec.unit])
+        assert side.units > 0
+        assert side.kernels.encode.calls > 0
+        for part in filter(None, form.parts):
+            assert torch.equal(side._packed()[part], whole[part]), (name, part)
+
+
 def test_sparse_values_say_what_they_dropped():
     from tqbench.kernels.attend import _triton
 
@@ -188,6 +219,8 @@ def test_on_a_processor_it_is_refused_and_never_picked(op):
         ("q4_1", 128),
         ("fp8_e4m3", 80),
         ("vllm_int8_per_token_head", 96),
+        ("mlx4_g64", 64),
+        ("iq4_nl", 96),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -201,6 +234,51 @@ def test_encode_takes_the_models_dtype(scheme, head_dim, dtype):
     for name, expected in theirs.items():
         assert mine[name].dtype == expected.dtype
         assert int((mine[name] != expected).sum()) <= 2 + 1e-3 * expected.numel()
+
+
+CHANNELS = [
+    *(Affine(bits, 32, "channel", form=form) for bits in (2, 3, 4, 8) for form in ("affine", "symmetric")),
+    Affine(3, 64, "channel", encode_with="exact", rounding="half_up", kept="float32"),
+]
+WORDS = [MlxAffine(bits, 32) for bits in (2, 3, 4, 5, 6, 8)] + [MlxAffine(4, 64, "bfloat16"), MlxAffine(3, 32, "float32")]
+VALUES = {
+    "gaussian": 3 * gaussian(2, 2, 64, 128),
+    "constant in each vector": (0.6 + torch.arange(64) ** 2 / 97)[:, None].expand(1, 1, 64, 128),  # steps of 1e-7, a million of them
+    "tiny": 1e-9 * gaussian(1, 1, 64, 128),
+    "zero": torch.zeros(1, 1, 64, 128),
+    "ties": (gaussian(1, 1, 64, 128) * 3).round() / 2,
+}
+
+
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("codec", [*CHANNELS, *WORDS, Block(4, "nonlinear")], ids=lambda codec: f"{codec.name}{codec.bits}{codec.unit}")
+def test_what_is_not_rotated_is_packed_bit_for_bit(codec, values):
+    """Every operation is the reference's own; on a GPU torch divides by a number as it multiplies with its inverse, which this does not."""
+    from tqbench.kernels.encode import _triton
+
+    x = VALUES[values][..., :96] if codec.name == "affine" else VALUES[values]
+    for given in (x.to(DEVICE), strided(x).to(DEVICE)):
+        mine, theirs = _triton.encode(codec, given), codec.encode(x)
+        assert mine.keys() == theirs.keys()
+        for name, expected in theirs.items():
+            assert mine[name].dtype == expected.dtype
+            assert torch.equal(mine[name].cpu(), expected), name
+
+
+def test_groups_of_tokens_of_a_channel_are_whole_and_hide_nothing():
+    from tqbench.kernels.encode import _triton
+
+    codec, x = Affine(4, 32, "channel"), gaussian(1, 2, 64, 48).to(DEVICE)
+    with pytest.raises(Unsupported, match="encodes 32 tokens together, got 33"):
+        _triton.encode(codec, x[:, :, :33])
+    assert _triton.refuses(Rotated(codec, rotation="hadamard"))
+    assert _triton.encode(codec, x[:, :, :0])["codes"].shape == (1, 2, 0, 16, 48)
+    x[0, 1, 40, 7], x[0, 0, 3, 5] = float("nan"), float("inf")
+    warnings.simplefilter("ignore", RuntimeWarning)  # the interpreter's
+    found = torch.isfinite(codec.decode(_triton.encode(codec, x), 48, torch.float32)).cpu()
+    expected = torch.ones_like(found)
+    expected[0, 1, 32:, 7], expected[0, 0, :32, 5] = False, False
+    assert torch.equal(found, expected)
 
 
 def test_encode_of_no_tokens_is_empty():
@@ -224,7 +302,7 @@ def test_what_is_not_finite_is_not_hidden(monkeypatch):
         builder = interpreter.InterpreterBuilder
         monkeypatch.setattr(builder, "create_maxnumf", lambda self, a, b: self.binary_op(a, b, np.fmax))
         monkeypatch.setattr(builder, "create_minnumf", lambda self, a, b: self.binary_op(a, b, np.fmin))
-    keys = ("turbo4", "q8_0", "q4_0", "q4_1", "fp8_e4m3", "vllm_int8_per_token_head", "turboquant_mse3")
+    keys = ("mlx4_g64", "iq4_nl", "turbo4", "q8_0", "q4_0", "q4_1", "fp8_e4m3", "vllm_int8_per_token_head", "turboquant_mse3")
     largest = {"name": "m", "k": {"codec": "codebook", "bits": 4, "scale": "max_abs"}, "v": "f16"}
     codecs = {str(name): read(name).k.codec for name in (*keys, largest)} | {name: read(name).v.codec for name in ("kivi4", "vllm_3bit_nc")}
     for name, codec in codecs.items():
@@ -266,3 +344,189 @@ def test_a_switch_that_would_change_nothing_is_refused(scheme, change):
     dtype = torch.float32 if "narrow" in change else torch.float16
     with pytest.raises(Unsupported, match="attend/triton: "):
         error(scheme, tokens=40, head_dim=64, dtype=dtype, switches=Switches(**change))
+
+
+# --- on a GPU alone: graphs, waits of the host, offsets that 32 bits do not hold, and every format at full size
+
+gpu = pytest.mark.skipif(DEVICE != "cuda", reason="runs on a CUDA device, and there is none here")
+HEADS, LONG = 8, 4096
+STEPPED = ("turbo4", "turbo3", "q8_0", "q4_0", "kivi4", "fp8_e4m3", "vllm_int8_per_token_head", "bf16")
+PACKED = (*STEPPED, "mlx4_g64", "iq4_nl", "kvtc_lite_4x", "kvtc_paper_8x")
+
+
+def vectors(tokens, seed=0, dtype=torch.bfloat16, heads=HEADS):
+    return gaussian(1, heads, tokens, 128, seed=seed).to(DEVICE, dtype)
+
+
+def fitted(codec):
+    """The codec for these heads, after it has seen others like them; what it has learned lies on the host."""
+    codec = codec.spanning(HEADS)
+    return codec if codec.ready else codec.calibrate(gaussian(1, HEADS, 512, 128, seed=9) * torch.logspace(0, -1, 128))
+
+
+def form_of(op, codec):
+    """The Triton form, or None if it does not serve the codec."""
+    impl = next(impl for impl in op.impls if impl.name == "triton")
+    return None if impl.refuses(codec, Place(device="cuda", dtype="bfloat16", head_dim=128)) else impl.load()
+
+
+def captured(call):
+    """What replays a call, and what it then puts out."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = call()
+    return graph, out
+
+
+@contextlib.contextmanager
+def never_waiting():
+    """torch raises where the host would wait for the device."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def tensors(out):
+    return list(out.values()) if isinstance(out, dict) else [out]
+
+
+def replayed(call, given, other):
+    """A captured call puts out what the direct one does, for what lay there and for what is written there."""
+    first = [x.clone() for x in tensors(call())]
+    graph, out = captured(call)
+    for change in (lambda: None, lambda: [x.copy_(y) for x, y in zip(given, other, strict=True)]):
+        change()
+        graph.replay()
+        mine, theirs = [x.clone() for x in tensors(out)], tensors(call())
+        assert all(torch.equal(x, y) for x, y in zip(mine, theirs, strict=True))
+    assert not all(torch.equal(x, y) for x, y in zip(mine, first, strict=True)), "it was not done anew"
+
+
+@gpu
+@pytest.mark.parametrize("scheme", STEPPED)
+def test_captured_attention_is_the_direct_one(scheme):
+    from tqbench.kernels.attend import _triton
+
+    store = filled(scheme, vectors(LONG, 1, torch.float32), vectors(LONG, 2, torch.float32), LONG - 1, 4 * HEADS)
+    views = tuple(dataclasses.replace(view, tail=view.tail.bfloat16()) for view in (store.k.view(), store.v.view()))
+    q, other = (vectors(1, seed, heads=4 * HEADS) for seed in (3, 4))
+    ready = _triton.prepare(_triton.Switches(), q, *views, LONG - 1)
+    replayed(partial(ready.run, q, 128**-0.5), [q], [other])
+
+
+@gpu
+@pytest.mark.parametrize("scheme", PACKED)
+def test_captured_packing_and_unpacking_are_the_direct_ones(scheme):
+    codec = fitted(preset(scheme).k.codec)
+    there, back = form_of(encode.OP, codec), form_of(decode.OP, codec)
+    if there is not None:
+        x = vectors(256)
+        replayed(partial(there, codec, x), [x], [vectors(256, 1)])
+    if back is not None:
+        packed, other = (codec.encode(vectors(256, seed)) for seed in (0, 1))
+        replayed(partial(back, codec, packed, 128, vectors(0)), list(packed.values()), list(other.values()))
+    assert there is not None or back is not None
+
+
+@gpu
+@pytest.mark.parametrize("scheme", PACKED)
+def test_packing_and_unpacking_wait_for_nothing(scheme):
+    codec, x = fitted(preset(scheme).k.codec), vectors(256)
+    for op, given in ((encode.OP, (x,)), (decode.OP, (codec.encode(x), 128, x[:, :, :0]))):
+        if (form := form_of(op, codec)) is not None:
+            form(codec, *given)  # what is made once is made here
+            with never_waiting():
+                form(codec, *given)
+
+
+@gpu
+@pytest.mark.parametrize("scheme", STEPPED)
+def test_a_decoding_step_waits_for_nothing(scheme):
+    """Append, pack, attend: whether a token fits the buffers or they grow."""
+    shape = Shape("qwen2", 128, "bfloat16", HEADS, 4 * HEADS)
+    store = Store(read(scheme), shape, TorchArrays(DEVICE), Terms(quiet=True))
+    assert store.k.kernels.encode.impl == form_named(encode.OP, store.k.codec)
+    store.append(vectors(200, 1), vectors(200, 2))
+    store.attend(vectors(200, 3, heads=4 * HEADS), 128**-0.5)
+    steps = [[vectors(1, 10 * i + j, heads=(1, 1, 4)[j] * HEADS) for j in range(3)] for i in range(70)]
+    for i, (k, v, q) in enumerate(steps):
+        with never_waiting() if i >= 40 else contextlib.nullcontext():  # by then every kernel has run, KIVI's packing too
+            store.append(k, v)
+            out = store.attend(q, 128**-0.5)
+    assert out.isfinite().all()
+    store.verify()
+
+
+def form_named(op, codec):
+    return "reference" if form_of(op, codec) is None else "triton"
+
+
+def checked(op, judge):
+    """Every codec of every preset once, and what is wrong of those that the Triton form serves."""
+    codecs, wrong, count = {}, {}, 0
+    for scheme in (preset(name) for name in presets()):
+        codecs |= {} if scheme.peer else {fitted(side.codec): scheme.name for side in (scheme.k, scheme.v)}
+    for codec, name in codecs.items():
+        if (form := form_of(op, codec)) is not None:
+            count += 1
+            if (error := judge(form, codec, vectors(LONG))) is not None:
+                wrong[name] = error
+    assert count > 60
+    assert not wrong
+
+
+@gpu
+def test_every_preset_is_packed_as_by_its_reference():
+    def judge(form, codec, x):
+        payload = {part.name for part in codec.layout(128).parts if part.role == "payload"}
+        error = codes_off(form(codec, x), codec.encode(x), payload)
+        return error if error > CODES_OFF else None
+
+    checked(encode.OP, judge)
+
+
+@gpu
+def test_every_preset_is_unpacked_as_by_its_reference():
+    def judge(form, codec, x):
+        packed = codec.encode(x)
+        error = relative(form(codec, packed, 128, x[:, :, :0]), codec.decode(packed, 128, torch.float64))
+        return error if error > DECODED_OFF else None
+
+    checked(decode.OP, judge)
+
+
+@gpu
+@pytest.mark.parametrize("scheme", [*STEPPED, *MIXES])
+def test_attention_over_a_long_context(scheme):
+    rounding = torch.finfo(torch.bfloat16).eps / 2
+    assert error(scheme, tokens=LONG, head_dim=128, share=4, dtype=torch.bfloat16) < HALVES + rounding
+
+
+@gpu
+@pytest.mark.skipif(DEVICE == "cuda" and torch.cuda.mem_get_info()[0] < 48 << 30, reason="needs 48 GiB of free device memory")
+def test_offsets_beyond_32_bits():
+    """More than 2³¹ values, and codes of more than 2³¹ bytes; the last tokens of the last head are those that an overflow would spoil."""
+    from tqbench.kernels.attend import _triton
+
+    tokens, codec, few = (1 << 31) // (HEADS * 128) + 1000, preset("q8_0").k.codec, 64
+    x = torch.randn(1, tokens, HEADS, 128, device=DEVICE, dtype=torch.bfloat16).transpose(1, 2)  # as a model has them
+    packed = form_of(encode.OP, codec)(codec, x)
+    assert packed["codes"].nbytes > 1 << 31
+    last = {name: array[:, -1:, -few:] for name, array in packed.items()}
+    assert all(torch.equal(last[name], array) for name, array in codec.encode(x[:, -1:, -few:]).items())
+    unpack = form_of(decode.OP, codec)
+    assert torch.equal(unpack(codec, packed, 128, x[:, :, :0])[:, -1:, -few:], unpack(codec, last, 128, x[:, :, :0]))
+    tail, q = x[:, :, tokens:], vectors(1, 3, heads=HEADS)
+    view = attend.View(None, lambda: None, tokens, tail, tokens, [tokens], codec=codec, stored=lambda: packed)
+    out = _triton.attend(q, view, view, tokens - 1, 1.0)[:, -1:]  # sharp: a wrong tile would show
+    head = codec.decode({name: array[:, -1:] for name, array in packed.items()}, 128, torch.float64)
+    truth = torch.softmax(q[:, -1:].double() @ head.mT, -1) @ head
+    assert relative(out, truth) < HALVES + torch.finfo(torch.bfloat16).eps

@@ -7,6 +7,9 @@ vectors of the same kind.
 `kvtc_paper` has one vector of all layers and heads, and its rows differ in how many components it keeps, r, at about four bits each: time
 follows r, not the ratio. Its components are not searched for here, which takes minutes; they are any r orthonormal directions, and vectors
 vary along them.
+
+On a GPU keys and values lie there, and so do codes until they are gathered for the entropy coder, which is the host's, as its time is in
+`gather`, `entropy` and `restore`; `encode` and `decode` are the same work without these. The loops stay on the CPU.
 """
 
 from __future__ import annotations
@@ -24,12 +27,13 @@ from tqbench.bench.convert import CODES_OFF, DECODED_OFF, codes_off
 from tqbench.bench.plan import Geometry, Plan
 from tqbench.bench.result import Row
 from tqbench.cache.rope import Rope
+from tqbench.codecs.blocks import runs
 from tqbench.codecs.kvtc_lite import KvtcLite
 from tqbench.codecs.kvtc_paper import MOST_RATIO, KvtcPaper, Seen
 from tqbench.core.codec import Codec, Learned, Packed, nbytes
 from tqbench.core.op import Impl, Place
 from tqbench.core.scheme import Scheme
-from tqbench.kernels import _sections, allocate, decode, encode, entropy, project
+from tqbench.kernels import _sections, allocate, decode, encode, entropy, sections
 from tqbench.kernels.entropy import Grain
 from tqbench.measure.stages import stage
 
@@ -42,13 +46,14 @@ REFERENCE = "reference"
 COMPARISONS = {"torch": "{scheme}/torch", "reference": f"{{scheme}}/{REFERENCE}"}
 WORDS = {
     "native": "stages in form native",
+    "triton": "stages in form triton, projections in torch",
     "torch": "stages in form torch",
     REFERENCE: "stages as loops over tokens, values and bits",
 }
 SPREAD = 2.0  # orders of magnitude between the largest and the smallest component
 BASE, TURNED_OFF = 10000.0, 1e-4  # angles of late positions are rounded in float32, as models have them
-Direction = Literal["compress", "decompress"]
-DIRECTIONS: tuple[Direction, Direction] = ("compress", "decompress")
+Direction = Literal["compress", "encode", "decompress", "decode"]
+THERE: tuple[Direction, ...] = ("compress", "encode")
 Streams = dict[str, bytes]
 
 
@@ -79,39 +84,44 @@ class Way:
 
 def contenders(plan: Plan, tokens: int, note: Callable[[str], None]) -> list[Contender]:
     """RoPE, then every scheme; those of the paper share their rows, which are at no scheme's ratio."""
-    found, spanning = list(_rope(plan.geometry, tokens)), list[Scheme]()
+    found, spanning = list(_rope(plan, tokens)), list[Scheme]()
     for scheme in plan.schemes:
         codecs = [side.codec for side in (scheme.k, scheme.v)]
         if all(type(codec) is KvtcLite for codec in codecs):
-            found += _lite(scheme, plan.geometry, tokens, note)
-            found += _allocation(scheme, plan.geometry, tokens)
+            found += _lite(scheme, plan, tokens, note)
+            found += _allocation(scheme, plan.geometry, tokens) if plan.device == "cpu" else []
         elif all(type(codec) is KvtcPaper and codec.across == "model" for codec in codecs):
             spanning.append(scheme)
         else:
             reason = "only kvtc_lite, and kvtc_paper over all layers, have these stages, with nothing wrapped around them"
             found.append(Contender(Row(tokens, scheme.name, "–", "form", "no stages", "unsupported", reason), (), lambda _: 0.0))
     for scheme in spanning[:1]:
-        found += _paper(scheme, plan.geometry, tokens, note)
+        found += _paper(scheme, plan, tokens, note)
     return found
+
+
+def _directions(device: str) -> tuple[Direction, ...]:
+    """Without the entropy coder too, where that is another processor's."""
+    return ("compress", "decompress") if device == "cpu" else ("compress", "encode", "decompress", "decode")
 
 
 # --- kvtc_lite: each layer and head by itself ---
 
 
-def _lite(scheme: Scheme, g: Geometry, tokens: int, note: Callable[[str], None]) -> Iterator[Contender]:
+def _lite(scheme: Scheme, plan: Plan, tokens: int, note: Callable[[str], None]) -> Iterator[Contender]:
     """With all heads and layers, and with few."""
-    few = replace(g, kv_heads=min(FEW_HEADS, g.kv_heads))
-    sizes = {"": (g, LAYERS), f" {FEW_LAYERS}×{few.kv_heads}": (few, FEW_LAYERS)}
+    few = replace(plan.geometry, kv_heads=min(FEW_HEADS, plan.geometry.kv_heads))
+    sizes = {"": (plan.geometry, LAYERS)} | ({f" {FEW_LAYERS}×{few.kv_heads}": (few, FEW_LAYERS)} if plan.device == "cpu" else {})
     for label, (geometry, layers) in sizes.items():
         note(f"learning and packing {scheme.name}{label}")
-        halves = [half for layer in range(layers) for half in _layer(scheme, geometry, tokens, layer)]
+        halves = [half for layer in range(layers) for half in _layer(scheme, geometry, tokens, layer, plan.place)]
         ways = {form: _staged(form) for form in _sections.FORMS if label or form != REFERENCE}
-        for direction in DIRECTIONS:
+        for direction in _directions(plan.device):
             for form, way in ways.items():
-                impl = next(impl for impl in project.PROJECT.impls if impl.name == form)
+                impl = next(impl for impl in sections.QUANTIZE.impls if impl.name == form)
                 row = _row(f"{scheme.name} {direction}{label}", direction, halves)
                 row = replace(row, form=form, words=WORDS[form], role="baseline" if form == REFERENCE else "form")
-                yield _contender(row, direction, halves, way, impl.refuses(halves[0].codec, Place()))
+                yield _contender(row, direction, halves, way, impl.refuses(halves[0].codec, plan.place))
 
 
 def _staged(form: str) -> Way:
@@ -121,7 +131,7 @@ def _staged(form: str) -> Way:
     )
 
 
-def _layer(scheme: Scheme, g: Geometry, tokens: int, layer: int) -> Iterator[Half]:
+def _layer(scheme: Scheme, g: Geometry, tokens: int, layer: int, place: Place) -> Iterator[Half]:
     """K and V."""
     generator = torch.Generator().manual_seed(layer)
     for codec in (side.codec for side in (scheme.k, scheme.v) if isinstance(side.codec, KvtcLite)):
@@ -131,7 +141,7 @@ def _layer(scheme: Scheme, g: Geometry, tokens: int, layer: int) -> Iterator[Hal
         text, x = (
             torch.randn(batch, g.kv_heads, n, g.head_dim, generator=generator) @ turn for batch, n in ((1, CALIBRATION), (g.batch, whole))
         )
-        yield Half.of(codec.calibrate(text), x)
+        yield Half.of(codec.calibrate(text), _moved(x, place))
 
 
 def _allocation(scheme: Scheme, g: Geometry, tokens: int) -> Iterator[Contender]:
@@ -160,16 +170,18 @@ def _allocated(form: Callable[..., list[int]], spectra: list[list[float]], codec
 # --- kvtc_paper: all layers together ---
 
 
-def _paper(scheme: Scheme, g: Geometry, tokens: int, note: Callable[[str], None]) -> Iterator[Contender]:
+def _paper(scheme: Scheme, plan: Plan, tokens: int, note: Callable[[str], None]) -> Iterator[Contender]:
     """With more and more components; of the scheme's codecs everything but rank and ratio."""
+    g, place = plan.geometry, plan.place
     features = LAYERS * g.kv_heads * g.head_dim
     for rank in (rank for rank in RANKS if rank <= features <= MOST_RATIO * BITS * rank / 16):
         note(f"packing {scheme.name} with {rank} components")
-        halves = [_spanning(side.codec, g, tokens, rank, seed) for seed, side in enumerate((scheme.k, scheme.v))]
+        halves = [_spanning(side.codec, plan, tokens, rank, seed) for seed, side in enumerate((scheme.k, scheme.v))]
         about = f"{KvtcPaper.name} with r = {rank} of {features:,} components, at {BITS} bits each"
-        for direction, op in zip(DIRECTIONS, (encode.OP, decode.OP), strict=True):
+        for direction in _directions(plan.device):
+            op = encode.OP if direction in THERE else decode.OP
             row = _row(f"{KvtcPaper.name} r={rank} {direction}", direction, halves)
-            for impl, reason in forms(op, Place(), halves[0].codec):
+            for impl, reason in forms(op, place, halves[0].codec):
                 mine = replace(row, form=impl.name, words=f"{about}: {op.name} in form {impl.name}", components=rank)
                 mine = replace(mine, role="baseline" if impl.name == REFERENCE else "form")
                 if reason is None:
@@ -184,27 +196,33 @@ def _called(impl: Impl) -> Way:
     )
 
 
-def _spanning(codec: Any, g: Geometry, tokens: int, rank: int, seed: int) -> Half:
+def _spanning(codec: Any, plan: Plan, tokens: int, rank: int, seed: int) -> Half:
     """One side of all layers."""
+    g = plan.geometry
     span, features = LAYERS * g.kv_heads, LAYERS * g.kv_heads * g.head_dim
-    directions = _directions(features, min(features, max(RANKS)), seed)[:, :rank]
+    directions = _orthonormal(features, min(features, max(RANKS)), seed)[:, :rank]
     generator = torch.Generator().manual_seed(seed)
     scales = torch.logspace(0, -SPREAD / 2, rank)
     y = (torch.randn(g.batch, tokens, rank, generator=generator) * scales) @ directions.T
     codec = replace(codec, rank=rank, ratio=16 * features / (BITS * rank), span=span)
     seen = Seen.of(y[:1], torch.zeros(1, 1, features), directions[None])
     ready = replace(codec, learned=Learned(codec.arrange(seen)))
-    return Half.of(ready, y.unflatten(-1, (span, g.head_dim)).transpose(1, 2).contiguous())
+    return Half.of(ready, _moved(y.unflatten(-1, (span, g.head_dim)).transpose(1, 2).contiguous(), plan.place))
 
 
 @cache
-def _directions(features: int, rank: int, seed: int) -> Tensor:
-    """Orthonormal ones."""
+def _orthonormal(features: int, rank: int, seed: int) -> Tensor:
+    """So many directions."""
     found: Tensor = torch.linalg.qr(torch.randn(features, rank, generator=torch.Generator().manual_seed(seed))).Q
     return found
 
 
 # --- both ---
+
+
+def _moved(x: Tensor, place: Place) -> Tensor:
+    """Vectors as a model there has them."""
+    return x.to(place.device, getattr(torch, place.dtype))
 
 
 def _row(name: str, direction: Direction, halves: list[Half]) -> Row:
@@ -214,22 +232,30 @@ def _row(name: str, direction: Direction, halves: list[Half]) -> Row:
         "",
         "form",
         "",
-        tolerance=CODES_OFF if direction == "compress" else DECODED_OFF,
+        tolerance=CODES_OFF if direction in THERE else DECODED_OFF,
         quantization_error=max(relative(half.decoded, half.x) for half in halves),
         bytes_moved=sum(half.x.nbytes + nbytes(half.packed) for half in halves),
     )
 
 
 def _contender(row: Row, direction: Direction, halves: list[Half], way: Way, reason: str | None) -> Contender:
-    run, error = (_compress, _codes_error) if direction == "compress" else (_decompress, _values_error)
+    run, error = WORK[direction]
     if reason:
         return Contender(replace(row, outcome="unsupported", reason=reason), (), lambda _: 0.0)
     rivals = tuple(rival.format(scheme=row.scheme) for rival in COMPARISONS.values())
     return Contender(row, [partial(run, halves, way)], partial(error, halves), rivals, staged=True)
 
 
+def _encode(halves: list[Half], way: Way) -> list[Packed]:
+    return [way.encode(half) for half in halves]
+
+
+def _decode(halves: list[Half], way: Way) -> list[Tensor]:
+    return [way.decode(half, half.packed) for half in halves]
+
+
 def _compress(halves: list[Half], way: Way) -> list[Streams]:
-    return [_squeeze(way.encode(half)) for half in halves]
+    return [_squeeze(packed) for packed in _encode(halves, way)]
 
 
 def _decompress(halves: list[Half], way: Way) -> list[Tensor]:
@@ -237,6 +263,9 @@ def _decompress(halves: list[Half], way: Way) -> list[Tensor]:
 
 
 def _squeeze(packed: Packed) -> Streams:
+    if any(array.is_cuda for array in packed.values()):
+        with stage("gather"):
+            packed = {name: array.cpu() for name, array in packed.items()}
     with stage("entropy"):
         return {
             name: entropy.encode(array.numpy().reshape(-1).view("u1"), CODER, LEVEL, Grain(array.element_size()))
@@ -245,12 +274,20 @@ def _squeeze(packed: Packed) -> Streams:
 
 
 def _expand(streams: Streams, like: Packed) -> Packed:
-    """The arrays of streams, in the shapes of these."""
+    """The arrays of streams, in the shapes of these and where they are."""
     with stage("entropy"):
-        return {
+        found = {
             name: torch.from_numpy(entropy.decode(stream, like[name].nbytes).copy()).view(like[name].dtype).view(like[name].shape)
             for name, stream in streams.items()
         }
+    if not any(array.is_cuda for array in like.values()):
+        return found
+    with stage("restore"):
+        return {name: array.to(like[name].device) for name, array in found.items()}
+
+
+def _packed_error(halves: list[Half], packed: list[Packed]) -> float:
+    return max(codes_off(mine, half.packed) for mine, half in zip(packed, halves, strict=True))
 
 
 def _codes_error(halves: list[Half], streams: list[Streams]) -> float:
@@ -261,10 +298,20 @@ def _values_error(halves: list[Half], values: list[Tensor]) -> float:
     return max(relative(mine, half.decoded) for mine, half in zip(values, halves, strict=True))
 
 
-def _rope(g: Geometry, tokens: int) -> Iterator[Contender]:
+WORK: dict[Direction, tuple[Callable[..., Any], Callable[..., float]]] = {
+    "compress": (_compress, _codes_error),
+    "encode": (_encode, _packed_error),
+    "decompress": (_decompress, _values_error),
+    "decode": (_decode, _values_error),
+}
+
+
+def _rope(plan: Plan, tokens: int) -> Iterator[Contender]:
     """What `rope: pre` adds to both directions, for the keys of all layers."""
+    g = plan.geometry
     rope = Rope(tuple(BASE ** (-2 * i / g.head_dim) for i in range(g.head_dim // 2)))
     before = [torch.randn(g.batch, g.kv_heads, tokens, g.head_dim, generator=torch.Generator().manual_seed(i)) for i in range(LAYERS)]
+    before = [x.to(plan.device) for x in before]
     after = [_turned(x, rope) for x in before]
     ways = (
         ("rope undo", "the rotary embedding taken out of the keys of all layers, in torch", rope.undo, after, before),
@@ -278,7 +325,8 @@ def _rope(g: Geometry, tokens: int) -> Iterator[Contender]:
 def _turned(x: Tensor, rope: Rope) -> Tensor:
     """The formula: pairs of channels as complex numbers in float64, turned by position times frequency."""
     pairs = torch.complex(*x.double().chunk(2, -1))
-    angles = torch.arange(x.shape[2], dtype=torch.float64)[:, None] * torch.tensor(rope.frequencies, dtype=torch.float64)
+    each, frequencies = torch.arange(x.shape[2]), torch.tensor(rope.frequencies, dtype=torch.float64)
+    angles = (each[:, None] * frequencies).to(x.device)
     turned = pairs * torch.polar(torch.ones_like(angles), angles)
     return torch.cat([turned.real, turned.imag], -1).to(x.dtype)
 
@@ -289,3 +337,21 @@ def _each(keys: list[Tensor], way: Callable[[Tensor, int], Tensor]) -> list[Tens
 
 def _farthest(truth: list[Tensor], found: list[Tensor]) -> float:
     return max(relative(x, y) for x, y in zip(found, truth, strict=True))
+
+
+# --- for compilers ---
+
+
+def launches(head_dim: int, tokens: int = 256) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """(scheme, what, call) for every Triton kernel of these codecs: sections of one width after another, and runs of every kind."""
+    from tqbench.kernels.decode import _triton as unpacking
+    from tqbench.kernels.encode import _triton as packing
+
+    x = torch.randn(1, 2, tokens, head_dim, generator=torch.Generator().manual_seed(0))
+    kinds = torch.tensor([(*kind, 1) for kind in sorted(runs.kinds(), key=lambda kind: (kind.bits, kind.size))], dtype=torch.int32)
+    basis = torch.zeros(1, 2 * head_dim, int(kinds[:, 0].sum()), dtype=torch.float16)
+    paper = KvtcPaper(span=2, learned=Learned(mean=torch.zeros(1, 1, 2 * head_dim), basis=basis, plan=kinds))
+    for codec in (KvtcLite().calibrate(x), paper):
+        packed = codec.encode(x)
+        yield codec.name, "encode", partial(packing.encode, codec, x)
+        yield codec.name, "decode", partial(unpacking.decode, codec, packed, head_dim, x)

@@ -22,7 +22,7 @@ TOKENS = {
 }  # encode: a decode step of many layers, and a prefill chunk
 SCHEMES = {op: "kvtc_lite_4x,kvtc_lite_8x,kvtc_paper_8x" if op == "kvtc" else "turbo4,turbo3,q8_0,q4_0,f16,bf16" for op in TOKENS}
 OPS = tuple(TOKENS)
-DEVICES, ON_GPU = ("cpu", "cuda"), ("attend", "ablation", "encode", "decode")
+DEVICES = ("cpu", "cuda")
 MOST_TOKENS, MOST_ROUNDS, MOST_THREADS = 1 << 24, 1000, 1024
 Found = TypeVar("Found")
 
@@ -161,8 +161,6 @@ def _choices(wishes: Wishes) -> Iterable[str]:
         yield f"--rounds: {wishes.rounds} is not a number from 1 to {MOST_ROUNDS}"
     if wishes.device not in DEVICES:
         yield unknown("--device", wishes.device, DEVICES)
-    elif wishes.device != "cpu" and wishes.op not in ON_GPU:
-        yield f"--device {wishes.device}: {wishes.op} is timed on the CPU only (on a GPU: {', '.join(ON_GPU)})"
     if wishes.threads is not None and not 1 <= wishes.threads <= MOST_THREADS:
         yield f"--threads: {wishes.threads} is not a number from 1 to {MOST_THREADS}"
 

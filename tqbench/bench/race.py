@@ -35,8 +35,13 @@ class Lane:
     turn: int = 0
     lasts: float = 0.0  # seconds of a sample, about
     output: Any = None
-    wait: Callable[[], None] | None = None  # for the device
+    device: str = "cpu"
     samples: dict[int, float] = field(default_factory=dict)  # round -> seconds per call
+
+    @property
+    def wait(self) -> Callable[[], None] | None:
+        """What waits for the device."""
+        return clock.waiter(self.device)
 
     def sample(self) -> None:
         """One sample: calls over the copies in turn."""
@@ -69,12 +74,10 @@ class Lane:
         self.every, self.lasts = -(-rounds // min(rounds, fitting)), one * self.calls
 
 
-def race(
-    tokens: int, contenders: list[Contender], rounds: int, note: Callable[[str], None], wait: Callable[[], None] | None = None
-) -> Group:
-    """Judge, time and judge again. `wait` returns when the device has done what was asked of it."""
+def race(tokens: int, contenders: list[Contender], rounds: int, note: Callable[[str], None], device: str = "cpu") -> Group:
+    """Judge, time and judge again."""
     note(f"checking {len(contenders)} rows")
-    lanes = [lane for lane in (Lane(contender, wait=wait) for contender in contenders) if lane.start(rounds)]
+    lanes = [lane for lane in (Lane(contender, device=device) for contender in contenders) if lane.start(rounds)]
     seen = _run(lanes, rounds, note)
     for lane in lanes:
         if reason := lane.contender.judge(lane.output):
@@ -155,8 +158,8 @@ def _stages(lane: Lane) -> dict[str, float] | None:
         return None
     runs = []
     for _ in range(1 if min(lane.samples.values()) > SLOW else STAGED):
-        with stages.timed() as found:
-            whole = clock.timed(lane.contender.calls[0])
+        with stages.timed(clock.marks(lane.device)) as found:
+            whole = clock.timed(lane.contender.calls[0], lane.wait)
         spent = {name: 1e3 * seconds for name, seconds in found.seconds.items()}
         runs.append((whole, {**spent, "unexplained": 1e3 * whole - sum(spent.values())}))
     return sorted(runs, key=lambda run: run[0])[len(runs) // 2][1]

@@ -14,7 +14,7 @@ from tqbench.bench.race import race
 from tqbench.bench.result import Bench, Ceiling, Group, Row
 from tqbench.core.errors import ConfigError
 from tqbench.kernels import native, triton
-from tqbench.measure import clock, environment, memory
+from tqbench.measure import environment, memory
 
 NEEDS = 10  # times the float32 cache: exact copies in three types, the schemes' stores, and what decoding takes meanwhile
 READING = ("attend", "ablation")  # what only reads; the ceiling is one of reading, so others have no share of it
@@ -52,7 +52,7 @@ def _run(plan: Plan, threads: int, note: Callable[[str], None]) -> Bench:
 
 def _group(plan: Plan, tokens: int, note: Callable[[str], None]) -> Group:
     """Its caches are gone before those of the next are made."""
-    group = race(tokens, ENTRIES[plan.op].contenders(plan, tokens, note), plan.rounds, note, clock.waiter(plan.device))
+    group = race(tokens, ENTRIES[plan.op].contenders(plan, tokens, note), plan.rounds, note, plan.device)
     return replace(group, notes=tuple(_cached(group, plan.device)))
 
 

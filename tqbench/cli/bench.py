@@ -32,6 +32,8 @@ tqbench bench kvtc --threads 2
 
 tqbench bench --device cuda --tokens 4k,32k,128k
 
+tqbench bench kvtc --device cuda
+
 tqbench bench --shape "kv4 q32 d64" --data sink
 """
 

@@ -3,14 +3,20 @@ one that is."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tqbench.cli import table
+from tqbench.core.errors import ConfigError
+from tqbench.core.quantity import read_duration
 
 if TYPE_CHECKING:
-    from tqbench.kernels.triton import Work
+    from collections.abc import Iterator
+
+    from tqbench.bench.tuning import Found
+    from tqbench.kernels.triton import Config
 
 EXAMPLES = """Examples:
 
@@ -18,7 +24,7 @@ tqbench kernels
 
 tqbench kernels compile --schemes turbo4 --gpus sm_90
 
-tqbench kernels tune
+tqbench kernels tune --budget 5m
 """
 TITLES = ("operation", "form", "runs on", "schemes>", "others are refused because")
 
@@ -58,15 +64,46 @@ def compile_(
 @app.command(epilog=EXAMPLES)
 def tune(
     tokens: Annotated[int, typer.Option(metavar="N", help="Of the context.")] = 32768,
+    budget: Annotated[str, typer.Option(metavar="TIME", help="When to stop, as 20m: what is wanted most comes first.")] = "150s",
 ) -> None:
-    """Find the best configuration of Triton's attention on this GPU for each width, format and use, and store it with the kernels."""
+    """Find better configurations of Triton's attention on this GPU, and store them with the kernels. Each is checked before it is timed,
+    and replaces the one in use only if it is faster beyond doubt."""
+    seconds = _seconds(budget)
     from tqbench.bench import tuning
     from tqbench.kernels import triton
 
-    for work, config in tuning.tune(tokens, lambda work, config, x: typer.echo(f"{_words(work)}: {config}, {x:.2f} x the default")):
-        triton.store({work: config})  # at once: it takes long, and may be cut off
-    typer.echo(f"stored in {triton.TABLE}")
+    stored, number = 0, 0
+    for found in tuning.tune(tokens, seconds):
+        for line in _words(found):
+            typer.echo(line)
+        if found.better:
+            triton.store({found.work: found.config})  # at once: it may be cut off
+        stored, number = stored + found.better, number + 1
+    typer.echo(f"{number} of {len(tuning.USES) * len(tuning.SCHEMES)} kinds of work within {budget}, {stored} stored in {triton.TABLE}")
 
 
-def _words(work: Work) -> str:
-    return f"{work.device} d{work.width} K {work.k_bits} V {work.v_bits} bits, {'decoding' if work.decoding else 'prefill'}"
+def _seconds(text: str) -> float:
+    try:
+        return read_duration(text)
+    except ValueError as error:
+        raise ConfigError(f"--budget: {error}") from None
+
+
+def _words(found: Found) -> Iterator[str]:
+    """What came of one kind of work."""
+    work = found.work
+    name = f"{work.device} d{work.width} K {work.k_bits} V {work.v_bits} bits, {'decoding' if work.decoding else 'prefill'}"
+    for config, error in found.wrong:
+        yield f"{name}: dropped {_sizes(config)}: it computes something else, off by {error:.2g}"
+    if found.ratio is None:
+        yield f"{name}: {_sizes(found.used)} stays, of {found.tried} tried none was faster"
+        return
+    x = f"{found.ratio.median:.3f} x as fast [{found.ratio.low:.3f}, {found.ratio.high:.3f}], {found.tried} tried"
+    if found.better:
+        yield f"{name}: {_sizes(found.config)}, {x}; {_sizes(found.used)} before"
+    else:
+        yield f"{name}: {_sizes(found.used)} stays; {_sizes(found.config)} is {x}"
+
+
+def _sizes(config: Config) -> str:
+    return " ".join(f"{name} {value}" for name, value in asdict(config).items())

@@ -42,9 +42,11 @@ def _load_triton() -> Any:
 
 
 def _refuses_triton(codec: Codec, place: Place) -> str | None:
-    from tqbench.kernels.packed import refuses
+    if reason := triton.refuses(place):
+        return reason
+    from tqbench.kernels.decode._triton import refuses
 
-    return triton.refuses(place) or refuses(codec, place.head_dim)
+    return refuses(codec, place.head_dim)
 
 
 OP = Op(

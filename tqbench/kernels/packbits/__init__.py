@@ -11,7 +11,7 @@ from typing import Any
 
 from tqbench.core.codec import Codec
 from tqbench.core.op import Impl, Op, Place
-from tqbench.kernels import native
+from tqbench.kernels import native, triton
 
 
 def _pack_native() -> Any:
@@ -44,6 +44,12 @@ def _mixed_native(name: str) -> Any:
     return getattr(_native, name)
 
 
+def _mixed_triton(name: str) -> Any:
+    from tqbench.kernels.packbits import _triton
+
+    return getattr(_triton, name)
+
+
 def _mixed_torch(name: str) -> Any:
     from tqbench.codecs.blocks import packing
 
@@ -60,6 +66,10 @@ def _refuses(codec: Codec, place: Place) -> str | None:  # noqa: ARG001 - the op
     return f"runs on the CPU, not on {place.device}" if place.device != "cpu" else native.missing()
 
 
+def _refuses_triton(codec: Codec, place: Place) -> str | None:  # noqa: ARG001
+    return triton.refuses(place)
+
+
 PACK = Op("packbits", (Impl("native", _pack_native, _refuses), Impl("reference", _pack_reference)))
 UNPACK = Op("unpackbits", (Impl("native", _unpack_native, _refuses), Impl("reference", _unpack_reference)))
 PACK_MIXED, UNPACK_MIXED = (
@@ -67,6 +77,7 @@ PACK_MIXED, UNPACK_MIXED = (
         name,
         (
             Impl("native", lambda name=name: _mixed_native(name), _refuses),  # type: ignore[misc]
+            Impl("triton", lambda name=name: _mixed_triton(name), _refuses_triton),  # type: ignore[misc]
             Impl("torch", lambda name=name: _mixed_torch(name)),  # type: ignore[misc]
             Impl("reference", lambda name=name: _mixed_reference(name)),  # type: ignore[misc]
         ),

@@ -10,13 +10,19 @@ from typing import Any
 
 from tqbench.core.codec import Codec
 from tqbench.core.op import Impl, Op, Place
-from tqbench.kernels import native
+from tqbench.kernels import native, triton
 
 
 def _load_native(name: str) -> Any:
     from tqbench.kernels.sections import _native
 
     return getattr(_native, name)
+
+
+def _load_triton(name: str) -> Any:
+    from tqbench.kernels.sections import _triton
+
+    return getattr(_triton, name)
 
 
 def _load_torch(name: str) -> Any:
@@ -37,11 +43,16 @@ def _refuses(codec: Codec, place: Place) -> str | None:  # noqa: ARG001 - the op
     return native.missing()
 
 
+def _refuses_triton(codec: Codec, place: Place) -> str | None:  # noqa: ARG001
+    return triton.refuses(place)
+
+
 QUANTIZE, DEQUANTIZE = (
     Op(
         f"{name}_sections",
         (
             Impl("native", lambda name=name: _load_native(name), _refuses),  # type: ignore[misc]
+            Impl("triton", lambda name=name: _load_triton(name), _refuses_triton),  # type: ignore[misc]
             Impl("torch", lambda name=name: _load_torch(name)),  # type: ignore[misc]
             Impl("reference", lambda name=name: _load_reference(name)),  # type: ignore[misc]
         ),
