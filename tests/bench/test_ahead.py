@@ -19,7 +19,7 @@ import csv, sys
 from tqbench.bench import ahead
 lines = csv.writer(sys.stdout)
 for one in ahead.compile_all(ahead.wanted(sys.argv[1], sys.argv[2] or None)):
-    lines.writerow([one.kernel, one.gpu, one.registers, one.spilled, one.shared, one.fits])
+    lines.writerow([one.kernel, one.gpu, one.registers, one.spilled, one.shared, one.fits, one.per_value])
 """
 
 
@@ -39,20 +39,21 @@ def compiled(tmp_path: Path, schemes: str, gpus: str = "") -> list[list[str]]:
 def test_every_kernel_compiles_for_every_gpu_and_fits_there(tmp_path: Path) -> None:
     found = compiled(tmp_path, "turbo4")
     kernels = {(kernel, gpu) for kernel, gpu, *_ in found}
-    names = ("encode encode", "decode unpack", "prefill partial", "prefill merge", "attend partial", "attend merge")
+    names = ("encode encode", "decode unpack", *(f"{use} {what}" for use in ("prefill", "attend") for what in ("turn", "partial", "merge")))
     assert kernels == {(kernel, gpu) for kernel in names for gpu in ("sm_80", "sm_86", "sm_90", "sm_100", "sm_120")}
-    for kernel, gpu, registers, spilled, _, fits in found:
+    for kernel, gpu, registers, spilled, _, fits, per_value in found:
         assert fits == "True", (kernel, gpu)
         assert 0 < int(registers) <= 255
         if kernel == "attend partial":
             assert int(spilled) <= 64, f"{kernel} spills {spilled} bytes on {gpu}"  # a register or two of the next tile
+            assert 4 < float(per_value) < 6.5, f"{per_value} instructions for each value on {gpu}: 15.6 are slower than to read bf16"
 
 
 @pytest.mark.parametrize("schemes", ["q8_0/turbo3", "q5_1/kivi2", "fp8_e4m3", "mlx4_g64", "vllm_3bit_nc"])
 def test_other_formats_compile_too(tmp_path: Path, schemes: str) -> None:
     found = compiled(tmp_path, schemes, "sm_90")
     assert {kernel for kernel, *_ in found} >= {"decode unpack", "prefill partial", "attend partial", "attend merge"}
-    assert all(fits == "True" for *_, fits in found)
+    assert all(fits == "True" for *_, fits, _ in found)
 
 
 def test_what_is_interpreted_is_not_compiled() -> None:

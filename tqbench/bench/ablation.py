@@ -55,12 +55,13 @@ def triton() -> Variants:
 
     cut = {
         f"{field} {n}": (f"{field}: {n}; {getattr(Config(), field)} by default", made(config=replace(Config(), **{field: n})))
-        for field, numbers in {"tokens": (16, 64, 128), "warps": (2, 8), "stages": (2, 3), "programs": (1, 2, 8, 16)}.items()
+        for field, numbers in {"tokens": (16, 32, 128), "warps": (2, 8), "stages": (2, 3), "programs": (1, 2, 4, 8)}.items()
         for n in numbers
     }
     return {
         "triton": ("the Triton form as it is", made()),
         "scaled levels": ("each level is multiplied with its token's length, not the sums", made(folded=False)),
+        "levels from memory": ("each level is read from a table in memory, not made in registers", made(in_registers=False)),
         "integer": ("keys' levels and queries of 8 bits", made(integer=True)),
         "narrow": ("scores are summed in half precision", made(narrow=True)),
         "looked up": ("scores from a table of each query's products with all levels", made(looked_up=True)),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import triton
@@ -29,18 +30,21 @@ from tqbench.core.errors import ConfigError, unknown
 from tqbench.core.presets import preset
 from tqbench.core.session import Terms
 from tqbench.kernels.attend import _triton as attend
+from tqbench.kernels.attend._triton_kernels import How
 from tqbench.kernels.decode import _triton as decode
 from tqbench.kernels.encode import _triton as encode
 from tqbench.kernels.triton import interpreting
 
 GPUS = {"sm_80": 163, "sm_86": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # and the shared memory that one program may have, in KiB
 SCHEMES = ("turbo4", "turbo3", "q8_0", "kivi4", "fp8_e4m3")  # one of each way to lie
-HEAD_DIM, TOKENS = 128, 300
+HEAD_DIM, TOKENS, LANES = 128, 300, 32
+MULTIPROCESSORS = 100  # about as many as such GPUs have: enough that decoding does not fill them with whole blocks of rows
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """One kernel for one GPU: registers for each thread, bytes of local memory that spilled registers lie in, and of shared memory."""
+    """One kernel for one GPU: registers for each thread, bytes of local memory that spilled registers lie in, and of shared memory; of the
+    loop over tokens, how many instructions a thread runs for each stored value."""
 
     kernel: str
     scheme: str
@@ -49,6 +53,7 @@ class Compiled:
     registers: int
     spilled: int
     shared: int
+    per_value: float | None = None
 
     @property
     def fits(self) -> bool:
@@ -84,7 +89,8 @@ def _collected(found: list[tuple[str, Any]]) -> Iterator[_Absent]:
     driver.set_active(absent)
     JITFunction.run = compile_only
     try:
-        yield absent
+        with patch.object(attend, "multiprocessors", lambda _: MULTIPROCESSORS):
+            yield absent
     finally:
         driver._active, JITFunction.run = before, run
 
@@ -123,7 +129,16 @@ def _for(gpu: str, scheme: str, head_dim: int, calls: list[tuple[str, Callable[[
             absent.arch = int(gpu.removeprefix("sm_"))
             call()
         for name, made in {made.hash: (name, made) for name, made in found}.values():
-            yield Compiled(f"{what} {name.strip('_')}", scheme, head_dim, gpu, *_resources(made.asm["cubin"]), made.metadata.shared)
+            kernel, resources = f"{what} {name.strip('_')}", _resources(made.asm["cubin"])
+            yield Compiled(kernel, scheme, head_dim, gpu, *resources, made.metadata.shared, _per_value(name, made, head_dim))
+
+
+def _per_value(name: str, made: Any, head_dim: int) -> float | None:
+    """Of attention alone, which is a loop over tiles of tokens, each of K and of V."""
+    how = next((value for value in made.src.constants.values() if isinstance(value, How)), None)
+    if name != "partial" or how is None:
+        return None
+    return _loop(made.asm["cubin"]) * made.metadata.num_warps * LANES / (how.tokens * 2 * head_dim)
 
 
 def _calls(name: str, head_dim: int) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -149,12 +164,31 @@ def _calls(name: str, head_dim: int) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 def _resources(cubin: bytes) -> tuple[int, int]:
     """Registers, and bytes of local memory, as the machine code declares them."""
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "kernel.cubin"
-        file.write_bytes(cubin)
-        text = subprocess.run([tool, "--dump-resource-usage", file], capture_output=True, text=True, check=True).stdout
+    text = _asked("cuobjdump", "--dump-resource-usage", cubin)
     match = re.search(r"REG:(\d+) STACK:(\d+)", text)
     if match is None:
         raise RuntimeError(f"cuobjdump says no registers: {text[:200]!r}")
     return int(match[1]), int(match[2])
+
+
+def _loop(cubin: bytes) -> int:
+    """Instructions of the longest loop of the machine code: of a branch that goes back, and of what lies between."""
+    places: dict[str, int] = {}
+    longest = count = 0
+    for line in _asked("nvdisasm", "-c", cubin).splitlines():
+        if label := re.match(r"\s*(\.L\w+):", line):
+            places[label[1]] = count
+        elif re.search(r"/\*[0-9a-f]{4,}\*/\s+\S", line):
+            count += 1
+            if back := re.search(r"BRA.*`\((\.L\w+)\)", line):
+                longest = max(longest, count - places.get(back[1], count))
+    return longest
+
+
+def _asked(tool: str, option: str, cubin: bytes) -> str:
+    """What one of the tools that Triton brings says of machine code."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(cubin)
+        command = [str(Path(triton.__file__).parent / "backends/nvidia/bin" / tool), option, str(file)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -25,11 +25,11 @@ TABLE = Path(__file__).with_name("triton.json")
 class Config:
     """How a kernel is cut."""
 
-    rows: int = 16  # of a block at most: queries times the heads that share a KV head
-    tokens: int = 32  # of a tile
+    rows: int = 8  # of a block at most: queries times the heads that share a KV head
+    tokens: int = 64  # of a tile
     warps: int = 4
     stages: int = 1  # of the software pipeline; with more, what is looked up goes through shared memory, element by element
-    programs: int = 4  # for each multiprocessor: so many splits are made
+    programs: int = 3  # for each multiprocessor: so many splits are made, as registers have room for
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def _default(work: Work) -> Config:
     """Smaller tiles where vectors take more bytes, so that two of them fit the shared memory of every GPU that kernels are compiled for."""
     size = work.width * (4 if work.wide else 2)
     if work.decoding:
-        return Config(tokens=32 if size <= 512 else 16)
-    return Config(rows=64, tokens=64, warps=8) if size <= 256 else Config(rows=32, tokens=32 if size <= 512 else 16, warps=8)
+        return Config(tokens=64 if size <= 256 else 32 if size <= 512 else 16)
+    return Config(rows=64, tokens=64) if size <= 256 else Config(rows=32, tokens=32 if size <= 512 else 16, warps=8)
 
 
 def store(found: dict[Work, Config]) -> None:

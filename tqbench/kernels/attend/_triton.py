@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -23,12 +24,13 @@ from torch import Tensor
 from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.kernels import packed
 from tqbench.kernels.attend import View
-from tqbench.kernels.attend._triton_kernels import How, merge, partial
+from tqbench.kernels.attend._triton_ends import STEP, merge, turn
+from tqbench.kernels.attend._triton_kernels import How, partial
 from tqbench.kernels.packed import _triton as tiles
 from tqbench.kernels.packed._triton import Arrays, Form
 from tqbench.kernels.triton import Config, Work, capability, configuration, multiprocessors, operand
 
-MERGED = 16  # rows that one program joins, where there are so many that every multiprocessor has work
+MANY = 16  # rows that one program turns or joins, where there are so many that every multiprocessor has work
 OPERAND = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
@@ -41,6 +43,7 @@ class Switches:
     folded: bool = True  # lengths are multiplied after the sums; else levels are, one by one
     integer: bool = False  # keys' levels and queries of 8 bits
     narrow: bool = False  # scores are summed in half precision
+    in_registers: bool = True  # codes become levels there; else each level is read from memory
     looked_up: bool = False  # scores from a table of each query's products with all levels
     sparse: float = 0.0  # tiles of values whose weights are all less than this, relative to the largest so far, are left out
     dropped: Tensor | None = None  # float32 [batch, heads, queries]: gets the share of each query's weight that was left out
@@ -52,14 +55,19 @@ class Region:
 
     k_packed: bool
     v_packed: bool
-    sinks: bool
-    spans: list[tuple[int, int]]
+    sinks: bool  # all exact, and older than what is packed
+    spans: Any  # int32 [queries, 2]
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """From the first position that any query sees to the last."""
+        low, high = self.spans[self.spans[:, 0] < self.spans[:, 1]].T
+        return (int(low.min()), int(high.max())) if len(low) else (0, 0)
 
     @property
     def length(self) -> int:
-        """From the first position that any query sees to the last."""
-        seen = [(low, high) for low, high in self.spans if low < high]
-        return max(high for _, high in seen) - min(low for low, _ in seen) if seen else 0
+        """How many positions that is."""
+        return self.whole[1] - self.whole[0]
 
 
 def attend(q: Tensor, k: View, v: View, start: int, scale: float, softcap: float | None = None) -> Tensor:
@@ -99,7 +107,7 @@ class Ready:
     switches: Switches
     k: Side
     v: Side
-    regions: list[tuple[Region, Tensor, int]]  # with its spans on the device, and its splits; packed values first
+    regions: list[tuple[Region, Tensor | None, int]]  # with its spans on the device, None for a single query, and its splits
     work: Work
     config: Config
     kv_heads: int
@@ -115,6 +123,7 @@ class Ready:
         accs = new(inside, rows, stored), new(beside, rows, dim)
         peak, mass = new(2, inside + beside, rows)
         lost = torch.empty_like(mass) if self.switches.sparse else None
+        q = q if q.stride(3) == 1 else q.contiguous()
         turned, shift = self._turned(q)
         done = 0
         for region, spans, splits in self.regions:
@@ -127,15 +136,20 @@ class Ready:
 
     def _turned(self, q: Tensor) -> tuple[Tensor, Tensor | None]:
         """The queries in the basis of the keys, and their products with what is added to every key."""
-        around, heads = self.k.basis, q.shape[1] // self.kv_heads
-        wide = q.float()
-        turned = wide if around.columns is None else wide @ around.columns
-        if around.offset is None:
-            return turned.contiguous(), None
-        offset = around.offset.repeat_interleave(heads, 0)[:, :, None]  # [heads, head_dim, 1]
-        return turned.contiguous(), (wide @ offset).contiguous()
+        around, (batch, heads, queries, dim) = self.k.basis, q.shape
+        if (around.columns is None and around.offset is None) or not any(region.k_packed for region, *_ in self.regions):
+            return q.contiguous(), None
+        rows, stored = batch * heads * queries, self.k.inside[0].dim
+        turned = torch.empty(batch, heads, queries, stored, dtype=torch.float32, device=q.device)
+        shift = None if around.offset is None else torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
+        block = _together(rows, q.device)
+        turn[(triton.cdiv(rows, block), triton.cdiv(stored, int(STEP)))](
+            q, *q.stride()[:3], around.columns, around.offset, turned, shift, rows, heads, queries, heads // self.kv_heads, dim, stored,
+            triton.next_power_of_2(dim), block,
+        )  # fmt: skip
+        return turned, shift
 
-    def _launch(self, region: Region, spans: Tensor, splits: int, given: Any, parts: Any, scores: Any, q: Tensor) -> None:
+    def _launch(self, region: Region, spans: Tensor | None, splits: int, given: Any, parts: Any, scores: Any, q: Tensor) -> None:
         (k_form, k, k_first), (v_form, v, v_first) = (
             side.pick(region, within=within) for side, within in ((self.k, region.k_packed), (self.v, region.v_packed))
         )
@@ -144,11 +158,11 @@ class Ready:
             assert k.table is not None  # noqa: S101 - only of formats that have one
             lut = turned[..., None] * k.table[: 2**k_form.bits]
         if how.k_operand == tl.int8:  # levels as whole numbers, and what one of them is worth
-            k, scores = k._replace(table=self.integers[0]), (scores[0] * self.integers[1], scores[1])
+            k, k_form, scores = k._replace(table=self.integers[0]), k_form._replace(text=""), (scores[0] * self.integers[1], scores[1])
         grid = (triton.cdiv(q.shape[2], how.rows // how.share), q.shape[0] * self.kv_heads, splits)
         partial[grid](
-            turned, shift, lut, k, v, spans, *parts, k_first, v_first, q.shape[2], self.kv_heads, *scores, splits, k_form, v_form, how,
-            num_warps=self.config.warps, num_stages=self.config.stages,
+            turned, shift, lut, k, v, spans, *region.whole, *parts, k_first, v_first, q.shape[2], self.kv_heads, *scores, splits,
+            k_form, v_form, how, num_warps=self.config.warps, num_stages=self.config.stages,
         )  # fmt: skip
 
     def _how(self, region: Region, q: Tensor) -> How:
@@ -173,26 +187,19 @@ class Ready:
         )
 
     def _join(self, q: Tensor, accs: tuple[Tensor, Tensor], partial: Any, splits: tuple[int, int]) -> Tensor:
-        rows, around = q.numel() // q.shape[3], self.v.basis
-        new = functools.partial(torch.empty, dtype=torch.float32, device=q.device)
-        y = new(rows, accs[0].shape[2]) if splits[0] else None
-        e = new(rows, q.shape[3]) if splits[1] else None
-        share = new(rows) if splits[0] and around.offset is not None else None
-        dims = accs[0].shape[2], accs[1].shape[2]
-        block = 1 if rows <= MERGED * multiprocessors(q.device) else MERGED
-        merge[(triton.cdiv(rows, block),)](
-            *accs, *partial, y, e, share, self.switches.dropped, rows, *splits, *dims,
-            triton.next_power_of_2(max(dims)), triton.next_power_of_2(sum(splits)), block,
+        (rows, stored, dim), around = (accs[0].shape[1], accs[0].shape[2], q.shape[3]), self.v.basis
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        block = _together(rows, q.device)
+        given = (acc if count else None for acc, count in zip(accs, splits, strict=True))
+        merge[(triton.cdiv(rows, block), triton.cdiv(dim, int(STEP)))](
+            *given, *partial, around.rows, around.offset, out, self.switches.dropped, rows, q.shape[1], q.shape[2],
+            q.shape[1] // self.kv_heads, *splits, stored, dim, triton.next_power_of_2(stored), triton.next_power_of_2(sum(splits)), block,
         )  # fmt: skip
-        out = e
-        if y is not None:
-            y = y if around.rows is None else y @ around.rows
-            if share is not None and around.offset is not None:
-                offset = around.offset.repeat_interleave(q.shape[1] // self.kv_heads, 0)[:, None]  # [heads, 1, head_dim]
-                y = (y.view(*q.shape) + share.view(*q.shape[:3], 1) * offset).view(rows, -1)
-            out = y if out is None else out + y
-        assert out is not None  # noqa: S101 - every query sees at least itself
-        return out.view(q.shape).to(q.dtype)
+        return out
+
+
+def _together(rows: int, device: torch.device) -> int:
+    return 1 if rows <= MANY * multiprocessors(device) else MANY
 
 
 def prepare(switches: Switches, q: Tensor, k: View, v: View, start: int) -> Ready:
@@ -201,8 +208,10 @@ def prepare(switches: Switches, q: Tensor, k: View, v: View, start: int) -> Read
     sides = _side(k, q, keys=True), _side(v, q, keys=False)
     if reason := _idle(switches, q, *(side.inside[0] for side in sides)):
         raise Unsupported(f"attend/triton: {reason}")
+    if not switches.in_registers:
+        sides = tuple(replace(side, inside=(side.inside[0]._replace(text=""), side.inside[1])) for side in sides)
     regions = sorted(_regions(k, v, start, q.shape[2]), key=lambda region: not region.v_packed)
-    spans = torch.tensor([region.spans for region in regions], dtype=torch.int32).to(q.device, non_blocking=True)
+    spans = [None if q.shape[2] == 1 else _sent(region.spans, q.device) for region in regions]
     work = _work(q, *(side.inside[0] for side in sides))
     config = switches.config or configuration(work)
     rows = _rows(q, q.shape[1] // kv_heads, config) // (q.shape[1] // kv_heads)
@@ -217,6 +226,8 @@ def prepare(switches: Switches, q: Tensor, k: View, v: View, start: int) -> Read
 
 def _idle(switches: Switches, q: Tensor, k: Form, v: Form) -> str | None:
     """Why a switch would change nothing here, or None: what ran without it must not be shown as what ran with it."""
+    if not switches.in_registers and not (k.text or v.text):
+        return "levels are read from memory anyway"
     if not switches.folded and not k.folded and not v.folded:
         return "levels are multiplied with their scales anyway"
     if (switches.integer or switches.looked_up) and not (k.folded and k.table):
@@ -245,9 +256,9 @@ def _work(q: Tensor, k: Form, v: Form) -> Work:
 
 
 def _rows(q: Tensor, share: int, config: Config) -> int:
-    """Rows of a block: a power of two of at least 16, as matrix products take them."""
+    """Rows of a block: a power of two of at least 8, as matrix products take them."""
     wanted = triton.next_power_of_2(share * q.shape[2])
-    return max(16, triton.next_power_of_2(share), min(config.rows, wanted))
+    return max(8, triton.next_power_of_2(share), min(config.rows, wanted))
 
 
 def _operand(q: Tensor, stored: Tensor | None) -> torch.dtype:
@@ -285,13 +296,22 @@ def _basis(codec: Any, head_dim: int, kv_heads: int, device: str) -> packed.Basi
 def _regions(k: View, v: View, start: int, queries: int) -> Iterator[Region]:
     """The context by what its two sides are; regions that no query sees are left out."""
     sinks = max(0 if side.sinks is None else side.sinks.shape[2] for side in (k, v))
-    ends = [(min(k.bounds[i], start + i + 1), min(v.bounds[i], start + i + 1), start + i + 1) for i in range(queries)]
-    lows = [0 if k.reach is None else max(0, t - k.reach) for _, _, t in ends]
-    found = (
-        Region(False, False, True, [(low, min(sinks, t)) for low, (_, _, t) in zip(lows, ends, strict=True)]),
-        Region(True, True, False, [(max(low, sinks), min(a, b)) for low, (a, b, _) in zip(lows, ends, strict=True)]),
-        Region(True, False, False, [(max(low, sinks, b), a) for low, (a, b, _) in zip(lows, ends, strict=True)]),
-        Region(False, True, False, [(max(low, sinks, a), b) for low, (a, b, _) in zip(lows, ends, strict=True)]),
-        Region(False, False, False, [(max(low, sinks, a, b), t) for low, (a, b, t) in zip(lows, ends, strict=True)]),
-    )
-    yield from (region for region in found if region.length)
+    ends = np.arange(start + 1, start + queries + 1)
+    lows = np.zeros_like(ends) if k.reach is None else np.maximum(0, ends - k.reach)
+    a, b = (np.minimum(side.bounds, ends) for side in (k, v))
+    low = np.maximum(lows, sinks)
+    found = {
+        (False, False, True): (lows, np.minimum(sinks, ends)),
+        (True, True, False): (low, np.minimum(a, b)),
+        (True, False, False): (np.maximum(low, b), a),
+        (False, True, False): (np.maximum(low, a), b),
+        (False, False, False): (np.maximum(low, np.maximum(a, b)), ends),
+    }
+    regions = [Region(*kind, np.stack(spans, 1).astype(np.int32)) for kind, spans in found.items()]
+    yield from (region for region in regions if region.length)
+
+
+def _sent(spans: Any, device: torch.device) -> Tensor:
+    """To the device; to CUDA in a way that the host does not wait for."""
+    given = torch.from_numpy(spans)
+    return given.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else given.to(device)

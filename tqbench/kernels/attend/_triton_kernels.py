@@ -1,4 +1,7 @@
-"""The kernels of attend/_triton.py: a partial softmax for each split of each region, and what joins them."""
+"""The kernel of attend/_triton.py: a partial softmax for each split of each region.
+
+Tokens and channels are the rows of its matrix products, queries the columns: of a matrix product they may be as few as eight, and decoding
+has no more than the query heads that share a KV head."""
 
 from __future__ import annotations
 
@@ -28,70 +31,65 @@ class How(NamedTuple):
     sparse: float
 
 
-@triton.jit(do_not_specialize=["first_k", "first_v", "queries", "splits"])  # they change as the context grows
+@triton.jit(do_not_specialize=["begin", "end", "first_k", "first_v", "queries", "splits"])  # they change as the context grows
 def partial(
-    q, shift, lut, k, v, spans, acc, peak, mass, lost, first_k, first_v, queries, kv_heads, scale, softcap, splits,
+    q, shift, lut, k, v, spans, begin, end, acc, peak, mass, lost, first_k, first_v, queries, kv_heads, scale, softcap, splits,
     k_form: tl.constexpr, v_form: tl.constexpr, how: tl.constexpr,
 ):  # fmt: skip
-    """One split of one region, for `how.rows` rows of one KV head: softmax (q · k scale) v over the positions of `spans`."""
+    """One split of one region, for `how.rows` rows of one KV head: softmax (q · k scale) v over the positions [begin, end), of
+    which a query sees its own `spans`; None: all."""
     split, pair = tl.program_id(2), tl.program_id(1)
     batch, head = pair // kv_heads, pair % kv_heads
     r = tl.arange(0, how.rows)
     query = tl.program_id(0) * (how.rows // how.share) + r // how.share
     real = (r < how.rows // how.share * how.share) & (query < queries)
     row = ((batch * kv_heads + head) * how.share + r % how.share).to(tl.int64) * queries + query
-    low = tl.load(spans + 2 * query, mask=real, other=2**31 - 1)
-    high = tl.load(spans + 2 * query + 1, mask=real, other=0)
-    high = tl.where(low < high, high, 0)
-    begin, end = tl.min(tl.where(low < high, low, 2**31 - 1)), tl.max(high)
-    chunk = tl.cdiv(tl.cdiv(tl.maximum(end - begin, 0), splits), how.tokens) * how.tokens
-    begin += split * chunk
-    end = tl.minimum(end, begin + chunk)
+    low, high = tl.full((how.rows,), begin, tl.int32), tl.where(real, end, 0)
+    if spans is not None:
+        low = tl.load(spans + 2 * query, mask=real, other=2**31 - 1)
+        high = tl.load(spans + 2 * query + 1, mask=real, other=0)
+    begin, end = _share_of(low, tl.where(low < high, high, 0), split, splits, how)
 
-    i = tl.arange(0, k_form.width)
-    at_q = q + row[:, None] * k_form.dim + tiles.channel(k_form, i)[None, :]
-    turned = tl.load(at_q, mask=real[:, None] & (i < k_form.dim)[None, :], other=0.0).to(tl.float32)
-    step = tl.full((how.rows,), 1.0, tl.float32)
-    if how.k_operand == tl.int8:
-        step = tl.maximum(tl.max(tl.abs(turned), 1), 1e-30) / 127
-        turned = tl.floor(turned / step[:, None] + 0.5)
-    turned = turned.to(how.k_operand)
+    turned, step = _queries(q, row, real, k_form, how)
     apart = tl.full((how.rows,), 0.0, tl.float32)
     if shift is not None:
         apart = tl.load(shift + row, mask=real, other=0.0)
+    gain = scale * LOG2E if softcap is None else scale
+    step, apart = step * gain, apart * gain
 
     top = tl.full((how.rows,), float("-inf"), tl.float32)
     total = tl.full((how.rows,), 0.0, tl.float32)
     left = tl.full((how.rows,), 0.0, tl.float32)
-    mixed = tl.full((how.rows, v_form.width), 0.0, tl.float32)
+    mixed, unit = _nothing(v_form, how), 0.0
     for start in range(begin, end, how.tokens):
         token = start + tl.arange(0, how.tokens)
         there = token < end
-        if how.looked_up:
-            s = _from_table(lut, k, k_form, batch, head, token - first_k, there, row, real, how)
-        else:
-            s = _scores(turned, k, k_form, batch, head, token - first_k, there, how)
-        s = (s * step[:, None] + apart[:, None]) * scale
+        s = _scores(turned, lut, row, real, k, k_form, batch, head, token - first_k, there, how)
+        s = s * step[None, :] + apart[None, :]
         if softcap is not None:
-            s = softcap * (1 - 2 / (tl.exp2(s * (2 * LOG2E / softcap)) + 1))
-        seen = (token[None, :] >= low[:, None]) & (token[None, :] < high[:, None]) & there[None, :]
-        s = tl.where(seen, s * LOG2E, float("-inf"))
-        higher = tl.maximum(top, tl.max(s, 1))
+            s = softcap * LOG2E * (1 - 2 / (tl.exp2(s * (2 * LOG2E / softcap)) + 1))
+        seen = there[:, None]
+        if spans is not None:
+            seen = seen & (token[:, None] >= low[None, :]) & (token[:, None] < high[None, :])
+        s = tl.where(seen, s, float("-inf"))
+        higher = tl.maximum(top, tl.max(s, 0))
         safe = tl.where(higher == float("-inf"), 0.0, higher)
-        p, fade = tl.exp2(s - safe[:, None]), tl.exp2(top - safe)
-        top, total, mixed, left = higher, total * fade + tl.sum(p, 1), mixed * fade[:, None], left * fade
+        p, fade = tl.exp2(s - safe[None, :]), tl.exp2(top - safe)
+        top, total, left = higher, total * fade + tl.sum(p, 0), left * fade
         if how.sparse > 0:
-            if tl.max(p) >= how.sparse:
-                mixed += _mix(p, v, v_form, batch, head, token - first_v, there, how)
+            if tl.max(tl.where(real[None, :], p, 0.0)) >= how.sparse:
+                mixed, unit = _mix(mixed, unit, fade, p, v, v_form, batch, head, token - first_v, there, how)
             else:
-                left += tl.sum(p, 1)
+                mixed, left = _scaled(mixed, fade, v_form), left + tl.sum(p, 0)
         else:
-            mixed += _mix(p, v, v_form, batch, head, token - first_v, there, how)
+            mixed, unit = _mix(mixed, unit, fade, p, v, v_form, batch, head, token - first_v, there, how)
 
     place = split.to(tl.int64) * tl.num_programs(1) * how.share * queries + row
-    j = tl.arange(0, v_form.width)
-    at_out = acc + place[:, None] * v_form.dim + tiles.channel(v_form, j)[None, :]
-    tl.store(at_out, mixed, mask=real[:, None] & (j < v_form.dim)[None, :])
+    for part in tl.static_range(tl.constexpr(v_form.parts)):
+        c = tiles.columns(v_form, part)
+        tl.store(
+            acc + place[None, :] * v_form.dim + c[:, None], mixed[part] * (unit / LIFT), mask=real[None, :] & (c < v_form.dim)[:, None]
+        )
     tl.store(peak + place, top, mask=real)
     tl.store(mass + place, total, mask=real)
     if how.sparse > 0:
@@ -99,94 +97,110 @@ def partial(
 
 
 @triton.jit
-def _scores(turned, k, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
-    """[rows, tokens]: the products with the keys, up to the scale."""
-    if how.k_folded:
+def _share_of(low, high, split, splits, how: tl.constexpr):
+    """The positions of one split, whole tiles. They come from a reduction over rows even where all are alike: if the compiler knew that a
+    loop is the same for all lanes, it would keep the levels of codes out of their registers, and fetch them each time."""
+    begin, end = tl.min(tl.where(low < high, low, 2**31 - 1)), tl.max(high)
+    chunk = tl.cdiv(tl.cdiv(tl.maximum(end - begin, 0), splits), how.tokens) * how.tokens
+    begin += split * chunk
+    return begin, tl.minimum(end, begin + chunk)
+
+
+@triton.jit
+def _queries(q, row, real, f: tl.constexpr, how: tl.constexpr):
+    """[columns, rows] each as they are multiplied, and [rows]: what their products are to be multiplied with."""
+    given = ()
+    largest = tl.full((how.rows,), 1e-30, tl.float32)
+    for part in tl.static_range(tl.constexpr(f.parts)):
+        c = tiles.columns(f, part)
+        x = tl.load(q + row[:, None] * f.dim + c[None, :], mask=real[:, None] & (c < f.dim)[None, :], other=0.0).to(tl.float32)
+        given, largest = given + (x,), tl.maximum(largest, tl.max(tl.abs(x), 1))
+    turned = ()
+    step = tl.full((how.rows,), 1.0, tl.float32)
+    if how.k_operand == tl.int8:
+        step = largest / 127
+    for part in tl.static_range(tl.constexpr(f.parts)):
+        x = given[part]
+        if how.k_operand == tl.int8:
+            x = tl.floor(x / step[:, None] + 0.5)
+        turned = turned + (tl.trans(x.to(how.k_operand)),)
+    return turned, step
+
+
+@triton.jit
+def _scores(turned, lut, row, real, k, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
+    """[tokens, rows]: the products with the keys, up to the scale."""
+    if how.looked_up:
+        s = _from_table(lut, k, f, batch, head, token, there, row, real, how)
+    elif how.k_folded:
         x = tiles.levels(k, f, batch, head, token, there)
-        s = _product(turned, x, how) * tiles.factors(k, f, batch, head, token, there, x)[None, :]
+        s = _products(turned, x, f, how) * tiles.factors(k, f, batch, head, token, there, x)[:, None]
     else:
-        s = _product(turned, tiles.vectors(k, f, batch, head, token, there), how)
+        s = _products(turned, tiles.vectors(k, f, batch, head, token, there), f, how)
     return s
 
 
 @triton.jit
-def _product(turned, x, how: tl.constexpr):
+def _products(turned, x, f: tl.constexpr, how: tl.constexpr):
     if how.k_operand == tl.int8:
-        s = tl.dot(turned, tl.trans(x.to(tl.int8)), out_dtype=tl.int32).to(tl.float32)
+        s = tl.full((how.tokens, how.rows), 0, tl.int32)
     elif how.narrow:
-        s = tl.dot(turned, tl.trans(x.to(how.k_operand)), out_dtype=tl.float16).to(tl.float32)
+        s = tl.full((how.tokens, how.rows), 0.0, tl.float16)
     else:
-        s = tl.dot(turned, tl.trans(x.to(how.k_operand)), input_precision="ieee")
-    return s
+        s = tl.full((how.tokens, how.rows), 0.0, tl.float32)
+    for p in tl.static_range(tl.constexpr(f.parts)):
+        s = tl.dot(x[p].to(how.k_operand), turned[p], s, input_precision="ieee", out_dtype=s.dtype)
+    return s.to(tl.float32)
 
 
 @triton.jit
 def _from_table(lut, k, f: tl.constexpr, batch, head, token, there, row, real, how: tl.constexpr):
     """The same from products that were made before: one is looked up for each row, token and channel."""
     code = tiles.codes(k, f, batch, head, token, there)
-    i = tl.arange(0, f.width)
-    known = there[:, None] & (i < f.dim)[None, :]
-    s = tl.full((how.rows, how.tokens), 0.0, tl.float32)
+    s = tl.full((how.tokens, how.rows), 0.0, tl.float32)
     r = tl.arange(0, how.rows)
     for one in range(how.rows):
         at_lut = lut + tl.sum(tl.where(r == one, row, 0)) * f.dim * 2**f.bits
         if tl.sum(tl.where((r == one) & real, 1, 0)) > 0:
-            products = tl.load(at_lut + tiles.channel(f, i)[None, :] * 2**f.bits + code, mask=known, other=0.0)
-            s += tl.where((r == one)[:, None], tl.sum(products, 1)[None, :], 0.0)
-    return s * tiles.factors(k, f, batch, head, token, there, tl.load(k.table + code))[None, :]
+            for p in tl.static_range(tl.constexpr(f.parts)):
+                c = tiles.columns(f, p)
+                known = there[:, None] & (c < f.dim)[None, :]
+                products = tl.load(at_lut + c[None, :] * 2**f.bits + code[p], mask=known, other=0.0)
+                s += tl.where((r == one)[None, :], tl.sum(products, 1)[:, None], 0.0)
+    return s * tiles.factors(k, f, batch, head, token, there, tiles.levels(k, f, batch, head, token, there))[:, None]
 
 
 @triton.jit
-def _mix(p, v, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
-    """[rows, width]: the values, weighted and summed. As halves weights are at most 2¹⁴, whatever the lengths are, so that those of tokens
-    beside one that towers above them keep their digits."""
+def _mix(mixed, unit, fade, p, v, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
+    """[columns, rows] each: the sums so far, faded, and the values of these tokens, weighted, in units of the largest length so far over
+    2¹⁴. So as halves weights are at most 2¹⁴, and those of tokens beside one that towers above them keep their digits."""
+    larger = 1.0
     if how.v_folded:
         x = tiles.levels(v, f, batch, head, token, there)
         lengths = tiles.factors(v, f, batch, head, token, there, x)
-        largest = tl.max(tl.abs(lengths))
-        largest = tl.where(largest > 0, largest, 1.0)
-        w = p * (lengths * (LIFT / largest))[None, :]
-        mixed = tl.dot(w.to(how.v_operand), x.to(how.v_operand), input_precision="ieee") * (largest / LIFT)
+        larger = tl.maximum(unit, tl.max(tl.abs(lengths)))
+        w = p * (lengths * tl.where(larger > 0, LIFT / larger, 0.0))[:, None]
     else:
         x = tiles.vectors(v, f, batch, head, token, there)
-        mixed = tl.dot((p * LIFT).to(how.v_operand), x.to(how.v_operand), input_precision="ieee") / LIFT
-    return mixed
-
-
-@triton.jit(do_not_specialize=["rows", "packed_splits", "exact_splits"])
-def merge(
-    packed_acc, exact_acc, peak, mass, lost, y, e, packed_mass, dropped, rows, packed_splits, exact_splits, packed_dim, exact_dim,
-    width: tl.constexpr, splits: tl.constexpr, block: tl.constexpr,
-):  # fmt: skip
-    """`block` rows: all partial softmaxes as one. Sums over packed values and over exact ones stay apart: they are in different bases."""
-    row = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    real = row < rows
-    s = tl.arange(0, splits)
-    at_split = s[:, None] * rows + row[None, :]
-    there = (s < packed_splits + exact_splits)[:, None] & real[None, :]
-    m = tl.load(peak + at_split, mask=there, other=float("-inf"))
-    l = tl.load(mass + at_split, mask=there, other=0.0)
-    top = tl.max(m, 0)
-    top = tl.where(top == float("-inf"), 0.0, top)
-    w = tl.exp2(m - top[None, :])
-    total = tl.where(real, tl.sum(w * l, 0), 1.0)
-    if dropped is not None:
-        tl.store(dropped + row, tl.sum(w * tl.load(lost + at_split, mask=there, other=0.0), 0) / total, mask=real)
-    if packed_mass is not None:
-        tl.store(packed_mass + row, tl.sum(tl.where((s < packed_splits)[:, None], w * l, 0.0), 0) / total, mask=real)
-    if y is not None:
-        _join(y, packed_acc, peak, top, total, 0, packed_splits, rows, row, real, packed_dim, width)
-    if e is not None:
-        _join(e, exact_acc, peak, top, total, packed_splits, exact_splits, rows, row, real, exact_dim, width)
+        w = p * LIFT
+    mixed = _scaled(mixed, fade * tl.where(larger > 0, unit / larger, 0.0), f)
+    made = ()
+    for i in tl.static_range(tl.constexpr(f.parts)):
+        made = made + (tl.dot(tl.trans(x[i].to(how.v_operand)), w.to(how.v_operand), mixed[i], input_precision="ieee"),)
+    return made, larger
 
 
 @triton.jit
-def _join(out, acc, peak, top, total, first, count, rows, row, real, dim, width: tl.constexpr):
-    """Sums of the splits, each scaled from its own peak to the common one."""
-    i = tl.arange(0, width)
-    here, there = row[:, None] * dim + i[None, :], real[:, None] & (i < dim)[None, :]
-    x, step = tl.full((row.shape[0], width), 0.0, tl.float32), rows.to(tl.int64) * dim
-    for j in range(count):
-        w = tl.exp2(tl.load(peak + (first + j) * rows + row, mask=real, other=float("-inf")) - top)
-        x += w[:, None] * tl.load(acc + j * step + here, mask=there, other=0.0)
-    tl.store(out + here, x / total[:, None], mask=there)
+def _nothing(f: tl.constexpr, how: tl.constexpr):
+    made = ()
+    for _ in tl.static_range(tl.constexpr(f.parts)):
+        made = made + (tl.full((f.width // f.parts, how.rows), 0.0, tl.float32),)
+    return made
+
+
+@triton.jit
+def _scaled(mixed, by, f: tl.constexpr):
+    made = ()
+    for i in tl.static_range(tl.constexpr(f.parts)):
+        made = made + (mixed[i] * by[None, :],)
+    return made

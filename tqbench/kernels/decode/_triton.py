@@ -22,10 +22,12 @@ TOKENS = 64  # of a tile
 def _unpack(a, out, tokens, heads, f: tl.constexpr, size: tl.constexpr):
     pair = tl.program_id(0)
     token = tl.program_id(1) * size + tl.arange(0, size)
-    seen, i = token < tokens, tl.arange(0, f.width)
+    seen = token < tokens
     x = tiles.vectors(a, f, pair // heads, pair % heads, token, seen)
-    here = out + (pair.to(tl.int64) * tokens + token)[:, None] * f.dim + tiles.channel(f, i)[None, :]
-    tl.store(here, x.to(tl.float32), mask=seen[:, None] & (i < f.dim)[None, :])
+    for p in tl.static_range(tl.constexpr(f.parts)):
+        c = tiles.columns(f, p)
+        here = out + (pair.to(tl.int64) * tokens + token)[:, None] * f.dim + c[None, :]
+        tl.store(here, x[p].to(tl.float32), mask=seen[:, None] & (c < f.dim)[None, :])
 
 
 def refuses(codec: Codec, head_dim: int | None) -> str | None:

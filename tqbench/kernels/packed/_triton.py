@@ -1,24 +1,30 @@
 """Tiles of packed vectors in registers: what every Triton kernel reads a cache through.
 
-A tile has one row per token and one column per stored value, in the order in which the codes lie (`channel` says which is which), padded to
-a power of two. `Form` is known when a kernel is compiled, `Arrays` when it is launched; both are made from the `Format` of the package.
+A tile has one row per token and one column per stored value, padded to a power of two. Codes that share a byte lie in different parts of
+a tile, column i of each from byte i, because no code has then to be moved beside its neighbour (`channel` says which value is where); all
+other formats have one part. `Form` is known when a kernel is compiled, `Arrays` when it is launched; both are made from the `Format` of
+the package.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.target_info import cuda_capability_geq
 
 from tqbench.codecs.blocks import minifloat
 from tqbench.core.codec import Codec, Packed
-from tqbench.kernels.packed import E4M3, E5M2, FIFTH, FLOATS, HALVES, NUMBERS, SPLIT, TABLE, Parts, spell, together
+from tqbench.kernels.packed import E4M3, E5M2, FIFTH, FLOATS, HALVES, NUMBERS, SPLIT, TABLE, Parts, _ptx, spell, together
+from tqbench.kernels.triton import interpreting
 
 BYTE = NUMBERS["byte"]
+FIFTH_BITS = 4  # of a code that has a fifth
+NARROWEST = 16  # columns of a part: matrix products take no fewer
 
 
 class Form(NamedTuple):
@@ -27,6 +33,7 @@ class Form(NamedTuple):
     floats: bool = True  # values as they are; nothing below `group` matters then
     dim: int = 0  # values of a vector as it is stored
     width: int = 0  # the same, up to the next power of two
+    parts: int = 1
     group: int = 0  # values that share a scale
     bits: int = 8
     unit: int = 1  # tokens whose codes make one stream, for each channel
@@ -40,6 +47,8 @@ class Form(NamedTuple):
     shifted: bool = False  # a minimum is added
     normalized: bool = False  # the scale is the length of the whole
     by_head: bool = False  # one scale for each KV head
+    text: str = ""  # PTX that makes halves of codes; without it they are looked up in memory
+    since: int = 0  # compute capability that it takes
 
     @property
     def folded(self) -> bool:
@@ -78,15 +87,19 @@ def _known(codec: Codec, head_dim: int, device: str, dtype: torch.dtype) -> tupl
     values, steps, by_head = (fields.get(name) for name in ("values", "scale_table", "head_scale"))
     if value in (E4M3, E5M2):
         values = minifloat.decode(torch.arange(256, dtype=torch.uint8), "e4m3" if value == E4M3 else "e5m2", torch.float32)
+    width, bits, unit = triton.next_power_of_2(dim), fields.get("bits", 8), fields.get("unit", 1)
+    high = 2 if arrangement == SPLIT else FIFTH_BITS if arrangement == FIFTH else 0
+    shared = 8 // (high or bits) if 8 % (high or bits) == 0 and unit == 1 else 1  # codes of a byte
     form = Form(
         False,
         dim,
-        triton.next_power_of_2(dim),
+        width,
+        shared if width // shared >= NARROWEST else 1,
         fields.get("group", dim),
-        fields.get("bits", 8),
-        fields.get("unit", 1),
+        bits,
+        unit,
         arrangement in (HALVES, FIFTH),
-        2 if arrangement == SPLIT else 4 if arrangement == FIFTH else 0,
+        high,
         value in (TABLE, E4M3, E5M2),
         fields.get("flip", 0),
         fields.get("bias", 0),
@@ -98,7 +111,21 @@ def _known(codec: Codec, head_dim: int, device: str, dtype: torch.dtype) -> tupl
     )
     steps, by_head = (None if x is None else torch.as_tensor(x, dtype=torch.float32).to(device) for x in (steps, by_head))
     table = None if values is None else torch.as_tensor(values, dtype=torch.float32).to(device, dtype)
+    if dtype == torch.float16 and not interpreting():
+        text, since = _text(form, value, values)
+        form = form._replace(text=text, since=since)
     return form, parts, Arrays(table=table, steps=steps, head_scale=by_head)
+
+
+def _text(form: Form, value: int | None, values: Any) -> tuple[str, int]:
+    """PTX for the levels of this form, and the compute capability that it takes; empty where they are looked up in memory."""
+    if form.unit > 1 or form.high == FIFTH_BITS or form.bits not in (2, 3, 4, 8) or (form.bits < 8 and form.parts == 1):
+        return "", 0
+    if value in (E4M3, E5M2):
+        return _ptx.minifloats("e4m3" if value == E4M3 else "e5m2"), 89 if value == E4M3 else 80
+    if form.table:
+        return ("", 0) if form.bits == 8 else (_ptx.lookup(form.bits, form.high, values), 80)
+    return _ptx.integers(form.parts, form.flip, form.bias), 80
 
 
 def arrays(codec: Codec, head_dim: int, stored: Packed, dtype: torch.dtype = torch.float32) -> tuple[Form, Arrays]:
@@ -136,23 +163,36 @@ def channel(f: tl.constexpr, i):
 
 
 @triton.jit
+def columns(f: tl.constexpr, part: tl.constexpr):
+    """The values in the columns of a part."""
+    return channel(f, tl.arange(0, f.width // f.parts) * f.parts + part)
+
+
+@triton.jit
 def vectors(a, f: tl.constexpr, batch, head, token, seen):
-    """[tokens, width]: the values themselves; tokens that are not `seen` are not read."""
-    i = tl.arange(0, f.width)
+    """A part [tokens, columns] each: the values themselves; tokens that are not `seen` are not read."""
     if f.floats:
+        i = tl.arange(0, f.width)
         here = at(a.codes, batch, head) + token[:, None] * a.codes.unit + i[None, :]
-        x = tl.load(here, mask=seen[:, None] & (i < f.dim)[None, :], other=0.0)
+        made = (tl.load(here, mask=seen[:, None] & (i < f.dim)[None, :], other=0.0),)
     else:
-        x = levels(a, f, batch, head, token, seen).to(tl.float32)
-        if f.normalized:
-            x = x / _length(x, f)
+        x = levels(a, f, batch, head, token, seen)
+        factor, more = tl.full((token.shape[0], 1), 1.0, tl.float32), tl.full((token.shape[0], 1), 0.0, tl.float32)
         if f.scaled:
-            x = x * _ranges(a.scales, a, f, batch, head, token, seen)
-        if f.shifted:
-            x = x + _ranges(a.minima, a, f, batch, head, token, seen)
+            factor = _ranges(a.scales, a, f, batch, head, token, seen)
+        if f.normalized:
+            factor = factor / _length(x, f)
         if f.by_head:
-            x = x * tl.load(a.head_scale + head)
-    return x
+            factor = factor * tl.load(a.head_scale + head)
+        if f.shifted:
+            more = _ranges(a.minima, a, f, batch, head, token, seen)
+        made = ()
+        for p in tl.static_range(tl.constexpr(f.parts)):
+            if factor.dtype == tl.float16 and x[p].dtype == tl.float16:  # their product is rounded once, as it would be later
+                made = made + (tl.fma(x[p], tl.broadcast_to(factor, x[p].shape), tl.broadcast_to(more.to(tl.float16), x[p].shape)),)
+            else:
+                made = made + (x[p].to(tl.float32) * factor + more,)
+    return made
 
 
 @triton.jit
@@ -166,9 +206,7 @@ def factors(a, f: tl.constexpr, batch, head, token, seen, x):
         else:
             s = kept.to(tl.float32)
     if f.normalized:
-        i = tl.arange(0, f.width)
-        wide = tl.where((i < f.dim)[None, :], x.to(tl.float32), 0.0)
-        s = s / tl.sqrt(tl.sum(wide * wide, 1))
+        s = s / tl.sqrt(_squares(x, f.dim, f))
     if f.by_head:
         s = s * tl.load(a.head_scale + head)
     return s
@@ -176,64 +214,89 @@ def factors(a, f: tl.constexpr, batch, head, token, seen, x):
 
 @triton.jit
 def levels(a, f: tl.constexpr, batch, head, token, seen):
-    """[tokens, width]: what the codes stand for before any scale."""
-    code = codes(a, f, batch, head, token, seen)
-    if f.table:
-        x = tl.load(a.table + code)
+    """A part [tokens, columns] each: what the codes stand for before any scale."""
+    made = ()
+    if f.text != "" and cuda_capability_geq(f.since // 10, f.since % 10):
+        made = _in_registers(a, f, batch, head, token, seen)
     else:
-        x = ((code ^ f.flip) + f.bias).to(tl.float32)
-    return x
+        code = codes(a, f, batch, head, token, seen)
+        for p in tl.static_range(tl.constexpr(f.parts)):
+            if f.table:
+                made = made + (tl.load(a.table + code[p]),)
+            else:
+                made = made + (((code[p] ^ f.flip) + f.bias).to(tl.float32),)
+    return made
+
+
+@triton.jit
+def _in_registers(a, f: tl.constexpr, batch, head, token, seen):
+    """The same as halves, four bytes at a time."""
+    x = _bytes(at(a.codes, batch, head), a.codes.unit, f.dim // f.parts, f.width // f.parts, token, seen).to(tl.uint8, bitcast=True)
+    if f.parts == 1:
+        made = (tl.inline_asm_elementwise(f.text, "=r,=r,r", [x], dtype=tl.float16, is_pure=False, pack=4),)
+    elif f.parts == 2:
+        made = tl.inline_asm_elementwise(f.text, "=r,=r,=r,=r,r", [x], dtype=(tl.float16, tl.float16), is_pure=False, pack=4)
+    else:
+        halves: tl.constexpr = (tl.float16, tl.float16, tl.float16, tl.float16)
+        if f.high:
+            top = _bytes(at(a.high, batch, head), a.high.unit, f.dim // 8, f.width // 8, token, seen)
+            twice = tl.reshape(tl.join(top, top), x.shape)
+            made = tl.inline_asm_elementwise(f.text, "=r,=r,=r,=r,=r,=r,=r,=r,r,r", [x, twice], dtype=halves, is_pure=False, pack=4)
+        else:
+            made = tl.inline_asm_elementwise(f.text, "=r,=r,=r,=r,=r,=r,=r,=r,r", [x], dtype=halves, is_pure=False, pack=4)
+    return made
 
 
 @triton.jit
 def codes(a, f: tl.constexpr, batch, head, token, seen):
-    """[tokens, width]: codes as they were packed, whether their bytes have a sign or not."""
+    """A part [tokens, columns] each: codes as they were packed."""
     base = at(a.codes, batch, head)
-    if f.unit > 1:
-        x = _along_tokens(base, a.codes.unit, f, token, seen)
+    made = ()
+    if f.parts > 1:
+        bits: tl.constexpr = 8 // f.parts
+        x = _bytes(base, a.codes.unit, f.dim // f.parts, f.width // f.parts, token, seen).to(tl.int32)
+        for p in tl.static_range(tl.constexpr(f.parts)):
+            code = x >> (p * bits) & ((1 << bits) - 1)
+            if f.high:
+                code = code | _top(a, f, p, batch, head, token, seen) << f.high
+            made = made + (code,)
+    elif f.unit > 1:
+        made = (_along_tokens(base, a.codes.unit, f, token, seen),)
     elif f.high:
-        low = _bytes(base, a.codes.unit, f.dim * f.high // 8, f.width * f.high // 8, f.high, token, seen)
-        x = low.to(tl.int32) | _top(a, f, batch, head, token, seen) << f.high
-    elif 8 % f.bits == 0:
-        x = _bytes(base, a.codes.unit, f.dim * f.bits // 8, f.width * f.bits // 8, f.bits, token, seen).to(tl.int32)
+        low = _across_bytes(base, a.codes.unit, f, f.high, token, seen)
+        made = (low | _top(a, f, 0, batch, head, token, seen) << f.high,)
     else:
-        x = _across_bytes(base, a.codes.unit, f, token, seen)
-    return x & ((1 << f.bits) - 1)
+        made = (_across_bytes(base, a.codes.unit, f, f.bits, token, seen),)
+    return made
 
 
 @triton.jit
-def _top(a, f: tl.constexpr, batch, head, token, seen):
+def _top(a, f: tl.constexpr, part: tl.constexpr, batch, head, token, seen):
     """The last bit of each code, from the plane that it has for itself, in the order of the channels."""
-    i = tl.arange(0, f.width)
-    c, there = channel(f, i), seen[:, None] & (i < f.dim)[None, :]
+    c = columns(f, part)
+    there = seen[:, None] & (c < f.dim)[None, :]
     x = tl.load(at(a.high, batch, head) + token[:, None] * a.high.unit + (c >> 3)[None, :], mask=there, other=0)
     return (x.to(tl.int32) >> (c & 7)[None, :]) & 1
 
 
 @triton.jit
-def _bytes(base, stride, size: tl.constexpr, width: tl.constexpr, bits: tl.constexpr, token, seen):
-    """Codes that do not cross bytes: halves of bytes side by side, halves of these, and so on."""
+def _bytes(base, stride, size: tl.constexpr, width: tl.constexpr, token, seen):
+    """[tokens, width]: bytes as they lie."""
     b = tl.arange(0, width)
-    x = tl.load(base + token[:, None] * stride + b[None, :], mask=seen[:, None] & (b < size)[None, :], other=0)
-    if bits <= 4:
-        x = tl.reshape(tl.join(x & 15, x >> 4), (x.shape[0], 2 * x.shape[1]))
-    if bits <= 2:
-        x = tl.reshape(tl.join(x & 3, x >> 2), (x.shape[0], 2 * x.shape[1]))
-    if bits <= 1:
-        x = tl.reshape(tl.join(x & 1, x >> 1), (x.shape[0], 2 * x.shape[1]))
-    return x
+    return tl.load(base + token[:, None] * stride + b[None, :], mask=seen[:, None] & (b < size)[None, :], other=0)
 
 
 @triton.jit
-def _across_bytes(base, stride, f: tl.constexpr, token, seen):
-    """Codes of three, five, six or seven bits: each from the two bytes that it may lie in."""
+def _across_bytes(base, stride, f: tl.constexpr, bits: tl.constexpr, token, seen):
+    """Codes in one stream of bits, least significant first: each from the one or two bytes that it may lie in."""
     i = tl.arange(0, f.width)
-    bit = i * f.bits
+    bit = i * bits
     there = seen[:, None] & (i < f.dim)[None, :]
     first = base + token[:, None] * stride + (bit >> 3)[None, :]
-    low = tl.load(first, mask=there, other=0).to(tl.int32)
-    high = tl.load(first + 1, mask=there & ((bit & 7) + f.bits > 8)[None, :], other=0).to(tl.int32)
-    return ((low | high << 8) >> (bit & 7)[None, :]) & ((1 << f.bits) - 1)
+    x = tl.load(first, mask=there, other=0).to(tl.int32)
+    if 8 % bits != 0:
+        x = x & 255 | tl.load(first + 1, mask=there & ((bit & 7) + bits > 8)[None, :], other=0).to(tl.int32) << 8
+    return x >> (bit & 7)[None, :] & ((1 << bits) - 1)
 
 
 @triton.jit
@@ -250,22 +313,44 @@ def _along_tokens(base, stride, f: tl.constexpr, token, seen):
 
 @triton.jit
 def _ranges(rows_, a, f: tl.constexpr, batch, head, token, seen):
-    """Scales or minima, one for each value of the tile."""
-    i = tl.arange(0, f.width)
-    column = channel(f, i) if f.unit > 1 else channel(f, i) // f.group
-    there = seen[:, None] & (i < f.dim)[None, :]
-    s = tl.load(at(rows_, batch, head) + (token // f.unit)[:, None] * rows_.unit + column[None, :], mask=there, other=0)
-    if f.stepped:
-        x = tl.load(a.steps + s.to(tl.int32))
+    """Scales or minima as they are kept, one for each column, which all parts share: groups hold whole bytes."""
+    base = at(rows_, batch, head) + (token // f.unit)[:, None] * rows_.unit
+    if f.unit > 1 or (f.group < f.dim and f.group & (f.group - 1)):
+        c = columns(f, 0)
+        column = c if f.unit > 1 else c // f.group
+        x = tl.load(base + column[None, :], mask=seen[:, None] & (c < f.dim)[None, :], other=0)
     else:
-        x = s.to(tl.float32)
+        g = tl.arange(0, f.width // f.group)
+        x = _spread(tl.load(base + g[None, :], mask=seen[:, None] & (g * f.group < f.dim)[None, :], other=0), f)
+    if f.stepped:
+        x = tl.load(a.steps + x.to(tl.int32))
     return x
 
 
 @triton.jit
+def _spread(x, f: tl.constexpr):
+    """[tokens, groups] to [tokens, columns]."""
+    columns_: tl.constexpr = f.width // f.parts
+    wide = tl.broadcast_to(x[:, :, None], (x.shape[0], x.shape[1], columns_ // x.shape[1]))
+    return tl.reshape(wide, (x.shape[0], columns_))
+
+
+@triton.jit
 def _length(x, f: tl.constexpr):
-    """The length of each group of levels, for each value of the tile."""
+    """The length of each group of levels, for each column."""
     groups: tl.constexpr = f.width // f.group
-    squares = tl.reshape(x * x, (x.shape[0], groups, f.group))
-    length = tl.sqrt(tl.sum(squares, 2))
-    return tl.reshape(tl.broadcast_to(length[:, :, None], (x.shape[0], groups, f.group)), (x.shape[0], f.width))
+    length = tl.full((x[0].shape[0], groups), 0.0, tl.float32)
+    for p in tl.static_range(tl.constexpr(f.parts)):
+        wide = x[p].to(tl.float32)
+        length += tl.sum(tl.reshape(wide * wide, (wide.shape[0], groups, wide.shape[1] // groups)), 2)
+    return _spread(tl.sqrt(length), f)
+
+
+@triton.jit
+def _squares(x, dim: tl.constexpr, f: tl.constexpr):
+    """[tokens]: the squared length of all levels."""
+    length = tl.full((x[0].shape[0],), 0.0, tl.float32)
+    for p in tl.static_range(tl.constexpr(f.parts)):
+        wide = tl.where((columns(f, p) < dim)[None, :], x[p].to(tl.float32), 0.0)
+        length += tl.sum(wide * wide, 1)
+    return length
