@@ -145,7 +145,7 @@ def test_the_time_is_kept_and_the_most_wanted_comes_first(machine: Machine) -> N
 
 
 def test_the_command_stores_what_is_better_alone(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine.cost = lambda c: 0.5 if c.warps == 8 else 1.0
+    machine.cost = lambda c: 0.5 if c.warps == 8 and c.rows < 32 else 1.0
     plain = tuning.tune
     monkeypatch.setattr(tuning, "tune", lambda tokens, budget: plain(TOKENS, budget, "cpu"))
     done = CliRunner().invoke(app, ["kernels", "tune", "--budget", "300h"])
@@ -153,7 +153,7 @@ def test_the_command_stores_what_is_better_alone(machine: Machine, monkeypatch: 
     assert "nan" not in done.output
     assert "2.000 x as fast [2.000, 2.000]" in done.output
     stored = triton.table()
-    assert {work.decoding for work in stored} == {True}, "the default for prompts has 8 warps already"
+    assert {work.decoding for work in stored} == {True}, "blocks of prompts have more rows, and nothing is faster there"
     assert {config.warps for config in stored.values()} == {8}
     again = CliRunner().invoke(app, ["kernels", "tune", "--budget", "300h"])
     assert "none was faster" in again.output
