@@ -33,12 +33,24 @@ test-all: setup
 bench: setup
 	$(BIN)/tqbench bench attend -o results/reference/bench-cpu
 
-# On a machine with an NVIDIA GPU: first that the Triton kernels are right on it, then how fast they are. Needs torch, triton, transformers.
+# On a machine with an NVIDIA GPU: first that the Triton kernels are right on it, then how fast they are, alone and end to end. Needs torch,
+# triton, transformers. Ten minutes at most, because no step may take longer than it says. By estimate: a test takes milliseconds once its
+# kernel is compiled, which takes a second or two, so most of the three minutes are compiling; tuning stores each find at once; a benchmark
+# is compiling and some seconds of rounds, each form checked before it is timed; of the suite 18 cells take about 10 s each behind 15 s of
+# loading and 10 s of prefill. What is cut off keeps what it has found (a test that failed stops everything), and the suite's own command goes
+# on with what is left. A later step that fails takes nothing from the others, and fails the whole in the end.
+CUT := timeout --signal INT --kill-after 10
+OR_CUT = || case $$? in 124|137) echo "cut off" ;; *) $(1) ;; esac
 bench-gpu:
-	$(PYTHON) -m pytest -q -p no:cacheprovider tests/kernels/test_triton.py
-	$(PYTHON) -m pytest -q -p no:cacheprovider tests/conformance/test_kernels.py -k triton
-	$(PYTHON) -m tqbench kernels tune
-	for op in attend encode ablation; do $(PYTHON) -m tqbench bench $$op --device cuda -o results/reference/bench-$(GPU)/$$op || exit $$?; done
+	$(CUT) 140 $(PYTHON) -m pytest -q -x -p no:cacheprovider tests/kernels/test_triton.py $(call OR_CUT,exit 1)
+	$(CUT) 40 $(PYTHON) -m pytest -q -x -p no:cacheprovider tests/backends/test_stretch.py tests/conformance/test_kernels.py \
+	-k "gpu or triton" $(call OR_CUT,exit 1)
+	status=0; \
+	$(CUT) 60 $(PYTHON) -m tqbench kernels tune --budget 45s $(call OR_CUT,status=1); \
+	for op in attend encode ablation; do \
+	$(CUT) 40 $(PYTHON) -m tqbench bench $$op --device cuda -o results/reference/bench-$(GPU)/$$op || status=1; done; \
+	$(CUT) 230 $(PYTHON) -m tqbench run suites/gpu.yaml -o results/reference/bench-$(GPU) || status=1; \
+	exit $$status
 
 # The kernels' tests with the address and undefined-behaviour sanitizers, in a library beside the installed one.
 sanitize: setup

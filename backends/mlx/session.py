@@ -154,6 +154,10 @@ class MlxSession(Scoring):
         with mx.stream(self.device), stages.stage("choose"):
             return int(mx.argmax(logits[-1]))
 
+    def stretch(self, tokens: Ids, cache: Any, together: int, recorder: Any) -> NoReturn:  # noqa: ARG002
+        """MLX has no graphs of a device to be captured."""
+        raise Unsupported("MLX compiles functions and captures no steps")
+
     def operations(self) -> AbstractContextManager[None]:
         """mlx computes when it is asked for results, and whole layers at once."""
         raise Unsupported("the mlx backend cannot tell the operations of a step apart")

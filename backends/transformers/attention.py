@@ -6,6 +6,7 @@ A key tensor that comes from a store is answered by the store; anything else goe
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,8 +42,18 @@ def register(model: Any) -> str:
             return _through(store, module, query, attention_mask, kwargs, engine), None
 
         AttentionInterface.register(name, attention)
-        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[engine])
+        own: Any = ALL_MASK_ATTENTION_FUNCTIONS[engine]
+        AttentionMaskInterface.register(name, partial(_masked, own) if engine == "sdpa" else own)
     return name
+
+
+def _masked(own: Any, **call: Any) -> Tensor | None:
+    """The engine's mask; none for a single query that sees all keys. transformers says so, too, but some versions make one nevertheless
+    while a graph is captured, which rules out the fast forms of torch's attention, and which we would have to read."""
+    alone = call["q_length"] == 1 and call.get("attention_mask") is None and call.get("allow_is_causal_skip", False)
+    local = call.get("local_size")
+    found: Tensor | None = None if alone and (local is None or call["kv_length"] < local) else own(**call)
+    return found
 
 
 def _own(engine: str, module: Any) -> Any:

@@ -20,8 +20,10 @@ from backends.scoring import Scoring
 from backends.transformers import random
 from backends.transformers.attention import register
 from backends.transformers.cache import BaselineCache, StoreCache, count_kv_layers, kv_layers
+from backends.transformers.in_place import InPlaceCache
 from backends.transformers.operations import marked
 from backends.transformers.peers import PeerCache
+from backends.transformers.stretch import Stretch, ready
 from tqbench.cache.build import Shape
 from tqbench.cache.calibration import Calibration, Piece
 from tqbench.cache.rope import Rope
@@ -32,6 +34,7 @@ from tqbench.core.scheme import Scheme
 from tqbench.core.session import Exact, Ids, LocalModel, ModelInfo, Terms, TokenScores
 from tqbench.core.state import State
 from tqbench.measure import device as devices
+from tqbench.measure.graphs import Recorder
 from tqbench.measure.stages import stage
 
 PREFILL = 512  # tokens of a context that are run at once
@@ -41,8 +44,8 @@ def load(model: LocalModel, device: str, dtype: str) -> TransformersSession:
     """Load weights and tokenizer. Nothing is downloaded here."""
     devices.check(device)
     if model.config is not None:
-        described = f"{random.WEIGHTS}, computed in {dtype}"
-        return TransformersSession(random.model(model.config, dtype).to(device), random.Bytes(), model.name, described)
+        made, drawn = random.model(model.config, device, dtype)
+        return TransformersSession(made, random.Bytes(), model.name, f"{drawn}, computed in {dtype}")
     folder = weights.directory(model)
     config, tokenizer = weights.settled(model, folder)
     options = {"trust_remote_code": model.trust_remote_code, "local_files_only": True, "use_safetensors": True}
@@ -163,7 +166,19 @@ class TransformersSession(Scoring):
     def choose(self, logits: Tensor) -> int:
         """The most likely token after the last one."""
         with stage("choose"):
-            return int(logits[-1].argmax())
+            return int(_likeliest(logits))
+
+    @torch.inference_mode()
+    def stretch(self, tokens: Ids, cache: BaselineCache | StoreCache | PeerCache, together: int, recorder: Recorder) -> Stretch:
+        """The baseline's K and V move to buffers with room for all tokens; a scheme's cache goes on where it is."""
+        count = len(tokens)
+        own = InPlaceCache(self.model.config, cache, count) if isinstance(cache, BaselineCache) else ready(cache, count)
+
+        def step(token: int) -> tuple[Tensor, Tensor]:
+            logits = self.forward(np.array([token]), own, last=True)
+            return _likeliest(logits), logits
+
+        return Stretch(step, own, tokens, together, recorder)
 
     def operations(self) -> AbstractContextManager[None]:
         """The model's modules as stages."""
@@ -187,9 +202,14 @@ class TransformersSession(Scoring):
         self.close()
 
 
+def _likeliest(logits: Tensor) -> Tensor:
+    return logits[-1].argmax()
+
+
 def _to(device: str, tokens: Ids) -> Tensor:
-    """Token ids on the device. To CUDA in a way that the host does not wait for: one as an argument, more from pinned memory."""
-    if device.startswith("cuda") and len(tokens) == 1:
+    """Token ids on the device. One as an argument, which needs no copy and is the same in a captured step; more to CUDA from pinned memory,
+    for which the host does not wait."""
+    if len(tokens) == 1:
         return torch.full((1,), int(tokens[0]), device=device)
     ids = torch.from_numpy(np.ascontiguousarray(tokens))
     return ids.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else ids.to(device)

@@ -237,6 +237,7 @@ def test_on_a_disturbed_machine_only_ratios_decide(make, run_of, metric, limit, 
 def test_every_metric_of_a_gate_is_a_point_or_has_an_interval():
     """A new metric must say which."""
     estimated = {"ppl", "dppl", "ln_ratio", "kld", "kld_p99", "kld_worst_decile", "rms_dp", "top1", "top5", "decode_tps", "prefill_tps"}
+    estimated |= {"captured_tps"}
     estimated |= {"decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "ttft_ms", "save_ms", "load_ms", "ttft_load_ms"}
     estimated |= {"needle_score", "needle_kept", "needle_first", "needle_nll", "needle_dnll", "needle_kld", "survival", "forced_top1"}
     estimated |= {"forced_kld", "forced_dnll", "eval_score", "eval_delta", "eval_same"}

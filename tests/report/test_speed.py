@@ -70,6 +70,37 @@ def test_tables_speak_the_fields_words(full) -> None:
     assert "context prefilled by the model's own cache, then packed" in facts
 
 
+def test_captured_steps_have_columns_where_there_are_any(make, run_of) -> None:
+    cell = make.cell("q8_0", task="decode", params={"context": 512, **DECODE})
+    plain = make.speed(cell)
+    figures = {
+        "captured_tps": Estimate(180.0, 179.0, 181.0),
+        "captured_ratio": Estimate(1.2, 1.19, 1.21),
+        "base_captured_tps": Estimate(150.0, 149.0, 151.0),
+    }
+    about = {
+        "own": {"cache": "bfloat16 in place", "attention": {"flash": 32}},
+        "cell": {"cache": "store", "attention": {}},
+        "disturbed": False,
+    }
+    graphs = dataclasses.replace(make.speed(cell, **figures), device={"captured": about})
+    (without,), (within,) = (tables(run_of([one])) for one in (plain, graphs))
+    assert "graph tok/s" not in [column.title for column in without.columns]
+    found = row(run_of([graphs]), without.heading, "q8_0")
+    assert (found["tok/s"], found["graph tok/s"], found["graph × own"]) == ("12.50", "180.0", "1.200")
+    facts = "in graphs against the own cache in bfloat16 in place, read by torch's flash; figures outside graphs contain Python's launches"
+    assert facts in within.facts
+    assert not any("graphs" in fact for fact in without.facts)
+    refused = dataclasses.replace(plain, cell=dataclasses.replace(plain.cell, device="cuda"), device={"captured": {"missing": "a window"}})
+    assert "not in graphs: a window" in speed.facts(refused)
+    assert not any("graphs" in fact for fact in speed.facts(dataclasses.replace(refused, cell=plain.cell)))
+    disturbed = dataclasses.replace(graphs, device={"captured": about | {"disturbed": True}})
+    assert row(run_of([disturbed]), without.heading, "q8_0")["graph tok/s"] == "180.0 !"
+    deeper = dataclasses.replace(graphs, cell=make.cell("q8_0", task="decode", params={"context": 2048, **DECODE}))
+    titles = [grid.title for grid in across.grids(run_of([graphs, deeper]))]
+    assert titles == ["Decode, tok/s", "Decode, × own cache", "Decode in graphs, × own cache in place"]
+
+
 def test_a_disturbed_row_is_marked_everywhere(full) -> None:
     assert row(full, "tg32 @ d2048", "turbo4")["tok/s"] == "12.50 !"
     assert row(full, "tg32 @ d2048", "q8_0")["tok/s"] == "12.50"

@@ -288,7 +288,7 @@ def test_every_shipped_suite_plans(path: Path) -> None:
     found = plan(suite)
     assert found.cells[0].scheme is None
     here = [cost for cell, cost in zip(found.cells, found.costs, strict=True) if cell.device == "cpu"]
-    assert here
+    assert here or path.stem == "gpu"  # which a machine without one plans as unsupported
     assert all(cost.seconds and not cost.unsupported for cost in here)
     assert found.root == path.parent
 

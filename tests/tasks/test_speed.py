@@ -10,20 +10,23 @@ import pytest
 
 from backends.transformers import tiny
 from backends.transformers.session import TransformersSession
-from tqbench.core.errors import ConfigError, Unsupported
+from tqbench.core.errors import ConfigError, EvidenceError, Unsupported
 from tqbench.core.presets import preset
 from tqbench.core.record import Cell, Record
 from tqbench.corpora import Text
 from tqbench.kernels.attend import _torch
-from tqbench.measure import clock, gpu, trace
+from tqbench.measure import clock, gpu, graphs, trace
+from tqbench.measure import memory as of_device
 from tqbench.measure.environment import threads
 from tqbench.tasks import Job, _race, decode, memory, prefill, run
 from tqbench.tasks._proof import fitting
+from tqbench.testing.tape import Tape, Tapes
 
 TEXT = Text("words", "The quick brown fox jumps over the lazy dog. " * 20, "a test")
 DECODE = {"context": 40, "new": 12, "repetitions": 3, "protocol": "strict"}
 PREFILL = {"context": 40, "chunk": 16, "repetitions": 2, "protocol": "strict"}
 MEMORY = {"context": 40, "protocol": "strict"}
+TORCH = "encode=reference,decode=reference,attend=torch"  # a tape knows nothing of native forms
 
 
 class Bytes:
@@ -43,12 +46,13 @@ def session():
 
 def job(session, task: str, params: dict[str, Any], scheme: str | None = "turbo4", **other: Any) -> Job:
     data = preset(scheme).to_data() if scheme else None
-    cell = Cell("tiny", "transformers", "cpu", "float32", data, "attend=torch" if data else "auto", task, params, {"name": "words"})
+    kernel = other.pop("kernel", "attend=torch")
+    cell = Cell("tiny", "transformers", "cpu", "float32", data, kernel if data else "auto", task, params, {"name": "words"})
     return Job(session, cell, other.pop("text", TEXT), lambda n: None, **other)
 
 
-def measured(session, task: str, params: dict[str, Any], scheme: str | None = "turbo4") -> tuple[Record, dict[str, Any]]:
-    one = job(session, task, params, scheme)
+def measured(session, task: str, params: dict[str, Any], scheme: str | None = "turbo4", **other: Any) -> tuple[Record, dict[str, Any]]:
+    one = job(session, task, params, scheme, **other)
     result = run(one)
     return Record(one.cell, "ok", **result.fields).audited(), result.arrays
 
@@ -174,6 +178,20 @@ def test_a_context_is_prefilled_once_for_all_cells(session) -> None:
     assert [one.get_seq_length() for one in contexts.values()] == [40]
 
 
+def test_a_large_device_keeps_large_contexts(session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(free: int | None) -> list[int]:
+        monkeypatch.setattr(_race, "CONTEXT_BYTES", 1)
+        monkeypatch.setattr(of_device, "device_free", lambda device: free)
+        contexts: dict[Any, Any] = {}
+        for context in (40, 30):
+            run(job(session, "decode", DECODE | {"context": context}, contexts=contexts))
+        return [one.get_seq_length() for one in contexts.values()]
+
+    both = (40 + 30) * 2 * 2 * 2 * 64 * 4
+    assert kept(None) == kept((both - 1) * _race.ROOM) == [30]
+    assert kept(both * _race.ROOM) == [40, 30]
+
+
 def test_the_text_must_reach(session) -> None:
     short = dataclasses.replace(TEXT, text="too short")
     for task, params in (("decode", DECODE), ("prefill", PREFILL), ("memory", MEMORY)):
@@ -221,10 +239,12 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "LEAST", 0.0)
     monkeypatch.setattr(_race, "METERED", 0.001)
     monkeypatch.setattr(trace, "_waits", lambda step: (step(), {"session.py:9 int(x)": 2})[1])
+    monkeypatch.setattr(graphs, "recorder", lambda device: Tapes())
+    monkeypatch.setattr(of_device, "device_free", lambda device: None)
 
 
 def test_on_cuda_each_lane_is_metered_alone_and_its_waits_are_counted(session, cuda: None) -> None:
-    record, _ = measured(session, "decode", DECODE)
+    record, _ = measured(session, "decode", DECODE, kernel=TORCH)
     assert (record.outcome, record.audits) == ("ok", [])
     metered = record.device["metered"]
     assert metered["gpu"] == {"name": "NVIDIA H200", "driver": "580.1"}
@@ -245,9 +265,50 @@ def test_on_cuda_each_lane_is_metered_alone_and_its_waits_are_counted(session, c
     assert prefilled.metrics["host_waits"].value == 2 / 16
 
 
+@pytest.mark.parametrize("scheme", ["turbo4", None])
+def test_on_cuda_the_same_steps_are_captured_and_timed_in_turn(session, cuda: None, scheme: str | None) -> None:
+    told: list[int] = []
+    one = dataclasses.replace(job(session, "decode", DECODE, scheme, kernel=TORCH), progress=told.append)
+    one = dataclasses.replace(one, cell=dataclasses.replace(one.cell, device="cuda"))
+    result = run(one)
+    record = Record(one.cell, "ok", **result.fields).audited()
+    assert (record.outcome, record.audits) == ("ok", [])
+    seconds = result.arrays["captured"]
+    assert seconds.shape == result.arrays["rounds"].shape == (3, 2, 4)
+    assert record.metrics["captured_tps"].value == pytest.approx(36 / seconds[:, 1].sum())
+    assert record.metrics["base_captured_tps"].value == pytest.approx(36 / seconds[:, 0].sum())
+    assert record.metrics["captured_ratio"].value == pytest.approx(np.median(seconds[:, 0] / seconds[:, 1]))
+    assert record.metrics["captured_ratio"].low is not None
+    about = record.device["captured"]
+    assert about["own"] == {"cache": "float32 in place", "attention": {"flash (CPU)": 2}}
+    assert about["cell"] == ({"cache": "store", "attention": {}} if scheme else about["own"])
+    assert sum(told) == 40 + decode.steps(one.cell) - 2 * decode.SCORED
+
+
+def test_off_cuda_a_record_says_that_nothing_is_captured(session) -> None:
+    record, arrays = measured(session, "decode", DECODE)
+    assert record.device["captured"] == {"missing": "CUDA graphs need CUDA, and the model is on cpu"}
+    assert not {"captured_tps", "captured_ratio", "base_captured_tps"} & record.metrics.keys()
+    assert "captured" not in arrays
+
+
+def test_what_no_graph_can_hold_is_said_and_the_rest_is_measured(session, cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = _torch.attend
+    monkeypatch.setattr(_torch, "attend", lambda q, *args: honest(q + 0 * float(q.sum()), *args))
+    record, _ = measured(session, "decode", DECODE, kernel=TORCH)
+    assert record.device["captured"] == {"missing": "__float__ crosses between host and device, which no graph can hold"}
+    assert record.metrics["decode_tps"].value > 0
+
+
+def test_captured_steps_that_come_out_otherwise_are_a_failure(session, cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tape, "run", lambda self: None)
+    with pytest.raises(EvidenceError, match=r"captured steps do not choose what they choose uncaptured: \d+ of 12"):
+        measured(session, "decode", DECODE, kernel=TORCH)
+
+
 def test_without_nvml_a_record_says_why(session, cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "find", lambda device: "NVML cannot be used: no driver")
-    record, _ = measured(session, "decode", DECODE)
+    record, _ = measured(session, "decode", DECODE, kernel=TORCH)
     assert record.device["metered"] == {"missing": "NVML cannot be used: no driver"}
     assert "joules_per_token" not in record.metrics
 
@@ -263,8 +324,6 @@ def test_off_cuda_the_form_of_attention_is_known_and_nothing_is_metered(session)
 
 
 def test_the_allocators_peak_stands_beside_that_of_the_process(session, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tqbench.measure import memory as of_device
-
     monkeypatch.setattr(of_device, "device_peak", lambda device: {"allocated": 5_000_000, "reserved": 8_000_000})
     record, _ = measured(session, "memory", MEMORY)
     aside = 2 * (40 - memory.PROVED) * 2 * 2 * 2 * 64 * 4  # the context, which is kept, and the model's own cache beside the scheme's

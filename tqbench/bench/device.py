@@ -5,34 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
+from tqbench.measure import graphs
+
+WARM = 3  # runs by itself before a call is captured
 
 
 def repeated(call: Callable[[], Any], device: str) -> Callable[[], Any]:
     """The call, as a graph that was captured once and is replayed; on the CPU itself."""
-    return call if device == "cpu" else _Captured(call)
+    return call if device == "cpu" else _Captured(call, device)
 
 
 class _Captured:
-    """A call that is captured when it is first made, after three runs by itself."""
+    """A call that is captured when it is first made."""
 
-    def __init__(self, call: Callable[[], Any]):
-        self.call, self.output = call, None
-        self.graph: torch.cuda.CUDAGraph | None = None
+    def __init__(self, call: Callable[[], Any], device: str):
+        self.call, self.device, self.output = call, device, None
+        self.replay: graphs.Replay | None = None
 
     def __call__(self) -> Any:
-        self.graph = self.graph or self._capture()
-        self.graph.replay()
+        self.replay = self.replay or self._capture()
+        self.replay()
         return self.output
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self.call()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.output = self.call()
-        return graph
+    def _capture(self) -> graphs.Replay:
+        recorder = graphs.recorder(self.device)
+        for _ in range(WARM):
+            recorder.rehearse(self.call)
+        return recorder.capture(self._run)
+
+    def _run(self) -> None:
+        self.output = self.call()

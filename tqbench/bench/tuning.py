@@ -32,13 +32,7 @@ from tqbench.metrics.timing import Ratio, ratio
 BUDGET = 150.0  # seconds
 SCHEMES = ("turbo4", "turbo3", "q8_0", "bf16", "turbo2")  # one for each number of bits, the most wanted first
 USES = ((128, True), (128, False), (64, True), (256, True), (64, False), (256, False))  # head_dim, and whether it decodes
-AXES = {
-    "programs": (1, 2, 3, 4, 6, 8, 12, 16),
-    "tokens": (16, 32, 64, 128),
-    "warps": (2, 4, 8),
-    "stages": (1, 2, 3),
-    "rows": (16, 32, 64, 128),
-}
+AXES = {"programs": (1, 2, 3, 4, 6, 8), "tokens": (16, 32, 64, 128), "warps": (2, 4, 8), "stages": (1, 2, 3), "rows": (8, 16, 32, 64, 128)}
 PROMPT = 512  # queries of a prefill
 CALLS, REPEATS = 20, 5  # of a first look
 FINALISTS, ROUNDS = 3, 15

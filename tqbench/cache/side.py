@@ -94,7 +94,8 @@ class SideStore:
             self.exact_sinks = self.arrays.concat([s for s in (self.exact_sinks, x[:, :, :take]) if s is not None])
             self.packed_end = self.tail_start = min(self.sinks, self.tokens)
             x = x[:, :, take:]
-        self.tail = x if self.tail is None else self.arrays.concat([self.tail, x])
+        held = self.tail is not None and self.tail.shape[2]
+        self.tail = self.arrays.concat([self.tail, x]) if held else x
         self._pack(self.side.packed(self.tokens - 1, self.sinks))
 
     def _pack(self, end: int) -> None:
@@ -111,9 +112,17 @@ class SideStore:
     def encode(self, fresh: Any, position: int) -> None:
         """Encode whole units whose first token is at that position, and keep them."""
         plain = fresh if self.rope is None else self.rope.undo(fresh.to(compute_dtype(fresh.dtype)), position)
+        units = fresh.shape[2] // self.codec.unit
+        self._make_room(units, fresh.shape[0])
+        room = {name: buffer[:, :, self.units : self.units + units] for name, buffer in self.buffers.items()}
+        given = (room,) if self.kernels.encode.fills else ()
         with stage("encode"), put_off(self.pending if self.quiet else None):
-            rows = self.arrays.ready(self.kernels.encode(self.codec, plain))
-        self._write(rows, fresh)
+            rows = self.arrays.ready(self.kernels.encode(self.codec, plain, *given))
+        self._check(rows, fresh)
+        if rows is not room:
+            for name, array in rows.items():
+                self.buffers[name] = self.arrays.write(self.buffers[name], self.units, array)
+        self.units += units
 
     def _compare(self, fresh: Any, first: int) -> None:
         """Measure what was lost, or note it for later."""
@@ -144,7 +153,8 @@ class SideStore:
             self._sample(fresh[:, :, : SAMPLED_TOKENS // self.codec.unit * self.codec.unit], first)
             self.unsampled = None
 
-    def _write(self, rows: dict[str, Any], x: Any) -> None:
+    def _check(self, rows: dict[str, Any], x: Any) -> None:
+        """Whether what was packed is what the codec declares."""
         units = x.shape[2] // self.codec.unit
         for part in self.codec.layout(self.shape.head_dim).parts:
             row = rows.get(part.name)
@@ -154,15 +164,23 @@ class SideStore:
                 raise EvidenceError(f"codec {self.codec.plain.name!r} declares {part.name} as {part.dtype} {shape} and packs {got}")
         if extra := rows.keys() - {part.name for part in self.codec.layout(self.shape.head_dim).parts}:
             raise EvidenceError(f"codec {self.codec.plain.name!r} packs {', '.join(sorted(extra))}, which its layout does not declare")
+
+    def _make_room(self, units: int, batch: int) -> None:
         if self.units + units > self.capacity:
-            self.capacity = max(self.units + units, 2 * self.capacity)
-            for part in self.codec.layout(self.shape.head_dim).parts:
-                like = rows[part.name]
-                grown = self.arrays.empty((*like.shape[:2], self.capacity, *part.shape), part.dtype)
-                self.buffers[part.name] = self.arrays.write(grown, 0, self._packed()[part.name]) if self.units else grown
-        for name, array in rows.items():
-            self.buffers[name] = self.arrays.write(self.buffers[name], self.units, array)
-        self.units += units
+            self._grow(max(self.units + units, 2 * self.capacity), batch)
+
+    def _grow(self, capacity: int, batch: int) -> None:
+        held, self.capacity = self._packed(), capacity
+        for part in self.codec.layout(self.shape.head_dim).parts:
+            grown = self.arrays.empty((batch, self.shape.kv_heads // self.codec.heads, capacity, *part.shape), part.dtype)
+            self.buffers[part.name] = self.arrays.write(grown, 0, held[part.name]) if self.units else grown
+
+    def reserve(self, tokens: int) -> None:
+        """Room for what will have been packed after so many more tokens: until then buffers stay where they are."""
+        end = self.tokens + tokens
+        units = (self.side.packed(end - 1, self.sinks) - max(self.base, min(self.sinks, end))) // self.codec.unit
+        if units > self.capacity:
+            self._grow(units, self.tail.shape[0])
 
     def _packed(self) -> dict[str, Any]:
         return {name: buffer[:, :, : self.units] for name, buffer in self.buffers.items()}
@@ -232,6 +250,8 @@ class SideStore:
 
     def drop(self) -> None:
         """Let go of the exact tokens that are packed."""
+        if self.packed_end == self.tail_start:
+            return
         kept = self.tail[:, :, self.packed_end - self.tail_start :]
         self.tail, self.tail_start = self.arrays.concat([kept]), self.packed_end
 

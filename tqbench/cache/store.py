@@ -124,6 +124,11 @@ class Store:
             side.unattended()
         self._settle(keys.shape[2])
 
+    def reserve(self, tokens: int) -> None:
+        """Buffers that hold so many more tokens without growing."""
+        self.k.reserve(tokens)
+        self.v.reserve(tokens)
+
     def hand_out(self) -> list[Entry]:
         """What it holds, to be saved: settled, so every token has been attended or taken over."""
         if self.queries != self.tokens:

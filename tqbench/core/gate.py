@@ -14,7 +14,7 @@ METRICS: dict[str, dict[str, Better]] = {
         **dict.fromkeys(("top1", "top5"), "high"),
     },
     "decode": {
-        **dict.fromkeys(("decode_tps", "decode_ratio"), "high"),
+        **dict.fromkeys(("decode_tps", "decode_ratio", "captured_tps", "captured_ratio"), "high"),
         **dict.fromkeys(("decode_ms_p50", "decode_ms_p90", "decode_ms_p99"), "low"),
     },
     "prefill": {**dict.fromkeys(("prefill_tps", "prefill_ratio"), "high"), "ttft_ms": "low"},
@@ -38,7 +38,7 @@ METRICS: dict[str, dict[str, Better]] = {
 # Counted, or the most or least that was seen, so that there is nothing to be unsure of; every other metric is judged by its interval.
 POINTS = {"kld_max", "kv_bytes_per_token", "tokens_per_gib", "stored_ratio", "entropy_gain", "cos_k_min", "cos_v_min", "eval_active"}
 # Each pairs a scheme with the model's own cache beside it, so that what disturbs the machine meets both.
-RATIOS = {"decode_ratio", "prefill_ratio", "ttft_gain"}
+RATIOS = {"decode_ratio", "captured_ratio", "prefill_ratio", "ttft_gain"}
 TASK_OF = {metric: task for task, metrics in METRICS.items() for metric in metrics}
 
 

@@ -35,6 +35,7 @@ class Impl:
     platform: str = "torch"
     error: float = 0.0  # relative, that its arithmetic adds on purpose to the rounding of the dtype
     exact_in: tuple[str, ...] = ()  # dtypes in which it adds none
+    fills: bool = False  # takes, as one argument more, the arrays that its result may be written into
 
     def off(self, dtype: str) -> float:
         """What it adds in this dtype."""
@@ -59,7 +60,7 @@ class Op:
                 continue
             reason = next((why for codec in every if (why := impl.refuses(codec, place)) is not None), None)
             if reason is None:
-                return Choice(self.name, impl.name, impl.load(), refused, error=impl.off(place.dtype))
+                return Choice(self.name, impl.name, impl.load(), refused, error=impl.off(place.dtype), fills=impl.fills)
             refused[impl.name] = reason
         if wanted in refused:
             raise Unsupported(f"{self.name}: the {wanted} form cannot run: {refused[wanted]}")
@@ -80,6 +81,7 @@ class Choice:
     refused: dict[str, str] = field(default_factory=dict)
     calls: int = 0
     error: float = 0.0
+    fills: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it and count it."""

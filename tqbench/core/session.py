@@ -116,6 +116,27 @@ class Cache(Interface):
         """What it holds of a context, before anything is added, beside the context itself: per layer and side."""
 
 
+class Stretch(Interface):
+    """Decoding steps that were captured in rounds, and are run again without Python asking for every launch."""
+
+    name: str  # of the cache: `store`, or how the model's own is kept here
+    attention: dict[str, int]  # the forms of the framework's own attention in a step, and how often
+
+    @property
+    def rounds(self) -> int:
+        """How many."""
+
+    def replay(self, number: int) -> None:
+        """Run a round again; all of them, in their order."""
+
+    def check(self) -> None:
+        """After a run through all rounds; EvidenceError if its steps did not choose what they chose uncaptured, or a run through does not
+        come out as the one before."""
+
+    def evidence(self) -> list[SideEvidence]:
+        """The cache's, its last attention compared with the reference."""
+
+
 class Session(Interface):
     """A backend with a model loaded."""
 
@@ -152,6 +173,10 @@ class Session(Interface):
 
     def choose(self, logits: Any) -> int:
         """The most likely token after the last one, read back from the device: a step is done once this is known."""
+
+    def stretch(self, tokens: Ids, cache: Any, together: int, recorder: Any) -> Stretch:
+        """The tokens, each a step, captured by a `measure.graphs.Recorder` in rounds of so many; the cache is used up. Unsupported if a
+        step does what no graph can hold."""
 
     def operations(self) -> AbstractContextManager[None]:
         """While open, the operations of a forward pass are stages of their own; Unsupported where they cannot be told apart."""

@@ -27,6 +27,15 @@ def device_peak(device: str) -> dict[str, int]:
     return {"allocated": int(torch.cuda.max_memory_allocated(device)), "reserved": int(torch.cuda.max_memory_reserved(device))}
 
 
+def device_free(device: str) -> int | None:
+    """Bytes of a CUDA device that nothing holds yet, what torch's allocator keeps ready included; None elsewhere."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+
+
 def peak() -> int | None:
     """The largest resident set since `reset_peak`, in bytes; None where the system does not tell."""
     try:

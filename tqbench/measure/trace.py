@@ -43,14 +43,15 @@ class Trace:
 
 def trace(step: Callable[[], Any], device: str) -> Trace:
     """Run a step under the profiler, and on CUDA once more in the mode in which torch tells every wait."""
-    attention = _attention(step)
+    found = attention(step)
     if not device.startswith("cuda"):
-        return Trace(attention, None, {}, IN_ORDER if device == "cpu" else f"torch tells it of CUDA devices, not of {device}")
+        return Trace(found, None, {}, IN_ORDER if device == "cpu" else f"torch tells it of CUDA devices, not of {device}")
     places = _waits(step)
-    return Trace(attention, sum(places.values()), places)
+    return Trace(found, sum(places.values()), places)
 
 
-def _attention(step: Callable[[], Any]) -> dict[str, int]:
+def attention(step: Callable[[], Any]) -> dict[str, int]:
+    """The forms of torch's own attention that a step runs, and how often."""
     import torch
 
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:

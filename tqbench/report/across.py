@@ -6,13 +6,13 @@ from tqbench.core.record import Cell
 from tqbench.report.column import BITS, Column, Figure, Line
 from tqbench.report.details import Grid
 from tqbench.report.run import Run
-from tqbench.report.table import BY_TASK, label
+from tqbench.report.table import BY_TASK, label, tells
 from tqbench.report.text import NONE, plain
 
 SHOWN = {  # task: the columns that are worth a table of their own
     "perplexity": ("Δppl", "KLD"),
     "prefill": ("tok/s",),
-    "decode": ("tok/s", "× own"),
+    "decode": ("tok/s", "× own", "graph × own"),
     "memory": ("B/token",),
     "storage": ("× f16", "× anew"),
     "needle": ("found %", "NLL"),
@@ -34,6 +34,7 @@ SHORT = {("storage", "× f16"): "stored × f16", ("storage", "× anew"): "from a
 SHORT |= {("needle", "found %"): "needles found %", ("generation", "agree %"): "tokens agree %", ("generation", "KLD"): "KLD, led"}
 SHORT |= {("decode", "tok/s"): "decode tok/s", ("decode", "× own"): "decode × own", ("prefill", "× own"): "prefill × own"}
 NAMES = {("prefill", "tok/s"): "Prefill, tok/s", ("decode", "tok/s"): "Decode, tok/s", ("decode", "× own"): "Decode, × own cache"}
+NAMES |= {("decode", "graph × own"): "Decode in graphs, × own cache in place"}
 NAMES |= {("needle", "found %"): "Needles found, %", ("needle", "NLL"): "Needles, NLL", ("generation", "agree %"): "Tokens agree, %"}
 NAMES |= {("generation", "KLD"): "Led, KLD", ("lm_eval", "score %"): "lm-eval, %"}
 NAMES |= {("storage", "× f16"): "Stored, × f16", ("storage", "× anew"): "First token from a file, × anew"}
@@ -81,7 +82,8 @@ def grids(run: Run) -> list[Grid]:
     found = []
     for cells in families.values():
         contexts = sorted({cell.params["context"] for cell in cells if "context" in cell.params})
-        columns = [column for column in BY_TASK[cells[0].task] if column.title in SHOWN.get(cells[0].task, ())]
+        wanted = [column for column in BY_TASK[cells[0].task] if column.title in SHOWN.get(cells[0].task, ())]
+        columns = [column for column in wanted if not column.optional or tells(run, cells, column)]
         where = f"{cells[0].model} · {cells[0].backend} · {cells[0].device} · {cells[0].dtype}: " if several else ""
         found += [_grid(run, cells, contexts, column, where) for column in columns if len(contexts) > 1]
     return found

@@ -13,6 +13,7 @@ from tqbench.metrics.shares import able
 from tqbench.metrics.verdict import least
 from tqbench.report.text import exact, interval
 
+BY_ROUNDS = ("decode_tps", "decode_ratio", "captured_tps", "captured_ratio", "prefill_ratio")  # a sample is a round
 DISTURBED = "was timed while other processes used the machine: time it again on a quiet one, or judge a ratio to the own cache"
 
 
@@ -63,7 +64,7 @@ def _seen(record: Record, metric: str) -> int:
     repetitions = int(record.timing["repetitions"])
     if "_ms_p" in metric:
         return repetitions * int(record.cell.params.get("new", 1))
-    return int(record.timing.get("rounds", repetitions)) if metric in ("decode_tps", "decode_ratio", "prefill_ratio") else repetitions
+    return int(record.timing.get("rounds", repetitions)) if metric in BY_ROUNDS else repetitions
 
 
 def round_up(tokens: float) -> int:

@@ -30,6 +30,7 @@ METRICS = (
     *("rms_dp", "top1", "top5", "recut"),
     *("kld_k", "kld_v", "kld_worst", "kld_sum", "kld_sum_k", "kld_sum_v", "kld_nothing"),
     *("decode_tps", "decode_ratio", "decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "base_decode_tps"),
+    *("captured_tps", "captured_ratio", "base_captured_tps"),
     *("prefill_tps", "prefill_ratio", "ttft_ms", "base_prefill_tps"),
     *("kv_bytes", "kv_bytes_per_token", "tokens_per_gib", "device_peak_allocated", "device_peak_reserved"),
     *("gpu_utilisation", "gpu_power_w", "joules_per_token", "base_joules_per_token", "host_waits"),

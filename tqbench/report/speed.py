@@ -74,6 +74,7 @@ def facts(record: Record) -> list[str]:
             _turns(record),
             f"{timing['threads']} threads, waiting: {timing['waiting']}" if timing else "",
             _attention(record),
+            _graphs(record),
             f"past the model's {model['max_positions']:,} positions: speed only" if past and record.cell.task == "decode" else "",
         )
         if fact
@@ -85,6 +86,16 @@ def _attention(record: Record) -> str:
     steps = record.device.get("steps", {})
     forms = steps.get("own", steps.get("cell", {})).get("attention")
     return f"own attention: torch's {' + '.join(forms)}" if forms else ""
+
+
+def _graphs(record: Record) -> str:
+    """Whether steps were captured, and what they were held against."""
+    captured = record.device.get("captured", {})
+    own = captured.get("own")
+    if own is None:
+        return f"not in graphs: {captured['missing']}" if record.cell.device.startswith("cuda") and "missing" in captured else ""
+    forms = f", read by torch's {' + '.join(own['attention'])}" if own["attention"] else ""
+    return f"in graphs against the own cache in {own['cache']}{forms}; figures outside graphs contain Python's launches"
 
 
 def _turns(record: Record) -> str:
@@ -165,6 +176,14 @@ def _gpu(line: Line) -> Figure:
     return Figure(f"{100 * use.value:.0f}", watts, use.value) if use else Figure(NONE, watts)
 
 
+def _captured(line: Line) -> Figure:
+    own, disturbed = line.record.metrics.get("base_captured_tps"), line.record.device.get("captured", {}).get("disturbed")
+    figure = metric("captured_tps")(line)
+    return Figure(
+        f"{figure.text} !" if disturbed and own else figure.text, f"own {value(own, 'captured_tps')}" if own else "", figure.order
+    )
+
+
 def _peak(line: Line) -> Figure:
     peak = line.record.peak_bytes
     return Figure(size(peak), order=peak) if peak else Figure(NONE)
@@ -193,6 +212,19 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("p50 ms", "the median latency of a token", _timed("decode_ms_p50")),
         Column("p90 ms", "the latency that one token in ten exceeds", _timed("decode_ms_p90")),
         Column("p99 ms", "the latency that one token in a hundred exceeds", _timed("decode_ms_p99")),
+        Column(
+            "graph tok/s",
+            "the same steps in captured CUDA graphs, so without what Python and the engine take to ask for every launch, which all other "
+            "speeds here contain; nothing is read back within a round; below it the model's own cache so",
+            _captured,
+            optional=True,
+        ),
+        Column(
+            "graph × own",
+            "times as fast in captured graphs as the model's own cache, in turn with it and kept in place there: the median over rounds",
+            metric("captured_ratio"),
+            optional=True,
+        ),
         *GPU,
         FORMS,
     ),

@@ -61,11 +61,11 @@ def tables(run: Run) -> list[Table]:
 
 
 def _table(run: Run, cells: list[Cell]) -> Table:
-    columns = tuple(column for column in BY_TASK[cells[0].task] if not column.optional or _tells(run, cells, column))
+    columns = tuple(column for column in BY_TASK[cells[0].task] if not column.optional or tells(run, cells, column))
     return Table(heading(cells[0]), _facts(run, cells), columns, tuple(_row(run, cell, columns) for cell in cells))
 
 
-def _tells(run: Run, cells: list[Cell], column: Column) -> bool:
+def tells(run: Run, cells: list[Cell], column: Column) -> bool:
     """Whether a column shows anything of these cells."""
     found = [record for cell in cells if (record := run.record(cell)) and record.outcome == "ok"]
     return any(figure.text != NONE or figure.detail for record in found for figure in [column.show(Line(record, None))])

@@ -43,6 +43,8 @@ STYLES = {
     "top5": Style("same top-5", scale=100, unit=" %"),
     "decode_tps": Style("decode", unit=" tok/s"),
     "decode_ratio": Style("decode against the own cache", unit="×"),
+    "captured_tps": Style("captured decode", unit=" tok/s"),
+    "captured_ratio": Style("captured decode against the own cache in place", unit="×"),
     "decode_ms_p50": Style("p50", unit=" ms"),
     "decode_ms_p90": Style("p90", unit=" ms"),
     "decode_ms_p99": Style("p99", unit=" ms"),

@@ -178,7 +178,8 @@ def peak_bytes(cell: Cell, size: Size) -> int:
     if cell.task not in ("perplexity", "sensitivity"):  # the context, the two lanes, and one layer unpacked
         held = 2 * size.layers * size.kv_channels * (cell.params["context"] + cell.params.get("new", 0)) * item
         answers = cell.params.get("prompts", 0) * cell.params.get("new", 0) * size.vocab * item  # the baseline's logits along them
-        return int(PROCESS_BYTES + weights + SPARE * (3.5 * held + min(KEPT_BYTES, answers)))
+        copies = 6 if cell.task == "decode" and cell.device.startswith("cuda") else 3.5  # captured lanes come on top
+        return int(PROCESS_BYTES + weights + SPARE * (copies * held + min(KEPT_BYTES, answers)))
     caches = 1 if cell.scheme is None else 2  # a scheme's own and the baseline beside it
     logits = 2 * caches * min(cell.params["chunk"], cell.params["context"]) * size.vocab * max(4, item)  # and their softmax
     cache = caches * 2 * size.layers * size.kv_channels * cell.params["context"] * item

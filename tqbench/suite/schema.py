@@ -22,7 +22,7 @@ MOST = 1 << 24  # tokens: more than any model has positions
 # fmt: off
 Metric = Literal[
     "ppl", "dppl", "ln_ratio", "kld", "kld_p99", "kld_worst_decile", "kld_max", "rms_dp", "top1", "top5",
-    "decode_tps", "decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "decode_ratio",
+    "decode_tps", "decode_ms_p50", "decode_ms_p90", "decode_ms_p99", "decode_ratio", "captured_tps", "captured_ratio",
     "prefill_tps", "prefill_ratio", "ttft_ms", "kv_bytes_per_token", "tokens_per_gib",
     "stored_ratio", "entropy_gain", "save_ms", "load_ms", "ttft_load_ms", "ttft_gain", "cos_k_min", "cos_v_min",
     "needle_score", "needle_kept", "needle_first", "needle_nll", "needle_dnll", "needle_kld",

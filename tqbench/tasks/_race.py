@@ -18,7 +18,7 @@ from tqbench.core.presets import read
 from tqbench.core.record import Estimate
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Ids, Session, Terms, TokenScores
-from tqbench.measure import clock, environment, gpu, stages, trace
+from tqbench.measure import clock, environment, gpu, memory, stages, trace
 from tqbench.measure.noise import Watch
 from tqbench.tasks import Job
 from tqbench.tasks._proof import prove
@@ -27,6 +27,7 @@ from tqbench.tasks._terms import terms as terms_of
 
 SCORED = 8  # tokens that follow what was timed, scored beside the model's own cache: did the scheme have an effect?
 CONTEXT_BYTES = 1 << 30  # of contexts that are kept for the cells to come
+ROOM = 8  # on a CUDA device: contexts may take one part in so many of what is free beside them, because lanes take several times as much
 METERED = 2.0  # seconds that a GPU's power and use are read for
 STRETCHES = 64  # repetitions for that, at most
 HOST = "reference (host)"
@@ -123,10 +124,15 @@ class Race:
         if key not in kept:
             found = self.job.session.context(self.ids[:tokens])
             self.job.progress(tokens)
-            if found.kv_bytes() + sum(other.kv_bytes() for other in kept.values()) > CONTEXT_BYTES:
+            if found.kv_bytes() + sum(other.kv_bytes() for other in kept.values()) > self._room():
                 kept.clear()
             kept[key] = found
         return kept[key]
+
+    def _room(self) -> int:
+        """Bytes that kept contexts may take."""
+        free = memory.device_free(self.device)
+        return CONTEXT_BYTES if free is None else max(CONTEXT_BYTES, free // ROOM)
 
     @property
     def device(self) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tqbench.core.record import Cell, Estimate
 from tqbench.metrics import timing
-from tqbench.tasks import Job, Result
+from tqbench.tasks import Job, Result, _captured
 from tqbench.tasks._race import SCORED, Race, metered, samples
 
 ROUND = 8  # tokens that one cache decodes before it is the other's turn, at most; few tokens still make four rounds
@@ -25,7 +25,7 @@ BEFORE = 1  # tokens on each cache before the timed ones: its buffers grow by do
 def steps(cell: Cell) -> int:
     """How many tokens are decoded, in both lanes and all repetitions."""
     new, repetitions = int(cell.params["new"]), int(cell.params["repetitions"])
-    return 2 * (repetitions * (BEFORE + new) + BEFORE + min(STAGED, new) + TRACED + SCORED)
+    return 2 * (repetitions * (BEFORE + new) + BEFORE + min(STAGED, new) + TRACED + SCORED) + _captured.steps(cell, BEFORE)
 
 
 def run(job: Job) -> Result:
@@ -36,8 +36,12 @@ def run(job: Job) -> Result:
     staged = race.staged(lanes, [1] * min(STAGED, new), BEFORE)  # first: it also warms up
     steps = race.traced(lanes, TRACED)
     turns = [race.timed(context, [1] * new, together(new), BEFORE) for _ in range(repetitions)]
-    arrays, device = samples(turns), {"steps": steps, "metered": race.metered(context, [1] * new, BEFORE)}
-    return Result(race.fields(turns, staged, device) | {"metrics": metrics(arrays, new) | metered(device)}, arrays)
+    arrays, metering = samples(turns), race.metered(context, [1] * new, BEFORE)
+    captured = _captured.measure(race, context, new, together(new), repetitions, BEFORE)
+    device = {"steps": steps, "metered": metering, "captured": captured.about}
+    fields = race.fields(turns, staged, device)
+    found = {"metrics": metrics(arrays, new) | captured.metrics() | metered(device)}
+    return Result(fields | found | {"audits": [*fields.get("audits", []), *captured.audits]}, arrays | captured.arrays())
 
 
 def together(new: int) -> int:

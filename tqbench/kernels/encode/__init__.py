@@ -65,7 +65,7 @@ OP = Op(
     "encode",
     (
         Impl("native", _load_native, _refuses),
-        Impl("triton", _load_triton, _refuses_triton),
+        Impl("triton", _load_triton, _refuses_triton, fills=True),
         Impl("projected", _load_projected, _refuses_projected),
         Impl("reference", _load_reference),
         Impl("reference (host)", _load_host, platform="mlx"),

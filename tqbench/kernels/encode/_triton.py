@@ -77,12 +77,12 @@ class Tables(NamedTuple):
 
 
 @triton.jit
-def _encode(x, s_batch, s_head, s_token, s_channel, low, high, scales, minima, t, tokens, heads, r: tl.constexpr, size: tl.constexpr):
-    """One tile of tokens of one head. Arrays to fill lie without gaps."""
+def _encode(x, s_batch, s_head, s_token, s_channel, low, high, scales, minima, room, t, tokens, heads, r: tl.constexpr, size: tl.constexpr):
+    """One tile of tokens of one head. Arrays to fill have room for so many tokens of each head."""
     pair = tl.program_id(0)
     token = tl.program_id(1) * size + tl.arange(0, size)
     seen, i = token < tokens, tl.arange(0, r.width)
-    head, row = pair % heads, pair.to(tl.int64) * tokens + token
+    head, row = pair % heads, pair.to(tl.int64) * room + token
     here = x + (pair // heads).to(tl.int64) * s_batch + head.to(tl.int64) * s_head + token.to(tl.int64)[:, None] * s_token
     if r.turned:
         y = _turned(here, s_channel, t, seen, r, size) * t.gain
@@ -343,8 +343,8 @@ def refuses(codec: Codec) -> str | None:
     return None if codec.ready else f"codec {plain.name!r} has not been calibrated"
 
 
-def encode(codec: Codec, x: Tensor) -> Packed:
-    """Encode float32, bfloat16 or float16 vectors."""
+def encode(codec: Codec, x: Tensor, room: Packed | None = None) -> Packed:
+    """Encode float32, bfloat16 or float16 vectors, token by token into the arrays that are given."""
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or x.dim() != 4:
         raise EvidenceError(f"encode/triton takes [batch, kv_heads, tokens, head_dim] in up to float32, not {x.dtype} {list(x.shape)}")
     if isinstance(codec, KvtcLite):
@@ -355,13 +355,20 @@ def encode(codec: Codec, x: Tensor) -> Packed:
         return _by_channel(codec, x)
     batch, heads, tokens, head_dim = x.shape
     recipe, tables = _ready(codec, head_dim, heads, operand(x.dtype), str(x.device))
-    parts = codec.layout(head_dim).parts
-    made = {p.name: torch.zeros if p.name == "reserved" else torch.empty for p in parts}
-    packed = {p.name: made[p.name]((batch, heads, tokens, *p.shape), dtype=getattr(torch, p.dtype), device=x.device) for p in parts}
+    packed = _room(codec, x) if room is None else room
+    if "reserved" in packed:
+        packed["reserved"].zero_()
     if x.numel():
         arrays, size = _arrays(packed), FEW if recipe.kind == "nonlinear" else TOKENS
-        _encode[(batch * heads, triton.cdiv(tokens, size))](x, *x.stride(), *arrays, tables, tokens, heads, recipe, size)
+        between = next(each.stride(1) // each.stride(2) for each in packed.values())  # tokens that a head has room for
+        grid = (batch * heads, triton.cdiv(tokens, size))
+        _encode[grid](x, *x.stride(), *arrays, between, tables, tokens, heads, recipe, size)
     return packed
+
+
+def _room(codec: Codec, x: Tensor) -> Packed:
+    lead, parts = (*x.shape[:2], x.shape[2] // codec.unit), codec.layout(x.shape[3]).parts
+    return {p.name: torch.empty(*lead, *p.shape, dtype=getattr(torch, p.dtype), device=x.device) for p in parts}
 
 
 def _by_channel(codec: Codec, x: Tensor) -> Packed:
@@ -371,8 +378,7 @@ def _by_channel(codec: Codec, x: Tensor) -> Packed:
         raise Unsupported(f"codec {codec.plain.name!r} encodes {group} tokens together, got {tokens}")
     units, fields = tokens // group, KINDS[type(codec.plain)](codec.plain, group)[0]
     recipe = Recipe(head_dim=head_dim, dim=group, width=group, lanes=group, root=group**0.5, **fields)
-    lead = batch, heads, units
-    packed = {p.name: torch.empty(*lead, *p.shape, dtype=getattr(torch, p.dtype), device=x.device) for p in codec.layout(head_dim).parts}
+    packed = _room(codec, x)
     if x.numel():
         codes, _, scales, minima = _arrays(packed)
         grid = (batch * heads * units, triton.cdiv(head_dim, TOKENS))
