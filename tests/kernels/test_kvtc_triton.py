@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -200,6 +204,7 @@ def test_tables_come_to_the_device_once(codec: Any, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(torch, name, None)
     monkeypatch.setattr(Learned, "__getitem__", None)
     assert torch.equal(back(codec, there(codec, x), 64, x), first)
+    assert len(codec.learned.made) in (1, 2), "they go with what was learned"
 
 
 def test_controls_and_codecs_that_have_not_learned_are_refused() -> None:
@@ -209,3 +214,26 @@ def test_controls_and_codecs_that_have_not_learned_are_refused() -> None:
     for codec in (KvtcPaper(span=2), KvtcLite()):
         with pytest.raises(Unsupported, match="must be calibrated"):
             encode.OP.resolve(codec, "triton", GPU).fn(codec, x)
+
+
+COMPILE = """
+from tqbench.bench import ahead, kvtc
+for scheme, what, call in kvtc.launches(128):
+    for one in ahead._for("sm_90", scheme, 128, [(what, call)]):
+        print(scheme, one.kernel.replace(" ", "/"), one.spilled, one.fits)
+"""
+
+
+def test_every_kernel_compiles_and_spills_nothing(tmp_path: Path) -> None:
+    """In a process that does not interpret: what runs there, such as tuples of constants, need not compile."""
+    given = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    env = given | {"TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert {(scheme, kernel) for scheme, kernel, *_ in lines} == {
+        *(("kvtc_lite", kernel) for kernel in ("encode/quantize", "encode/pack", "decode/unpack", "decode/dequantize")),
+        *(("kvtc_paper", kernel) for kernel in ("encode/squeeze", "decode/expand")),
+    }
+    assert len(lines) == 4 + 2 * len(runs.kinds())
+    assert {(spilled, fits) for _, _, spilled, fits in lines} == {("0", "True")}

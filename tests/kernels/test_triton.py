@@ -243,7 +243,7 @@ CHANNELS = [
 WORDS = [MlxAffine(bits, 32) for bits in (2, 3, 4, 5, 6, 8)] + [MlxAffine(4, 64, "bfloat16"), MlxAffine(3, 32, "float32")]
 VALUES = {
     "gaussian": 3 * gaussian(2, 2, 64, 128),
-    "constant in each vector": (0.6 + torch.arange(64) ** 2 / 97)[:, None].expand(1, 1, 64, 128),  # steps of 1e-7, a million of them
+    "constant in each vector": (0.6 + torch.arange(64) ** 2 / 97)[:, None].expand(1, 1, 64, 128),  # steps of 1e-7: millions of them
     "tiny": 1e-9 * gaussian(1, 1, 64, 128),
     "zero": torch.zeros(1, 1, 64, 128),
     "ties": (gaussian(1, 1, 64, 128) * 3).round() / 2,
@@ -526,7 +526,7 @@ def test_offsets_beyond_32_bits():
     assert torch.equal(unpack(codec, packed, 128, x[:, :, :0])[:, -1:, -few:], unpack(codec, last, 128, x[:, :, :0]))
     tail, q = x[:, :, tokens:], vectors(1, 3, heads=HEADS)
     view = attend.View(None, lambda: None, tokens, tail, tokens, [tokens], codec=codec, stored=lambda: packed)
-    out = _triton.attend(q, view, view, tokens - 1, 1.0)[:, -1:]  # sharp: a wrong tile would show
+    out = _triton.attend(q, view, view, tokens - 1, 128**-0.5)[:, -1:]
     head = codec.decode({name: array[:, -1:] for name, array in packed.items()}, 128, torch.float64)
-    truth = torch.softmax(q[:, -1:].double() @ head.mT, -1) @ head
+    truth = torch.softmax(q[:, -1:].double() @ head.mT * 128**-0.5, -1) @ head
     assert relative(out, truth) < HALVES + torch.finfo(torch.bfloat16).eps

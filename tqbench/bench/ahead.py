@@ -153,7 +153,7 @@ def _calls(name: str, head_dim: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     views = store.k.view(), store.v.view()
     for side in dict.fromkeys((store.k.codec, store.v.codec)):
         if encode.refuses(side) is None:
-            yield "encode", lambda side=side: encode.encode(side, k)  # type: ignore[misc]
+            yield "encode", lambda side=side: encode.encode(side, k[:, :, : TOKENS // side.unit * side.unit])  # type: ignore[misc]
         stored = side.encode(k[:, :, : TOKENS // side.unit * side.unit])
         yield "decode", lambda side=side, stored=stored: decode.decode(side, stored, head_dim, k[:, :, :0])  # type: ignore[misc]
     many = torch.zeros(1, geometry.heads, TOKENS, head_dim, dtype=torch.bfloat16)

@@ -86,6 +86,11 @@ class Learned(dict[str, Any]):
             digest.update(f"{name} {tuple(array.shape)} {array.dtype} ".encode() + array.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def made(self) -> dict[Any, Any]:
+        """What kernels have made of it, such as copies on a device: it lives no longer than this does."""
+        return {}
+
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(self.sha256)
 

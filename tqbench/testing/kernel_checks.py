@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -217,13 +218,15 @@ def check_everything_written(form: Form) -> None:
 
 @contextmanager
 def _fresh_memory_filled() -> Iterator[None]:
-    """torch fills what `empty` returns with NaN, or the largest integer."""
+    """torch fills what `empty` returns with NaN, or the largest integer. Of products on a GPU it warns that they may not be repeatable."""
     settings: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     settings.fill_uninitialized_memory = True
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Deterministic behavior was enabled")
+            yield
     finally:
         torch.use_deterministic_algorithms(before[0])
         settings.fill_uninitialized_memory = before[1]

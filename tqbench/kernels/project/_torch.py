@@ -3,12 +3,11 @@ packed at the time, on the way back in the dtype of the rows. Tables come to a d
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
 from tqbench.codecs.kvtc_lite import KvtcLite
+from tqbench.core.codec import Learned
 
 
 def project(codec: KvtcLite, x: Tensor) -> Tensor:
@@ -24,8 +23,11 @@ def unproject(codec: KvtcLite, rows: Tensor, head_dim: int) -> Tensor:  # noqa: 
     return rows.mT.flatten(2, 3) @ basis.mT + mean
 
 
-@lru_cache(maxsize=512)
 def _tables(codec: KvtcLite, heads: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean, and the components that have bits."""
-    mean, basis = (codec.table(name, torch.empty(1, heads, device=device)).to(dtype) for name in ("mean", "basis"))
-    return mean, basis[..., : codec.active()]
+    made, key = (codec.learned or Learned()).made, ("project", codec.head_group, heads, device, dtype)
+    if key not in made:
+        mean, basis = (codec.table(name, torch.empty(1, heads, device=device)).to(dtype) for name in ("mean", "basis"))
+        made[key] = mean, basis[..., : codec.active()]
+    found: tuple[Tensor, Tensor] = made[key]
+    return found

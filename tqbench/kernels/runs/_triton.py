@@ -5,7 +5,6 @@ coefficients to packed codes, another one takes them back. Nothing waits for the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from tqbench.codecs.blocks.runs import Kind
 from tqbench.codecs.blocks.wrap import Heads
 from tqbench.codecs.kvtc_paper import STREAMS, KvtcPaper
-from tqbench.core.codec import Codec, Packed
+from tqbench.core.codec import Codec, Learned, Packed
 from tqbench.core.errors import EvidenceError
 from tqbench.kernels.packed import words
 from tqbench.kernels.packed._triton import rows as laid
@@ -55,8 +54,15 @@ class Ready:
         return sum(alike.count for alike in self.kinds)
 
 
-@lru_cache(maxsize=256)
 def _ready(codec: KvtcPaper, device: str) -> Ready:
+    made, key = (codec.learned or Learned()).made, ("runs", device)
+    if key not in made:
+        made[key] = _laid(codec, device)
+    found: Ready = made[key]
+    return found
+
+
+def _laid(codec: KvtcPaper, device: str) -> Ready:
     mean, basis = (codec._kept(name).to(device, torch.float32) for name in ("mean", "basis"))
     plan, kinds = codec.plan, list[Alike]()
     sizes: dict[str, int] = {}
