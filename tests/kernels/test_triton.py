@@ -146,7 +146,7 @@ def test_a_store_is_packed_where_it_lies(name, monkeypatch):
     """What the form writes into the buffers of a store is what it hands out else, beside what lay there before."""
     from tqbench.kernels import packed
 
-    monkeypatch.setattr(triton, "refuses", lambda place: triton.missing())  # noqa: ARG005 - the interpreter, on the CPU
+    monkeypatch.setattr(triton, "refuses", lambda place: triton.missing())
     x = [gaussian(2, 2, 96, 64, seed=s).to(DEVICE) for s in (1, 2)]
     store = Store(read(name), Shape("llama", 64, "float32", 2, 4), TorchArrays(DEVICE), Terms("encode=triton,attend=torch", quiet=True))
     for first, last in ((0, 64), (64, 65), (65, 96)):
