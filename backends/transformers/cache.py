@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from transformers import cache_utils
 from transformers.cache_utils import (
     CacheLayerMixin,
-    DummyLayer,
     DynamicCache,
     DynamicLayer,
     DynamicSlidingWindowLayer,
@@ -31,7 +31,8 @@ from tqbench.core.state import SIDES, Agreement, State
 from tqbench.measure.stages import stage
 
 HOLD = (DynamicLayer, DynamicSlidingWindowLayer)
-HOLD_NONE = (LinearAttentionLayer, DummyLayer)  # a state whose size does not grow, or no attention at all
+NO_ATTENTION = (cache_utils.DummyLayer,) if hasattr(cache_utils, "DummyLayer") else ()  # older versions know no layers of that kind
+HOLD_NONE = (LinearAttentionLayer, *NO_ATTENTION)  # a state whose size does not grow, or no attention at all
 
 
 class BaselineCache(DynamicCache):
@@ -175,7 +176,7 @@ def kv_layers(config: Any) -> list[int]:
 
 def _saved(layers: Sequence[Any]) -> list[int]:
     """The layers that hold keys and values, if they are all that a cache holds: the states of others are not saved yet."""
-    if other := sorted({type(layer).__name__ for layer in layers if not isinstance(layer, (*HOLD, StoreLayer, DummyLayer))}):
+    if other := sorted({type(layer).__name__ for layer in layers if not isinstance(layer, (*HOLD, StoreLayer, *NO_ATTENTION))}):
         raise Unsupported(f"this model keeps {', '.join(other)} beside keys and values, which cannot be saved yet")
     return [i for i, layer in enumerate(layers) if isinstance(layer, (*HOLD, StoreLayer))]
 

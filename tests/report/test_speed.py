@@ -89,7 +89,7 @@ def test_captured_steps_have_columns_where_there_are_any(make, run_of) -> None:
     found = row(run_of([graphs]), without.heading, "q8_0")
     assert (found["tok/s"], found["graph tok/s"], found["graph × own"]) == ("12.50", "180.0", "1.200")
     facts = "in graphs against the own cache in bfloat16 in place, read by torch's flash; figures outside graphs contain Python's launches"
-    assert facts in within.facts
+    assert any(fact.startswith(facts) for fact in within.facts)
     assert not any("graphs" in fact for fact in without.facts)
     refused = dataclasses.replace(plain, cell=dataclasses.replace(plain.cell, device="cuda"), device={"captured": {"missing": "a window"}})
     assert "not in graphs: a window" in speed.facts(refused)

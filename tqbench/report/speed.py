@@ -95,7 +95,8 @@ def _graphs(record: Record) -> str:
     if own is None:
         return f"not in graphs: {captured['missing']}" if record.cell.device.startswith("cuda") and "missing" in captured else ""
     forms = f", read by torch's {' + '.join(own['attention'])}" if own["attention"] else ""
-    return f"in graphs against the own cache in {own['cache']}{forms}; figures outside graphs contain Python's launches"
+    outside = "figures outside graphs contain Python's launches, and its copying for every token"
+    return f"in graphs against the own cache in {own['cache']}{forms}; {outside}"
 
 
 def _turns(record: Record) -> str:
