@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import subprocess
+import sys
 import warnings
 from functools import partial
 
@@ -146,7 +149,7 @@ def test_a_store_is_packed_where_it_lies(name, monkeypatch):
     """What the form writes into the buffers of a store is what it hands out else, beside what lay there before."""
     from tqbench.kernels import packed
 
-    monkeypatch.setattr(triton, "refuses", lambda place: triton.missing())  # noqa: ARG005 - the interpreter, on the CPU
+    monkeypatch.setattr(triton, "refuses", lambda place: triton.missing())
     x = [gaussian(2, 2, 96, 64, seed=s).to(DEVICE) for s in (1, 2)]
     store = Store(read(name), Shape("llama", 64, "float32", 2, 4), TorchArrays(DEVICE), Terms("encode=triton,attend=torch", quiet=True))
     for first, last in ((0, 64), (64, 65), (65, 96)):
@@ -263,6 +266,32 @@ def test_what_is_not_rotated_is_packed_bit_for_bit(codec, values):
         for name, expected in theirs.items():
             assert mine[name].dtype == expected.dtype
             assert torch.equal(mine[name].cpu(), expected), name
+
+
+ROUNDED = """
+import re
+import torch
+from tqbench.bench import ahead
+from tqbench.core.presets import preset
+from tqbench.kernels.encode import _triton
+for name in ("q4_0", "q4_1", "mlx4_g64", "kivi4", "iq4_nl"):
+    found = []
+    with ahead._collected(found):
+        _triton.encode(preset(name).k.codec, torch.zeros(1, 2, 64, 128, dtype=torch.bfloat16))
+    for _, made in found:
+        print(name, *sorted(set(re.findall(r"fma[.]rn|div[.]full|div[.]approx|rcp[.]approx|div[.]rn|add[.]f32", made.asm["ptx"]))))
+"""
+
+
+def test_on_a_gpu_nothing_is_rounded_less_than_by_the_reference(tmp_path):
+    """The interpreter knows neither fused products nor quick divisions."""
+    given = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    env = given | {"TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", ROUNDED], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [name for name, *_ in lines] == ["q4_0", "q4_1", "mlx4_g64", "kivi4", "iq4_nl"]
+    assert all(set(found) <= {"div.rn", "add.f32"} and "div.rn" in found for _, *found in lines), lines
 
 
 def test_groups_of_tokens_of_a_channel_are_whole_and_hide_nothing():
