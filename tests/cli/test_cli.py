@@ -17,6 +17,7 @@ from tqbench.core.record import Cell, Record
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = "results/reference/quickstart-cpu"
+ANYWHERE = sorted(str(path) for path in (ROOT / "suites").glob("*.yaml") if "\ndevice: cuda\n" not in path.read_text())  # a plan says so
 HEAVY = ("torch", "transformers", "mlx", "pandas", "matplotlib", "datasets", "huggingface_hub")
 GOOD = """\
 model: smollm2-135m-instruct-q4_1
@@ -67,7 +68,7 @@ def run(*args: str, code: str | None = None, cwd: Path = ROOT, **env: str) -> su
         ["run", "--help"],
         ["bench", "--help"],
         ["tune", "--help"],
-        ["plan", *sorted(map(str, (ROOT / "suites").glob("*.yaml")))],
+        ["plan", *ANYWHERE],
         ["run", "suites/long_ctx.yaml", "--dry-run"],
         ["schemes"],
         ["schemes", "--markdown"],
@@ -105,9 +106,27 @@ def test_version_and_help() -> None:
     options = run("run", "--help").stdout
     for option in (
         *("-k", "--model", "--corpus", "--backend", "--device", "--dtype", "--kernel"),
-        *("--bypass", "--set", "--budget", "--memory", "--fresh", "--dry-run", "-o, --output"),
+        *("--bypass", "--set", "--budget", "--memory", "--fresh", "--dry-run", "-o, --output, --results"),
     ):
         assert f" {option} " in options
+
+
+def test_what_is_written_goes_to_output_and_runs_lie_in_results() -> None:
+    import typer.main
+
+    from tqbench.cli import app
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    options = {name: {flag: one for one in command.params for flag in one.opts} for name, command in commands.items()}
+    writing = {name for name, found in options.items() if "-o" in found}
+    assert writing == {"run", "plan", "tune", "report", "gate", "bench", "import"}
+    for name in writing:
+        assert re.match(r"Where .* go\b", options[name]["-o"].help), name
+        assert options[name]["-o"] is options[name]["--output"]
+    reading = {name: found["--results"] for name, found in options.items() if "--results" in found}
+    assert reading.keys() == {"run", "plan", "tune", "runs", "report", "gate", "compare"}
+    assert {str(one.default) for one in reading.values()} == {"results"}
+    assert {name for name, one in reading.items() if one is options[name].get("-o")} == {"run", "plan", "tune"}
 
 
 def test_run_dry_prints_the_plan() -> None:
@@ -129,6 +148,32 @@ def test_a_suite_that_the_budget_leaves_nothing_of_is_told(tmp_path: Path) -> No
     assert "turbo4: it takes about " in done.stdout
 
 
+def planned_on(folder: Path, head_dim: int, more: str = "", *args: str) -> subprocess.CompletedProcess[str]:
+    """`tqbench plan` of q8_0 and f16 on a model that is a configuration alone."""
+    sizes = {"hidden_size": 4 * head_dim, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "head_dim": head_dim, "vocab_size": 1000, "max_position_embeddings": 256}
+    (folder / "tiny").mkdir(exist_ok=True)
+    (folder / "tiny" / "config.json").write_text(json.dumps(sizes))
+    (folder / "s.yaml").write_text(GOOD.replace("smollm2-135m-instruct-q4_1", "tiny").replace("[q8_0]", "[q8_0, f16]") + more)
+    return run("plan", "s.yaml", *args, cwd=folder)
+
+
+@pytest.mark.parametrize(
+    ("gates", "code", "says"), [("", 5, "nothing was measured"), ("gates: [{schemes: q8_0, metric: dppl, limit: 1}]", 3, "did not")]
+)
+def test_a_plan_of_which_nothing_can_run_ends_as_its_run_would(tmp_path: Path, gates: str, code: int, says: str) -> None:
+    done = planned_on(tmp_path, 16, gates, "-k", "q8_0")
+    assert done.returncode == code, done.stderr
+    last, why = done.stdout.splitlines()[-2:]
+    assert last.startswith("s: nothing of it can run here; `tqbench run` would end with: ")
+    assert says in last
+    assert f"(exit code {code})" in last
+    assert why == "  q8_0: blocks of 32 channels do not fit head_dim 16"
+    for head_dim, only in ((32, "q8_0"), (16, "*"), (16, "baseline")):  # something can
+        done = planned_on(tmp_path, head_dim, gates, "-k", only)
+        assert (done.returncode, "nothing of it can run" in done.stdout) == (0, False)
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -136,6 +181,12 @@ def test_a_suite_that_the_budget_leaves_nothing_of_is_told(tmp_path: Path) -> No
         (["no-such-command"], "No such command 'no-such-command'"),
         (["plan", "--no-such-option"], "No such option"),
         (["plan", "suites/quickstrat.yaml"], "suites/quickstrat.yaml: there is no such file; did you mean 'suites/quickstart.yaml'?\n"),
+        (["run", "nosuch"], "nosuch: there is no such file; give the path of a suite, a YAML file (here: suites/crossover.yaml, "),
+        (["run", "nosuch"], "suites/tune.yaml)\n"),  # to the last
+        (["plan", "suites"], "suites/tune.yaml\n"),
+        (["plan", "suites/quickstart.yaml", "--budget", "0s"], "--budget: '0s' leaves no time for anything; give more than 0, as 90s, 20m"),
+        (["plan", "suites/quickstart.yaml", "--corpus", "no.txt"], f"--corpus: the file '{ROOT / 'no.txt'}' does not exist: "),
+        (["plan", "suites/quickstart.yaml", "--corpus", "no.txt"], "without a text of your own, take python-docs, wikitext-2\n"),
         (["plan", "suites/quickstart.yaml", "-k", "q9"], "-k: 'q9' selects nothing;"),
         (["run", "suites/quickstart.yaml", "--dtype", "flot32"], "--dtype: unknown dtype 'flot32'; did you mean 'float32'?"),
         (["models", "fetch", "smollm"], "unknown model 'smollm'"),
@@ -161,6 +212,10 @@ def test_a_suite_that_the_budget_leaves_nothing_of_is_told(tmp_path: Path) -> No
         (["compare", QUICKSTART, f"{QUICKSTART}:turb4"], "unknown scheme of this run 'turb4'; did you mean 'turbo4'?"),
         (["compare", QUICKSTART, QUICKSTART, "--allow", "dtyp"], "--allow: unknown key 'dtyp'; did you mean 'dtype'?"),
         (["gate", QUICKSTART, "--fail-on", "q8_O:dppl>1"], "--fail-on 'q8_O:dppl>1': unknown scheme 'q8_O'; did you mean 'q8_0'?"),
+        (
+            ["gate", QUICKSTART, "--fail-on", "q8_0>0"],
+            "--fail-on 'q8_0>0': 'q8_0' names a scheme where a metric belongs: write 'q8_0:METRIC>0'",
+        ),
         (["gate", QUICKSTART, "--against", QUICKSTART], "has no limit to hold the difference to"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",

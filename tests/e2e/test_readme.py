@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand, and its result table against the records it comes from."""
+"""What the README and the guide show: commands, run as they stand, suites, links, and the table of the records it comes from."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+README, GUIDE = ((ROOT / name).read_text() for name in ("README.md", "docs/guide.md"))
 ELSEWHERE = {"make test"}  # it is what runs this test
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.S | re.M)
+def blocks(language: str, document: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", document, flags=re.S | re.M)
 
 
-COMMANDS = [line.partition("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+LINES = [
+    line.partition("#")[0].strip() for document in (README, GUIDE) for block in blocks("bash", document) for line in block.splitlines()
+]
+COMMANDS = list(dict.fromkeys(LINES))
 
 
 @pytest.mark.model
 def test_the_commands_run() -> None:
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    assert len(COMMANDS) >= 8
+    assert len(COMMANDS) >= 20
     for command in COMMANDS:
         if command not in ELSEWHERE:
             done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
@@ -41,17 +44,43 @@ def test_the_python_runs() -> None:
     assert "turbo4" in done.stdout
 
 
-def test_the_suite_is_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("document", "schemes", "tasks"),
+    [
+        (README, ["q8_0", "q8_0/turbo3", "mine"], {"perplexity", "decode"}),
+        (
+            GUIDE,
+            ["q8_0", "q8_0/turbo3", "turbo4[bridge]", "mine"],
+            {"perplexity", "decode", "prefill", "memory", "storage", "sensitivity", "needle", "generation", "breakdown"},
+        ),
+    ],
+    ids=["README", "guide"],
+)
+def test_the_suite_is_one(tmp_path: Path, document: str, schemes: list[str], tasks: set[str]) -> None:
     from tqbench.suite.load import load
     from tqbench.suite.plan import plan
 
-    (text,) = blocks("yaml")
-    (tmp_path / "readme.yaml").write_text(text)
-    (suite,) = load([tmp_path / "readme.yaml"])
+    (text,) = blocks("yaml", document)
+    (tmp_path / "shown.yaml").write_text(text)
+    (suite,) = load([tmp_path / "shown.yaml"])
     cells = plan(suite).cells
-    assert list(dict.fromkeys(cell.label for cell in cells)) == ["baseline", "q8_0", "q8_0/turbo3", "turbo4[bridge]", "mine"]
-    tasks = {"perplexity", "decode", "prefill", "memory", "storage", "sensitivity", "needle", "generation", "breakdown"}
+    assert list(dict.fromkeys(cell.label for cell in cells)) == ["baseline", *schemes]
     assert {cell.task for cell in cells} == tasks
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/guide.md", "results/README.md"])
+def test_what_is_linked_is_there(name: str) -> None:
+    page = ROOT / name
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_guide_has_every_ready_suite_and_every_exit_code() -> None:
+    from tqbench.cli import app
+
+    assert [path.stem for path in (ROOT / "suites").glob("*.yaml") if f"`{path.stem}`" not in GUIDE] == []
+    codes = str(app.info.epilog).partition(": ")[2]
+    assert codes in " ".join(GUIDE.split())
 
 
 def test_the_table_is_the_committed_run() -> None:

@@ -134,6 +134,23 @@ def test_the_same_name_for_another_scheme_is_refused_and_asking_for_it_is_not(me
     assert one(b, b, ("q8_0", "turbo4")).how == "paired"
 
 
+def test_schemes_that_were_named_are_told_apart_by_what_they_do(make, run_of):
+    mine, theirs = (
+        {"name": name, "k": {"codec": "codebook", "bits": bits}, "v": {"codec": "codebook", "bits": 3, **more}}
+        for name, bits, more in (("turbo3", 3, {}), ("mine", 8, {"window": 64}))
+    )
+    run = run_of([make.baseline(), make.record(make.cell(mine), (3.25, 3.25)), make.record(make.cell(theirs), (8.125, 3.25))])
+    (comparison,) = compare.compare((run, "turbo3"), [(run, "mine")])
+    (table,) = [section for section in comparison.sections() if section.title == "What differs"]
+    assert table.rows == (
+        ("asked", "bits per value of K", "3.25", "8.125", "all"),
+        ("asked", "scheme k.bits", "3", "8", "all"),
+        ("asked", "scheme v.window", "–", "64", "all"),
+        ("harmless", "scheme's name", "turbo3", "mine", "all"),
+    )
+    assert table.notes[0].startswith("asked: how the schemes that were named differ; ")
+
+
 @pytest.mark.parametrize(
     ("key", "changes"),
     [
@@ -150,6 +167,21 @@ def test_what_may_explain_a_difference_is_a_warning(measured, key, changes):
     assert pair.how == "equal"
     assert next(knob.kind for knob in pair.knobs if knob.key == key) == "warning"
     assert next(knob.kind for knob in pair.knobs if knob.key == "run") == "harmless"
+
+
+def test_weights_of_the_same_file_are_the_same_however_they_are_described(measured):
+    a, b, c = (
+        measured(run, {"q8_0": NLL + NOISE}, model={"weights": said})
+        for run, said in (
+            ("a", "tiny.gguf (sha256 0123456789abcdef), dequantized on load"),
+            ("b", "Q4_1 (2 Q4_1), dequantized on load from tiny.gguf (sha256 0123456789abcdef)"),
+            ("c", "Q4_1 (2 Q4_1), dequantized on load from tiny.gguf (sha256 fedcba9876543210)"),
+        )
+    )
+    pair = one(a, b)
+    assert pair.how == "equal"
+    assert next(knob.kind for knob in pair.knobs if knob.key == "weights as described") == "harmless"
+    assert one(b, c).why == "model weights sha256 0123456789abcdef → sha256 fedcba9876543210"
 
 
 def test_a_fatal_key_can_be_allowed_unless_nothing_could_be_subtracted_then(measured):

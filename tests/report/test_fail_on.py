@@ -45,7 +45,8 @@ def test_a_limit_is_a_gate(run, text, schemes, metric, limit):
         ("dppl>", "'' is no limit"),
         ("dppl", "write [SCHEME:]METRIC>NUMBER"),
         ("", "write [SCHEME:]METRIC>NUMBER"),
-        (">1", "unknown metric ''"),
+        (">1", "no metric stands before '>1': write [SCHEME:]METRIC>NUMBER"),
+        ("q8_0>0", "'q8_0' names a scheme where a metric belongs: write 'q8_0:METRIC>0' (measured here: ppl, dppl, "),
     ],
 )
 def test_a_mistake_says_what_is_allowed(run, text, said):

@@ -198,3 +198,13 @@ def test_a_plan_knows_its_suite_and_the_lines_of_its_gates_and_an_old_one_does_n
     new = load(folder)
     assert new.source == "suites/x.yaml"
     assert [new.lines[gate] for gate in new.gates] == [12, 14]
+
+
+def test_a_row_says_at_what_level_its_intervals_and_its_verdicts_are(make, run_of):
+    stopped = make.record(make.cell("q4_0"), text=make.baseline().text | {"look": {"at": 4, "of": 6, "share": 0.125}})
+    run = run_of([make.baseline(), make.record(make.cell("q8_0")), stopped, make.broken(make.cell("f16"))])
+    levels = {row["scheme"]: (row["level"], row["level_judged"]) for row in run.rows()}
+    assert levels == {"baseline": (0.95, 0.95), "q8_0": (0.95, 0.95), "q4_0": (0.95, 0.99375), "f16": (None, None)}
+    (dppl,) = [row["dppl_low"] for row in run.rows() if row["scheme"] == "q4_0"]
+    assert dppl == stopped.metrics["dppl"].low  # as the record has it
+    assert run.frame()["level_judged"].dtype == float

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tqbench.core.record import Cell, Estimate, Outcome, Record
+from tqbench.runner import group
 from tqbench.runner.folder import Folder
 from tqbench.runner.run import Finished, run_plan
 from tqbench.suite.load import load
@@ -54,3 +55,19 @@ def test_a_suite_that_nothing_is_left_of_is_not_green(planned: Plan, tmp_path: P
     done = run(planned, tmp_path, {}, *planned.cells)
     assert (done.measured, done.conclusion.code) == (0, 5)
     assert [verdict.reason for verdict in done.conclusion.verdicts] == [f"left out: {WHY}"] * 2
+
+
+def test_cells_that_failed_are_not_counted_as_measured(planned: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(_plan: Plan, cells: list[Cell], folder: Folder, _progress: object) -> None:
+        for cell in cells:
+            Record(cell, "crashed" if cell.label == "q8_0" else "ok").write(folder.cell(cell))
+
+    monkeypatch.setattr(group, "measure", measure)
+    for before, said in (
+        ({}, "2 of 3 cells measured now, 1 crashed"),
+        ({"turbo4": "ok"}, "0 of 3 cells measured now, 2 before, 1 crashed"),  # the baseline of the first run is there
+    ):
+        assert run(planned, tmp_path, before).count == said
+    assert (
+        run(planned, tmp_path / "other", dict.fromkeys(("baseline", "q8_0", "turbo4"), "ok")).count == "0 of 3 cells measured now, 3 before"
+    )

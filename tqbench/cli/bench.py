@@ -62,7 +62,7 @@ def bench(  # noqa: PLR0913 - each is an option
         str, typer.Option(metavar="DEVICE", help="cpu, or cuda: then Triton's forms, in a model of bfloat16.")
     ] = Wishes.device,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Write bench.json, .csv, .md, .svg, .png.")
+        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Where bench.json, .csv, .md, .svg and .png go, if at all.")
     ] = None,
 ) -> None:
     """Time the forms of an operation beside honest baselines and the memory limit. Each form is checked before it is timed."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tqbench.cli import table
+from tqbench.cli import options, table
 
 if TYPE_CHECKING:
     from tqbench.report.run import Run
@@ -35,7 +35,7 @@ def compare(
         list[str] | None, typer.Option("--allow", metavar="KEY", help="A key that may differ though it is fatal, as 'dtype'. Repeatable.")
     ] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Write the tables as Markdown, too.")] = None,
-    results: Annotated[Path, typer.Option("--results", metavar="FOLDER", help="Where runs are.")] = Path("results"),
+    results: options.Results = Path("results"),
 ) -> None:
     """Compare runs on the same tokens, and say what differs between them. Measures nothing."""
     from tqbench.core.errors import ConfigError

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tqbench.cli import ci, complete, table
+from tqbench.cli import ci, complete, options, table
 
 EXAMPLES = """Examples:
 
@@ -38,9 +38,9 @@ def gate(
     ] = None,
     github: Annotated[bool, typer.Option("--github", help="Print annotations for GitHub, as in Actions.")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Write SUITE/RUN/junit.xml and benchmark.json here.")
+        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Where SUITE/RUN/junit.xml and benchmark.json go, if at all.")
     ] = None,
-    results: Annotated[Path, typer.Option("--results", metavar="FOLDER", help="Where runs are.")] = Path("results"),
+    results: options.Results = Path("results"),
 ) -> None:
     """Judge runs by their suites' gates. Measures nothing."""
     from tqbench.core.errors import worst

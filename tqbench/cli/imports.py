@@ -27,7 +27,7 @@ def take_in(
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Instead of results/imported/NAME, named after the first file.")
+        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Where the rows go; results/imported/NAME if not said.")
     ] = None,
     tool: Annotated[
         str | None,

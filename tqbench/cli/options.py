@@ -36,7 +36,12 @@ Budget = Annotated[
     ),
 ]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Leave out cells that would need more, as 16g.")]
-Results = Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where results are, or go; plans learn from them.")]
+# One meaning everywhere: -o is where a command writes, --results is where runs are. For what measures, or plans to, these are one folder.
+Results = Annotated[Path, typer.Option("--results", metavar="FOLDER", help="Where runs are.")]
+Runs = Annotated[
+    Path,
+    typer.Option("-o", "--output", "--results", metavar="FOLDER", help="Where runs go, and where they are: plans learn from them."),
+]
 
 
 def _instead(help_text: str, words: Callable[[str], list[str]] | None = None, metavar: str = "NAME") -> Any:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from tqbench.cli import options, table
+from tqbench.core.errors import worst
 from tqbench.core.quantity import duration, size
 
 if TYPE_CHECKING:
     from tqbench.core.record import Cell
+    from tqbench.report.conclusion import Conclusion
     from tqbench.suite.budget import Limits
     from tqbench.suite.cost import Cost
     from tqbench.suite.plan import Plan
@@ -48,15 +50,16 @@ def plan(
     overrides: Overrides,
     budget: options.Budget = None,
     memory: options.Memory = None,
-    output: options.Results = Path("results"),
+    output: options.Runs = Path("results"),
 ) -> None:
     """Show what a run would measure, and what it takes: time, memory, disk and downloads. Measures nothing.
 
-    Times are learned from earlier records of this machine where there are any; otherwise they are first guesses.
+    Times are learned from earlier records of this machine where there are any; otherwise they are first guesses. Where no scheme of a suite
+    can run here, the exit code is that of the run.
     """
     from tqbench.suite.budget import Limits
 
-    show(read(suites, only, overrides, limits=Limits(budget, memory), output=output))
+    raise typer.Exit(show(read(suites, only, overrides, limits=Limits(budget, memory), output=output)))
 
 
 def read(suites: Sequence[str], only: str | None, overrides: Overrides, *, limits: Limits, output: Path, fresh: bool = False) -> Wanted:
@@ -76,8 +79,9 @@ def read(suites: Sequence[str], only: str | None, overrides: Overrides, *, limit
     return Wanted(trim(plans, limits, done), done)
 
 
-def show(wanted: Wanted) -> None:
-    """Print plans, one table for cells that differ in scheme and context only."""
+def show(wanted: Wanted) -> int:
+    """Print plans, one table for cells that differ in scheme and context only. The exit code: 0 unless nothing of a plan can run."""
+    codes = []
     for planned in wanted.plans:
         pairs = [(cell, planned.cost(cell)) for cell in planned.chosen]
         for heading, members in itertools.groupby(pairs, key=lambda pair: _heading(pair[0])):
@@ -87,6 +91,34 @@ def show(wanted: Wanted) -> None:
             typer.echo("\n".join(_total(planned, wanted.done)))
         for line in dropped(planned):
             typer.echo(line)
+        if doomed := _doomed(planned, wanted.done):
+            typer.echo("\n".join(_why(planned, doomed)))
+            codes.append(doomed.code)
+    return worst(codes)
+
+
+def _doomed(planned: Plan, done: Collection[str]) -> Conclusion | None:
+    """What the run will come to if nothing can run that was asked for, no scheme or not even a baseline; else None."""
+    from tqbench.core.record import Record
+    from tqbench.report.conclusion import conclude
+    from tqbench.report.run import Run
+
+    refused = [cell for cell in planned.chosen if cell.key not in done and planned.cost(cell).unsupported]
+    able = [cell for cell in planned.chosen if cell not in refused]
+    if not refused or any(cell.scheme for cell in able) or (able and not any(cell.scheme for cell in refused)):
+        return None
+    records = (*(Record(cell, "unsupported", planned.cost(cell).unsupported) for cell in refused), *(Record(cell, "ok") for cell in able))
+    run = Run(Path(), planned.suite, "", "", planned.cells, records, planned.gates, {}, dropped=dict(planned.dropped))
+    return conclude(run, asked=planned.asked)
+
+
+def _why(planned: Plan, doomed: Conclusion) -> list[str]:
+    labels: dict[str, list[str]] = {}
+    for cell in planned.chosen:
+        if why := planned.cost(cell).unsupported:
+            labels.setdefault(why, []).append(cell.label)
+    reasons = [f"  {', '.join(dict.fromkeys(own))}: {why}" for why, own in labels.items()]
+    return [f"{planned.suite}: nothing of it can run here; `tqbench run` would end with: {doomed.sentence}", *reasons]
 
 
 def dropped(planned: Plan) -> list[str]:
@@ -166,16 +198,18 @@ def _download(cost: Cost) -> str:
 
 
 def _total(planned: Plan, done: Collection[str]) -> list[str]:
-    """All together, without what is measured already."""
+    """All together, without what is measured already and what cannot run."""
     from tqbench.measure.environment import describe
 
-    cells = [cell for cell in planned.chosen if cell.key not in done]
+    rest = [cell for cell in planned.chosen if cell.key not in done]
+    cells = [cell for cell in rest if not planned.cost(cell).unsupported]
     costs = [planned.cost(cell) for cell in cells]
     needed = [cost.peak_bytes for cost in costs if cost.peak_bytes is not None]
     fetched = [_download(cost) for cost in costs if cost.download_bytes != 0]
     parts = [
         f"{len(planned.chosen)} cells",
-        *([f"{measured} of them measured"] if (measured := len(planned.chosen) - len(cells)) else []),
+        *([f"{measured} of them measured"] if (measured := len(planned.chosen) - len(rest)) else []),
+        *([f"{refused} unsupported"] if (refused := len(rest) - len(cells)) else []),
         f"{sum(cost.tokens for cost in costs):,} tokens",
         _time(planned, cells),
         *([f"up to {size(max(needed))} of the {size(describe()['memory_bytes'])} of memory here"] if needed else []),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tqbench.cli import complete, table
+from tqbench.cli import complete, options, table
 
 EXAMPLES = """Examples:
 
@@ -46,7 +46,7 @@ def report(  # noqa: PLR0913 - an option each
             autocompletion=complete.reported,
         ),
     ],
-    results: Annotated[Path, typer.Option("--results", metavar="FOLDER", help="Where runs are.")] = Path("results"),
+    results: options.Results = Path("results"),
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where pages go.")] = Path("reports"),
     form: Annotated[Format, typer.Option("--format", help="Anything but table: print the tables so, and write no page.")] = Format.TABLE,
     figures: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Each figure as SVG, PDF and PNG with its CSV.")] = None,

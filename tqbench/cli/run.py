@@ -41,15 +41,14 @@ def run(  # noqa: PLR0913 - each is an option
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     budget: options.Budget = None,
     memory: options.Memory = None,
-    output: options.Results = Path("results"),
+    output: options.Runs = Path("results"),
 ) -> None:
     """Measure suites. The same command again continues: what is measured stays."""
     from tqbench.suite.budget import Limits
 
     wanted = read(suites, only, overrides, limits=Limits(budget, memory), output=output, fresh=fresh)
     if dry_run:
-        show(wanted)
-        return
+        raise typer.Exit(show(wanted))
     for line in [line for planned in wanted.plans for line in dropped(planned)]:
         typer.echo(line, err=True)
     with interruptible():
@@ -74,7 +73,7 @@ def _run(planned: Plan, output: Path, *, fresh: bool) -> int:
     if done.conclusion.verdicts or done.conclusion.code:
         console.print(terminal.verdicts(done.run, done.conclusion))
     ci.tell(done.run, done.conclusion)
-    typer.echo(f"\n{planned.suite}: {done.measured} of {len(planned.chosen)} cells measured now")
+    typer.echo(f"\n{planned.suite}: {done.count}")
     typer.echo(f"results  {done.run.folder}\npage     {done.page}")
     return done.conclusion.code
 

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from tqbench.cli import table
+from tqbench.cli import options, table
 
 EXAMPLES = """Examples:
 
 tqbench runs
 
-tqbench runs -o elsewhere/results
+tqbench runs --results elsewhere/results
 """
 
 
 def runs(
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where results are.")] = Path("results"),
+    results: options.Results = Path("results"),
 ) -> None:
     """List the runs in the results folder, the latest last, and what was imported from other tools."""
-    rows = sorted((_row(plan.parent) for plan in output.glob("*/*/plan.json")), key=lambda row: row[2])
-    rows += [_imported(path.parent) for path in sorted(output.glob("imported/*/imported.json"))]
+    rows = sorted((_row(plan.parent) for plan in results.glob("*/*/plan.json")), key=lambda row: row[2])
+    rows += [_imported(path.parent) for path in sorted(results.glob("imported/*/imported.json"))]
     if rows:
         table.show("", ("suite", "run", "when", "cells"), rows)
     else:
-        typer.echo(f"There are no runs in {output} yet; `tqbench run SUITE` makes one.")
+        typer.echo(f"There are no runs in {results} yet; `tqbench run SUITE` makes one.")
 
 
 def _row(folder: Path) -> tuple[str, str, str, str]:

@@ -51,7 +51,7 @@ def tune(  # noqa: PLR0913 - each is an option
     ] = None,
     thorough: Annotated[bool, typer.Option("--thorough", help="Probe the layers of every scheme, not of the smallest alone.")] = False,
     overrides: Overrides,
-    output: options.Results = Path("results"),
+    output: options.Runs = Path("results"),
 ) -> None:
     """Find the cheapest mix of the suite's schemes, layer by layer and side by side, that keeps a limit on Δppl.
 

@@ -29,14 +29,18 @@ def read_duration(text: str) -> float:
     text = text.strip().lower()
     parts = re.findall(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(min|[smhd])", text)
     seconds = sum(float(number) * TIMES[unit] for number, unit in parts)
-    if not seconds or "".join(map("".join, parts)) != text:
+    if not parts or "".join(map("".join, parts)) != text:
         raise ValueError(f"{text!r} is no time; write a number with its unit, as 90s, 20m, 1.5h or 1h30m")
+    if not seconds:
+        raise ValueError(f"{text!r} leaves no time for anything; give more than 0, as 90s, 20m, 1.5h or 1h30m")
     return seconds
 
 
 def read_size(text: str) -> int:
     """`512m`, `16g`, `16GiB` in bytes, in powers of 1024; ValueError says how it is written."""
     found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([kmgt])(?:i?b)?", text.strip().lower())
-    if not found or not float(found[1]):
+    if not found:
         raise ValueError(f"{text!r} is no size; write a number with its unit, as 512m, 16g or 16GiB (powers of 1024)")
+    if not float(found[1]):
+        raise ValueError(f"{text!r} leaves no room for anything; give more than 0, as 512m, 16g or 16GiB (powers of 1024)")
     return int(float(found[1]) * (1 << SIZES[found[2]]))

@@ -31,6 +31,7 @@ UNPAIRED_SPEED = (
 )
 MEANINGS = {
     "fatal": "not comparable",
+    "asked": "how the schemes that were named differ; a key without a value is its codec's default, or none of its codec",
     "warning": "comparable, and this may be why they differ",
     "harmless": "changes no digit",
 }

@@ -38,7 +38,7 @@ def gates(texts: Sequence[str], runs: Sequence[Run]) -> list[list[Gate]]:
     found, wrong = [], []
     for text in texts:
         try:
-            one = _parse(text)
+            one = _parse(text, runs)
             if one.pattern and not any(matches(one.pattern, label) for label in labels):
                 raise ConfigError(f"{unknown('scheme', one.pattern, labels)}; * and ? are wildcards")
             found.append(one)
@@ -49,13 +49,24 @@ def gates(texts: Sequence[str], runs: Sequence[Run]) -> list[list[Gate]]:
     return [[one.gate(run) for one in found] for run in runs]
 
 
-def _parse(text: str) -> FailOn:
+def _no_metric(word: str, rest: str, runs: Sequence[Run]) -> str:
+    """What is wrong about it: nothing, a scheme, or a word that nobody knows stands where a metric belongs."""
+    cells = [cell for run in runs for cell in run.cells if cell.scheme is not None]
+    here = ", ".join(dict.fromkeys(metric for cell in cells for metric in METRICS.get(cell.task, {})))
+    if not word:
+        return f"no metric stands before {rest!r}: {HOW} (measured here: {here})"
+    if any(matches(word, cell.label) for cell in cells):
+        return f"{word!r} names a scheme where a metric belongs: write '{word}:METRIC{rest}' (measured here: {here})"
+    return unknown("metric", word, TASK_OF)
+
+
+def _parse(text: str, runs: Sequence[Run]) -> FailOn:
     form = FORM.fullmatch(text.strip())
     if form is None:
         raise ConfigError(HOW)
     metric, sign, number = (form[name].strip() for name in ("metric", "sign", "number"))
     if metric not in TASK_OF:
-        raise ConfigError(unknown("metric", metric, TASK_OF))
+        raise ConfigError(_no_metric(metric, f"{sign}{number}", runs))
     better = METRICS[TASK_OF[metric]][metric]
     needed, side = ("<", "below") if better == "high" else (">", "above")
     if sign != needed:

@@ -1,20 +1,21 @@
-"""What differs between two measurements, and what that means: fatal (they are not comparable), warning (they are, and this may be why they
-differ), harmless."""
+"""What differs between two measurements, and what that means: fatal (they are not comparable), asked (how the schemes that were named
+differ), warning (they are comparable, and this may be why they differ), harmless."""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tqbench.core.errors import ConfigError, unknown
 from tqbench.core.record import Cell, Record
 from tqbench.report.audit import IDENTITY
-from tqbench.report.run import Run
+from tqbench.report.run import Run, bits_of
 from tqbench.report.text import number, plain
 
-Kind = Literal["fatal", "warning", "harmless"]
-KINDS: tuple[Kind, ...] = ("fatal", "warning", "harmless")
+Kind = Literal["fatal", "asked", "warning", "harmless"]
+KINDS: tuple[Kind, ...] = ("fatal", "asked", "warning", "harmless")
 ASKED = (
     "form",
     "depth",
@@ -28,6 +29,7 @@ ASKED = (
     "fewshot",
 )  # what decides which questions are asked
 DRIFT = 1e-3  # of a baseline's ppl: more than rounding on another machine makes, so it is another model
+FILE = re.compile(r"sha256 [0-9a-f]{16}")  # in what a record says of its weights
 LONGEST = 60  # characters of a value
 
 
@@ -48,7 +50,9 @@ def differences(first: tuple[Run, Record], other: tuple[Run, Record], *, crossed
     """Every key that differs, the gravest first. `crossed`: the schemes were asked for by name, so that they differ is the question."""
     (run, record), (run2, record2) = first, other
     found = [
-        *_of("fatal", _fatal(record, crossed=crossed), _fatal(record2, crossed=crossed)),
+        *_of("fatal", _fatal(record), _fatal(record2)),
+        *(_of("asked", _bits(record) | _scheme(record), _bits(record2) | _scheme(record2)) if crossed else []),
+        *([] if crossed else _of("fatal", _scheme(record), _scheme(record2))),
         *_baseline(record, record2),
         *_of("warning", _warnings(run, record), _warnings(run2, record2)),
         *_of("harmless", _harmless(run, record), _harmless(run2, record2)),
@@ -62,12 +66,13 @@ def distance(cell: Cell, other: Cell) -> int:
     return sum(mine.get(key) != theirs.get(key) for key in mine.keys() | theirs.keys())
 
 
-def _fatal(record: Record, *, crossed: bool) -> dict[str, Any]:
+def _fatal(record: Record) -> dict[str, Any]:
     cell, text, params = record.cell, record.text, record.cell.params
     protocol, coder = text.get("protocol") or params.get("protocol"), record.storage.get("coder", {})
     return {
         "task": cell.task,
-        **{f"model {key}": record.model.get(key) for key in IDENTITY if key != "dtype"},
+        **{f"model {key}": record.model.get(key) for key in IDENTITY if key not in ("dtype", "weights")},
+        "model weights": _weights(record),
         "dtype": record.model.get("dtype", cell.dtype),
         "text": text.get("sha256"),
         "recipe": params.get("recipe"),
@@ -81,8 +86,23 @@ def _fatal(record: Record, *, crossed: bool) -> dict[str, Any]:
         "level": coder.get("level", params.get("level")),  # the one that ran: None is the coder's own
         "scored tokens": text.get("scored"),
         "token ids": text.get("ids_sha256"),
-        **({} if crossed else {**_flat("scheme", cell.scheme or {}), **_flat("calibration", record.calibration)}),
     }
+
+
+def _weights(record: Record) -> str | None:
+    """Which they are: of a file that is named by its hash, the hash, however the rest is worded; how they are computed is `dtype`."""
+    said = record.model.get("weights")
+    return named[0] if said and (named := FILE.search(said)) else said
+
+
+def _bits(record: Record) -> dict[str, Any]:
+    """What the scheme made of its definition: bits per packed value."""
+    return {f"bits per value of {side.upper()}": bits_of(record).get(f"bits_{side}") for side in "kv"}
+
+
+def _scheme(record: Record) -> dict[str, Any]:
+    """What the scheme does, by its definition and by what it learned from."""
+    return {**_flat("scheme", record.cell.scheme or {}), **_flat("calibration", record.calibration)}
 
 
 def _baseline(record: Record, record2: Record) -> list[Knob]:
@@ -121,6 +141,7 @@ def _harmless(run: Run, record: Record) -> dict[str, Any]:
         "run": run.name,
         "command": run.command,
         "model's name": record.cell.model,
+        "weights as described": record.model.get("weights"),
         "scheme's name": record.cell.label,
         "text's origin": record.text.get("origin"),
         "memory": run.environment.get("memory_bytes"),

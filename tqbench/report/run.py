@@ -14,6 +14,7 @@ from tqbench.core.files import seal
 from tqbench.core.gate import Gate
 from tqbench.core.record import Cell, Record
 from tqbench.importers.folder import find as imported
+from tqbench.metrics.paired import ERROR
 from tqbench.report.audit import settle
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Run:
         import pandas as pd
 
         frame = pd.DataFrame(self.rows())
-        return frame.astype(dict.fromkeys((name for name in _figures(None, None) if name in frame), float))
+        return frame.astype(dict.fromkeys((name for name in (*_figures(None, None), *_levels(None)) if name in frame), float))
 
     def _row(self, cell: Cell) -> dict[str, Any]:
         record = self.record(cell)
@@ -126,6 +127,7 @@ class Run:
             "outcome": self.outcome(cell),
             "reason": record.reason if record else self.dropped.get(cell.key),
             **_figures(ok, self.floor(ok) if ok else None),
+            **_levels(ok),
             "disturbed": ok.timing.get("disturbed") if ok else None,
             **{op: ok.kernels.get(op) if ok else None for op in ("encode", "decode", "attend")},
             "cell": cell.key,
@@ -148,6 +150,12 @@ def _figures(record: Record | None, floor: float | None) -> dict[str, float | No
         found[f"{name}_low"] = estimate.low if estimate else None
         found[f"{name}_high"] = estimate.high if estimate else None
     return {**found, "floor": floor}
+
+
+def _levels(record: Record | None) -> dict[str, float | None]:
+    """Of the intervals in a row, and of those that tables show and gates judge: of what was looked at while it grew, wider ones."""
+    share = record.text.get("look", {}).get("share", 1.0) if record else 1.0
+    return {"level": 1 - ERROR if record else None, "level_judged": 1 - share * ERROR if record else None}
 
 
 def bits_of(record: Record) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +33,21 @@ class Finished:
     run: Run
     conclusion: Conclusion
     page: Path
-    measured: int  # cells measured now; the others were there
+    tried: tuple[Cell, ...]  # now; the other cells that were wanted had been measured before
+    wanted: tuple[Cell, ...]
+
+    @property
+    def measured(self) -> int:
+        """How many cells have been measured now: those that failed have not."""
+        return sum(self.run.outcome(cell) == "ok" for cell in self.tried)
+
+    @property
+    def count(self) -> str:
+        """What came of the cells that were wanted, by outcome."""
+        outcomes = Counter(self.run.outcome(cell) for cell in self.wanted)
+        before = outcomes.pop("ok", 0) - self.measured
+        rest = [*([f"{before} before"] if before else []), *(f"{count} {outcome}" for outcome, count in outcomes.items())]
+        return ", ".join([f"{self.measured} of {len(self.wanted)} cells measured now", *rest])
 
 
 def run_plan(plan: Plan, results: Path = RESULTS, reports: Path = REPORTS, *, fresh: bool = False, command: str = "") -> Finished:
@@ -52,7 +67,7 @@ def run_plan(plan: Plan, results: Path = RESULTS, reports: Path = REPORTS, *, fr
         conclusion = conclude(run, asked=plan.asked)
         write_results(run, conclusion)
         page = write(run, conclusion, reports)
-    return Finished(run, conclusion, page, len(pending))
+    return Finished(run, conclusion, page, tuple(pending), tuple(plan.chosen))
 
 
 def _bring(plan: Plan) -> None:

@@ -77,14 +77,16 @@ def corpus(options: dict[str, Any], root: Path, problem: Problem, at: At = ("cor
     """The corpus must be known, and its file there."""
     name, path = options.get("name"), options.get("path")
     if not isinstance(name, str) or name not in corpora.names():
-        problem((*at, "name"), unknown("corpus", str(name), corpora.names()))
+        own = "a text of your own is {name: file, path: …}, or its path where an option wants it"
+        problem((*at, "name"), f"{unknown('corpus', str(name), corpora.names())}; {own}")
         return
     allowed = {"name", "path"} if name == "file" else {"name"}
     for key in options.keys() - allowed:
         problem((*at, key), unknown(f"option of corpus {name}", key, allowed))
     if name == "file" and not (isinstance(path, str) and _is_file(root, path)):
+        others = ", ".join(known for known in corpora.names() if known != "file")
         what = f"the file {short(path)} does not exist" if isinstance(path, str) else "corpus file needs the path of a text file"
-        problem((*at, "path"), f"{what}: {{name: file, path: …}}")
+        problem((*at, "path"), f"{what}: {{name: file, path: …}}; without a text of your own, take {others}")
 
 
 def calibration(options: dict[str, Any], root: Path, problem: Problem) -> Calibration:

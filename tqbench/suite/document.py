@@ -14,10 +14,13 @@ from typing import Any
 
 import yaml
 
+from tqbench.core.errors import MOST_NAMES
+
 At = tuple[str | int, ...]
 
 LARGEST = 1_000_000  # bytes; a suite has a few hundred
 DEEPEST = 30
+READY = Path("suites")  # that come with the project
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -92,14 +95,23 @@ def _text(path: Path) -> str:
 
 
 def _within(folder: Path) -> str:
-    suites = sorted(str(path) for path in folder.glob("*.yaml"))
-    return f" but a folder; give one of its suites: {', '.join(suites[:10])}" if suites else " but a folder"
+    suites = _listed(folder)
+    return f" but a folder; give one of its suites: {suites}" if suites else " but a folder, without suites; give a YAML file"
 
 
 def _nearby(path: Path) -> str:
-    there = [str(other) for folder in {path.parent, Path("suites")} for other in folder.glob("*.yaml")]
+    there = [str(other) for folder in {path.parent, READY} for other in folder.glob("*.yaml")]
     near = difflib.get_close_matches(str(path), there, n=1) or [name for name in there if Path(name).stem == path.stem]
-    return f"; did you mean {near[0]!r}?" if near else ""
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    ready = _listed(READY)
+    return f"; give the path of a suite, a YAML file{f' (here: {ready})' if ready else ''}"
+
+
+def _listed(folder: Path) -> str:
+    """The suites of a folder; of very many the first."""
+    suites = sorted(str(path) for path in folder.glob("*.yaml"))
+    return ", ".join([*suites[:MOST_NAMES], *(["…"] if len(suites) > MOST_NAMES else [])])
 
 
 def _syntax(error: yaml.MarkedYAMLError) -> tuple[int | None, str]:

@@ -127,6 +127,6 @@ def named_corpus(name: Any) -> Any:
     """A corpus named on the command line: a known name, or a text file."""
     if not isinstance(name, str):
         return name
-    if name in corpora.names() or not Path(name).is_file():
+    if name in corpora.names() or not (Path(name).is_file() or Path(name).suffix or Path(name).name != name):  # a path, if not of a file
         return {"name": name}
     return {"name": "file", "path": str(Path(name).absolute())}

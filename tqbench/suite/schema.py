@@ -99,6 +99,7 @@ Places = Annotated[
     Field(min_length=1, max_length=26, description="a number from 0 (the beginning) to 1 (the end), or a list of at most 26 of them"),
 ]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=1 << 32, description="a whole number, 0 or more")]
+SomeTokens = Annotated[Whole, Field(ge=1, description="a whole number of tokens, 1 or more")]
 Repetitions = Annotated[int, Field(strict=True, ge=1, le=1000, description="a whole number from 1 to 1000")]
 AtLeastOne = Annotated[Annotated[Whole, Field(ge=1)] | None, Field(description="a whole number of tokens, 1 or more")]
 Corpus = Annotated[
@@ -167,11 +168,11 @@ class Perplexity:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Decode:
-    """The task `decode`: how deep, how many tokens there, how often."""
+class Steps:
+    """Tasks that time decoding steps: how deep, how many tokens there, how often."""
 
     depth: Depths = (512,)
-    new: Annotated[Whole, Field(ge=1, description="a whole number of tokens, 1 or more")] = 128
+    new: SomeTokens = 128
     repetitions: Repetitions = 3
     protocol: Literal["strict", "deploy"] = "strict"
 
@@ -183,6 +184,11 @@ class Decode:
     def params(self, context: int) -> dict[str, Any]:
         """What a cell carries, fully resolved."""
         return {"context": context, "new": self.new, "repetitions": self.repetitions, "protocol": self.protocol}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Decode(Steps):
+    """The task `decode`: how deep, how many tokens there, how often."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -325,22 +331,10 @@ def _cut(task: Needle | Generation | LmEval, context: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Breakdown:
+class Breakdown(Steps):
     """The task `breakdown`: how deep, how many tokens there, how often."""
 
-    depth: Depths = (512,)
-    new: Annotated[Whole, Field(ge=1, description="a whole number of tokens, 1 or more")] = 32
-    repetitions: Repetitions = 3
-    protocol: Literal["strict", "deploy"] = "strict"
-
-    @property
-    def context(self) -> tuple[int, ...]:
-        """The depths: how many tokens lie before the first that is decoded."""
-        return self.depth
-
-    def params(self, context: int) -> dict[str, Any]:
-        """What a cell carries, fully resolved."""
-        return {"context": context, "new": self.new, "repetitions": self.repetitions, "protocol": self.protocol}
+    new: SomeTokens = 32
 
 
 Task = Perplexity | Decode | Prefill | Memory | Storage | Sensitivity | Needle | Generation | LmEval | Breakdown

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tqbench.core.codec import ITEMSIZE
 from tqbench.core.errors import Unsupported
+from tqbench.core.presets import read
+from tqbench.core.record import Estimate
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Ids, Session, Terms, TokenScores
+from tqbench.tasks import Job, Result
 from tqbench.tasks._proof import Witness
+from tqbench.tasks._terms import learned
+from tqbench.tasks._terms import terms as terms_of
 
 KEPT_BYTES = 2 << 30  # of baseline logits
+Metrics = Callable[[TokenScores, NDArray[np.int64]], dict[str, Estimate]]  # of all scores, and the prompt of each token
 
 
 @dataclass
@@ -105,6 +113,53 @@ class Beside:
             self.shelf |= {"bytes": used, key: {}}
         held: dict[int, Any] = self.shelf[key]
         return held
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all prompts of a cell share: its scheme, its terms, the text that codecs learn from, and the proof. A baseline has no scheme."""
+
+    job: Job
+    scheme: Scheme | None
+    terms: Terms
+    about: dict[str, Any]
+    witness: Witness | None
+
+    @staticmethod
+    def of(job: Job, texts: list[Ids]) -> Setup:
+        """For a cell that runs these texts."""
+        scheme = None if job.cell.scheme is None else read(job.cell.scheme)
+        terms, about = terms_of(job, texts, scheme)
+        return Setup(job, scheme, terms, about, None if scheme is None else Witness(scheme, job.session.info))
+
+    def prefixes(self, tokens: Ids) -> tuple[Prefix, Prefix]:
+        """Of the cell's cache and of the model's own; for a baseline they are one."""
+        session, chunk, progress = self.job.session, self.job.cell.params["chunk"], self.job.progress
+        own = Prefix(session, None, Terms(), tokens, chunk, progress)
+        return own if self.scheme is None else Prefix(session, self.scheme, self.terms, tokens, chunk, progress, self.witness), own
+
+    def result(self, parts: Iterable[Ids], prompts: list[dict[str, Any]], each: list[TokenScores], metrics: Metrics) -> Result:
+        """What came of all prompts. `parts`: the tokens that must be equal for cells to be compared; `each`: scores by prompt."""
+        text, scores = self.job.text, TokenScores.join(each)
+        where = np.repeat(np.arange(len(each)), [len(one.nll) for one in each])
+        fields: dict[str, Any] = {
+            "model": dataclasses.asdict(self.job.session.info),
+            "text": {
+                "corpus": text.name,
+                "origin": text.origin,
+                "sha256": text.sha256,
+                "ids_sha256": fingerprint(parts),
+                "protocol": self.job.cell.params["protocol"],
+                "prompts": len(prompts),
+                "scored": len(scores.nll),
+            },
+            "prompts": prompts,
+            "metrics": metrics(scores, where),
+            "fingerprint": hashlib.sha256(scores.nll.tobytes()).hexdigest(),
+        }
+        if self.witness is not None:
+            fields |= {"calibration": learned(self.terms, self.about), **self.witness.prove(scores)}
+        return Result(fields, {"nll": scores.nll.astype(np.float32)})
 
 
 def fingerprint(parts: Iterable[Sequence[int] | Ids]) -> str:

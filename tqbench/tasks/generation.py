@@ -7,24 +7,19 @@ before: KLD, and how often its first choice is the baseline's. A first differenc
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tqbench.core.errors import ConfigError
-from tqbench.core.presets import read
 from tqbench.core.record import Cell, Estimate
-from tqbench.core.session import Ids, Terms, TokenScores
+from tqbench.core.session import Ids, TokenScores
 from tqbench.metrics.paired import Bootstrap, blocks
 from tqbench.metrics.shares import half_life, survival
 from tqbench.tasks import Job, Result
-from tqbench.tasks._prompts import Beside, Prefix, fingerprint, forced, greedy
-from tqbench.tasks._proof import Witness
-from tqbench.tasks._terms import learned
-from tqbench.tasks._terms import terms as terms_of
+from tqbench.tasks._prompts import Beside, Prefix, Setup, fingerprint, forced, greedy
 
 
 def tokens(cell: Cell) -> int:
@@ -44,32 +39,12 @@ def run(job: Job) -> Result:
         much = f"context {params['context']} and {params['new']} new tokens"
         raise ConfigError(f"{much} are more than the {session.info.max_positions} positions of {session.info.name}")
     found = prompts(params, session.tokenize(job.text.text), session.info.bos_token)
-    scheme = None if job.cell.scheme is None else read(job.cell.scheme)
-    terms, about = terms_of(job, found, scheme)
-    witness = None if scheme is None else Witness(scheme, session.info)
-    going = [_Going(job, prompt, scheme, terms, witness) for prompt in found]
-    traced = [one.trace() for one in going]
-    scores = TokenScores.join([one.scores for one in traced])
-    where = np.repeat(np.arange(len(traced)), [len(one.scores.nll) for one in traced])
-    fields: dict[str, Any] = {
-        "model": dataclasses.asdict(session.info),
-        "text": {
-            "corpus": job.text.name,
-            "origin": job.text.origin,
-            "sha256": job.text.sha256,
-            # The trajectories too: schemes are only comparable along the same ones.
-            "ids_sha256": fingerprint(part for prompt, one in zip(found, traced, strict=True) for part in (prompt, one.trajectory)),
-            "protocol": params["protocol"],
-            "prompts": len(found),
-            "scored": len(scores.nll),
-        },
-        "prompts": [one.row(i, prompt) for i, (prompt, one) in enumerate(zip(found, traced, strict=True))],
-        "metrics": metrics(traced, scores, where, scheme is None),
-        "fingerprint": hashlib.sha256(scores.nll.tobytes()).hexdigest(),
-    }
-    if scheme is not None and witness is not None:
-        fields |= {"calibration": learned(terms, about), **witness.prove(scores)}
-    return Result(fields, {"nll": scores.nll.astype(np.float32)})
+    setup = Setup.of(job, found)
+    traced = [_Going(setup, prompt).trace() for prompt in found]
+    # The trajectories too: schemes are only comparable along the same ones.
+    parts = (part for prompt, one in zip(found, traced, strict=True) for part in (prompt, one.trajectory))
+    rows = [one.row(i, prompt) for i, (prompt, one) in enumerate(zip(found, traced, strict=True))]
+    return setup.result(parts, rows, [one.scores for one in traced], partial(metrics, traced, baseline=setup.scheme is None))
 
 
 @dataclass(frozen=True)
@@ -103,21 +78,20 @@ class Traced:
 class _Going:
     """One prompt through the cell's cache, and the model's own where its trajectory is not known yet."""
 
-    job: Job
+    setup: Setup
     prompt: Ids
-    scheme: Any
-    terms: Terms
-    witness: Witness | None
+
+    @property
+    def job(self) -> Job:
+        """The cell's."""
+        return self.setup.job
 
     def trace(self) -> Traced:
         """Free-running, then led. All but the last token of the prompt are run once for both."""
         params, session, chunk = self.job.cell.params, self.job.session, self.job.cell.params["chunk"]
-        own = Prefix(session, None, Terms(), self.prompt[:-1], chunk, self.job.progress)
-        mine = own
-        if self.scheme is not None:
-            mine = Prefix(session, self.scheme, self.terms, self.prompt[:-1], chunk, self.job.progress, self.witness)
+        mine, own = self.setup.prefixes(self.prompt[:-1])
         trajectory = self._trajectory(own)
-        agreed = len(trajectory) if self.scheme is None else self._agreed(mine, trajectory)
+        agreed = len(trajectory) if self.setup.scheme is None else self._agreed(mine, trajectory)
         kept = Beside(session, self.job.beside).kept(("logits", self.prompt.tobytes()), len(trajectory))
         cache, against = mine.cache(), None if kept else own.cache()
         step = 1 if params["protocol"] == "deploy" else min(chunk, len(trajectory))
@@ -165,7 +139,7 @@ def prompts(params: dict[str, Any], ids: Ids, bos: int | None) -> list[Ids]:
     return [np.concatenate([first, ids[start : start + length]]) for start in chosen]
 
 
-def metrics(traced: list[Traced], scores: TokenScores, where: Any, baseline: bool) -> dict[str, Estimate]:
+def metrics(traced: list[Traced], scores: TokenScores, where: Any, *, baseline: bool) -> dict[str, Estimate]:
     """Survival of the free run, and what leading says; of the baseline its own perplexity along its trajectories."""
     boot = Bootstrap(blocks(where))
     if baseline:

@@ -8,25 +8,20 @@ answers all or nothing. The baseline answers the same prompts. Where it fails it
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tqbench.core.errors import ConfigError
-from tqbench.core.presets import read
 from tqbench.core.record import Cell, Estimate
-from tqbench.core.session import Ids, Session, Terms, TokenScores
+from tqbench.core.session import Ids, Session, TokenScores
 from tqbench.metrics.paired import Bootstrap, blocks
 from tqbench.metrics.shares import share
 from tqbench.tasks import Job, Result
-from tqbench.tasks._prompts import Beside, Prefix, feed, fingerprint, forced, greedy
-from tqbench.tasks._proof import Witness
-from tqbench.tasks._terms import learned
-from tqbench.tasks._terms import terms as terms_of
+from tqbench.tasks._prompts import Beside, Prefix, Setup, feed, fingerprint, forced, greedy
 
 INTRO = "A number is hidden in the following text. Read it and keep the number in mind.\n\n"
 NEEDLE = " The secret number of {name} is {key}."
@@ -75,30 +70,11 @@ def run(job: Job) -> Result:
     """Ask every question, beside the baseline's answers."""
     params, session = job.cell.params, job.session
     found = haystacks(params, session, session.tokenize(job.text.text))
-    scheme = None if job.cell.scheme is None else read(job.cell.scheme)
-    terms, about = terms_of(job, [stack.text for stack in found], scheme)
-    witness = None if scheme is None else Witness(scheme, session.info)
-    asked = [one for stack in found for one in _Asking(job, stack, scheme, terms, witness).all()]
-    scores = TokenScores.join([one.scores for one in asked])
+    setup = Setup.of(job, [stack.text for stack in found])
+    asked = [one for stack in found for one in _Asking(setup, stack).all()]
+    parts = (part for stack in found for part in (stack.text, *(q.ask for q in stack.questions)))
     rows = [one.row for one in asked]
-    fields: dict[str, Any] = {
-        "model": dataclasses.asdict(session.info),
-        "text": {
-            "corpus": job.text.name,
-            "origin": job.text.origin,
-            "sha256": job.text.sha256,
-            "ids_sha256": fingerprint(part for stack in found for part in (stack.text, *(q.ask for q in stack.questions))),
-            "protocol": params["protocol"],
-            "prompts": len(rows),
-            "scored": len(scores.nll),
-        },
-        "prompts": rows,
-        "metrics": metrics(rows, scores, np.repeat(np.arange(len(rows)), [len(one.scores.nll) for one in asked]), scheme is None),
-        "fingerprint": hashlib.sha256(scores.nll.tobytes()).hexdigest(),
-    }
-    if scheme is not None and witness is not None:
-        fields |= {"calibration": learned(terms, about), **witness.prove(scores)}
-    return Result(fields, {"nll": scores.nll.astype(np.float32)})
+    return setup.result(parts, rows, [one.scores for one in asked], partial(metrics, rows, baseline=setup.scheme is None))
 
 
 @dataclass(frozen=True)
@@ -113,21 +89,17 @@ class Asked:
 class _Asking:
     """The questions of one text, through the cell's cache and beside the model's own."""
 
-    job: Job
+    setup: Setup
     stack: Haystack
-    scheme: Any
-    terms: Terms
-    witness: Witness | None
+
+    @property
+    def job(self) -> Job:
+        """The cell's."""
+        return self.setup.job
 
     def all(self) -> list[Asked]:
         """Each question goes on from the text, which is run once."""
-        chunk, session = self.job.cell.params["chunk"], self.job.session
-        own = Prefix(session, None, Terms(), self.stack.text, chunk, self.job.progress)
-        mine = (
-            own
-            if self.scheme is None
-            else Prefix(session, self.scheme, self.terms, self.stack.text, chunk, self.job.progress, self.witness)
-        )
+        mine, own = self.setup.prefixes(self.stack.text)
         return [self._ask(question, mine, own) for question in self.stack.questions]
 
     def _ask(self, question: Question, mine: Prefix, own: Prefix) -> Asked:
@@ -173,7 +145,7 @@ class _Asking:
         """The model's own answer, decoded once per setting."""
         key = ("said", *self._which(question))
         if key not in self.job.beside:
-            self.job.beside[key] = said if self.scheme is None else self._answer(question, own)
+            self.job.beside[key] = said if self.setup.scheme is None else self._answer(question, own)
         return str(self.job.beside[key])
 
     def _which(self, question: Question) -> tuple[Any, ...]:
@@ -186,7 +158,7 @@ def holds(answer: str, key: str) -> bool:
     return found is not None and found[0] == key
 
 
-def metrics(rows: list[dict[str, Any]], scores: TokenScores, where: Any, baseline: bool) -> dict[str, Estimate]:
+def metrics(rows: list[dict[str, Any]], scores: TokenScores, where: Any, *, baseline: bool) -> dict[str, Estimate]:
     """Shares with Wilson's intervals, and what teacher forcing says about the tokens of the keys."""
     hits, base = (sum(row[name] for row in rows) for name in ("hit", "base_hit"))
     boot = Bootstrap(blocks(where))
