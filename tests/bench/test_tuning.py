@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from tqbench.bench import tuning
 from tqbench.cli import app
+from tqbench.core.errors import ConfigError
 from tqbench.kernels import triton
 from tqbench.kernels.triton import Config
 from tqbench.measure import clock
@@ -142,6 +143,12 @@ def test_the_time_is_kept_and_the_most_wanted_comes_first(machine: Machine) -> N
     assert one[0].tried == 1, "what is over at the first look ends with it"
     every = list(tuning.tune(TOKENS, 1e9, "cpu"))
     assert [(found.work.decoding, found.work.k_bits) for found in every] == [(True, 4), (True, 8), (False, 4), (False, 8)]
+
+
+def test_without_a_gpu_nothing_is_tuned() -> None:
+    done = CliRunner().invoke(app, ["kernels", "tune"])
+    assert isinstance(done.exception, ConfigError)
+    assert "finds no CUDA device here" in str(done.exception)
 
 
 def test_the_command_stores_what_is_better_alone(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

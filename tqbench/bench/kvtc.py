@@ -200,12 +200,12 @@ def _spanning(codec: Any, plan: Plan, tokens: int, rank: int, seed: int) -> Half
     """One side of all layers."""
     g = plan.geometry
     span, features = LAYERS * g.kv_heads, LAYERS * g.kv_heads * g.head_dim
-    directions = _orthonormal(features, min(features, max(RANKS)), seed)[:, :rank]
+    directions = _orthonormal(features, min(features, max(RANKS)), seed).to(plan.device)[:, :rank]
     generator = torch.Generator().manual_seed(seed)
-    scales = torch.logspace(0, -SPREAD / 2, rank)
-    y = (torch.randn(g.batch, tokens, rank, generator=generator) * scales) @ directions.T
+    scaled = torch.randn(g.batch, tokens, rank, generator=generator) * torch.logspace(0, -SPREAD / 2, rank)
+    y = scaled.to(plan.device) @ directions.T
     codec = replace(codec, rank=rank, ratio=16 * features / (BITS * rank), span=span)
-    seen = Seen.of(y[:1], torch.zeros(1, 1, features), directions[None])
+    seen = Seen.of(y[:1], torch.zeros(1, 1, features, device=plan.device), directions[None])
     ready = replace(codec, learned=Learned(codec.arrange(seen)))
     return Half.of(ready, _moved(y.unflatten(-1, (span, g.head_dim)).transpose(1, 2).contiguous(), plan.place))
 

@@ -22,7 +22,7 @@ from tqbench.bench.contender import relative
 from tqbench.bench.data import vectors
 from tqbench.bench.device import repeated
 from tqbench.bench.plan import Geometry, Plan
-from tqbench.core.errors import EvidenceError
+from tqbench.core.errors import ConfigError, EvidenceError
 from tqbench.core.presets import preset
 from tqbench.kernels.attend import OP, _triton
 from tqbench.kernels.triton import Config, Work, configuration
@@ -103,6 +103,10 @@ class Track:
 
 def tune(tokens: int, budget: float = BUDGET, device: str = "cuda") -> Iterator[Found]:
     """What was found for each kind of work, the most wanted first, until the time is over."""
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"torch {torch.__version__} finds no CUDA device here, and configurations are tuned on the GPU that is to use them"
+        )
     end = clock.seconds() + budget
     for head_dim, decoding in USES:
         for name in SCHEMES:

@@ -362,7 +362,8 @@ def encode(codec: Codec, x: Tensor, room: Packed | None = None) -> Packed:
         arrays, size = _arrays(packed), FEW if recipe.kind == "nonlinear" else TOKENS
         between = next(each.stride(1) // each.stride(2) for each in packed.values())  # tokens that a head has room for
         grid = (batch * heads, triton.cdiv(tokens, size))
-        _encode[grid](x, *x.stride(), *arrays, between, tables, tokens, heads, recipe, size)
+        fused = recipe.turned  # else codes are the reference's to the bit, whose products are rounded before something is added
+        _encode[grid](x, *x.stride(), *arrays, between, tables, tokens, heads, recipe, size, enable_fp_fusion=fused)
     return packed
 
 
@@ -382,7 +383,7 @@ def _by_channel(codec: Codec, x: Tensor) -> Packed:
     if x.numel():
         codes, _, scales, minima = _arrays(packed)
         grid = (batch * heads * units, triton.cdiv(head_dim, TOKENS))
-        _encode_channels[grid](x, *x.stride(), codes, scales, minima, units, heads, recipe, TOKENS)
+        _encode_channels[grid](x, *x.stride(), codes, scales, minima, units, heads, recipe, TOKENS, enable_fp_fusion=False)
     return packed
 
 
