@@ -18,6 +18,7 @@ from typing import Any
 from tqbench.core.op import Place
 
 OLDEST = (3, 6)
+IN_REGISTERS = {2, 3, 4, 8}  # bits of codes that become levels there
 TABLE = Path(__file__).with_name("triton.json")
 
 
@@ -28,8 +29,8 @@ class Config:
     rows: int = 8  # of a block at most: queries times the heads that share a KV head
     tokens: int = 64  # of a tile
     warps: int = 4
-    stages: int = 1  # of the software pipeline; with more, what is looked up goes through shared memory, element by element
-    programs: int = 3  # for each multiprocessor: so many splits are made, as registers have room for
+    stages: int = 3  # of the software pipeline: tiles that are on their way from memory, and the one that is worked on
+    programs: int = 4  # for each multiprocessor: so many splits are made, as registers have room for
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,13 @@ def configuration(work: Work) -> Config:
 
 
 def _default(work: Work) -> Config:
-    """Smaller tiles where vectors take more bytes, so that two of them fit the shared memory of every GPU that kernels are compiled for."""
+    """Smaller tiles where vectors take more bytes, so that two of them fit the shared memory of every GPU that kernels are compiled for.
+    Nothing is fetched ahead where levels are read from memory, for those would go through shared memory too, element by element."""
     size = work.width * (4 if work.wide else 2)
+    stages = 3 if not work.wide and {work.k_bits, work.v_bits} <= IN_REGISTERS else 1
     if work.decoding:
-        return Config(tokens=64 if size <= 256 else 32 if size <= 512 else 16)
-    return Config(rows=64, tokens=64) if size <= 256 else Config(rows=32, tokens=32 if size <= 512 else 16, warps=8)
+        return Config(tokens=64 if size <= 256 else 32 if size <= 512 else 16, stages=stages)
+    return Config(rows=64, tokens=64, stages=1) if size <= 256 else Config(rows=32, tokens=32 if size <= 512 else 16, warps=8, stages=1)
 
 
 def store(found: dict[Work, Config]) -> None:

@@ -31,6 +31,7 @@ from tqbench.kernels.packed._triton import Arrays, Form
 from tqbench.kernels.triton import Config, Work, capability, configuration, multiprocessors, operand
 
 MANY = 16  # rows that one program turns or joins, where there are so many that every multiprocessor has work
+SPLITS = 64  # that `merge` is compiled for at least, so that it is compiled once while a context grows
 OPERAND = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
@@ -58,7 +59,7 @@ class Region:
     sinks: bool  # all exact, and older than what is packed
     spans: Any  # int32 [queries, 2]
 
-    @property
+    @functools.cached_property
     def whole(self) -> tuple[int, int]:
         """From the first position that any query sees to the last."""
         low, high = self.spans[self.spans[:, 0] < self.spans[:, 1]].T
@@ -125,10 +126,11 @@ class Ready:
         lost = torch.empty_like(mass) if self.switches.sparse else None
         q = q if q.stride(3) == 1 else q.contiguous()
         turned, shift = self._turned(q)
+        plain = q if all(region.k_packed for region, *_ in self.regions) else q.contiguous()
         done = 0
         for region, spans, splits in self.regions:
             acc = accs[0][done:] if region.v_packed else accs[1][done - inside :]
-            given = (turned if region.k_packed else q.contiguous(), shift if region.k_packed else None)
+            given = (turned if region.k_packed else plain, shift if region.k_packed else None)
             parts = acc, peak[done:], mass[done:], None if lost is None else lost[done:]
             self._launch(region, spans, splits, given, parts, (scale, softcap), q)
             done += splits
@@ -162,7 +164,8 @@ class Ready:
         grid = (triton.cdiv(q.shape[2], how.rows // how.share), q.shape[0] * self.kv_heads, splits)
         partial[grid](
             turned, shift, lut, k, v, spans, *region.whole, *parts, k_first, v_first, q.shape[2], self.kv_heads, *scores, splits,
-            k_form, v_form, how, num_warps=self.config.warps, num_stages=self.config.stages,
+            k_form, v_form, how, num_warps=self.config.warps,
+            num_stages=self.config.stages if region.k_packed and region.v_packed else 1,  # what is exact is few tokens, and large
         )  # fmt: skip
 
     def _how(self, region: Region, q: Tensor) -> How:
@@ -193,7 +196,8 @@ class Ready:
         given = (acc if count else None for acc, count in zip(accs, splits, strict=True))
         merge[(triton.cdiv(rows, block), triton.cdiv(dim, int(STEP)))](
             *given, *partial, around.rows, around.offset, out, self.switches.dropped, rows, q.shape[1], q.shape[2],
-            q.shape[1] // self.kv_heads, *splits, stored, dim, triton.next_power_of_2(stored), triton.next_power_of_2(sum(splits)), block,
+            q.shape[1] // self.kv_heads, *splits, stored, dim, triton.next_power_of_2(stored),
+            max(SPLITS, triton.next_power_of_2(sum(splits))), block,
         )  # fmt: skip
         return out
 
@@ -217,11 +221,14 @@ def prepare(switches: Switches, q: Tensor, k: View, v: View, start: int) -> Read
     rows = _rows(q, q.shape[1] // kv_heads, config) // (q.shape[1] // kv_heads)
     programs = q.shape[0] * kv_heads * triton.cdiv(q.shape[2], rows)
     most = max(1, config.programs * multiprocessors(q.device) // programs)
-    laid = [
-        (region, spans[i], switches.splits or max(1, min(most, triton.cdiv(region.length, config.tokens))))
-        for i, region in enumerate(regions)
-    ]
+    laid = [(region, spans[i], switches.splits or _splits(region, config, most)) for i, region in enumerate(regions)]
     return Ready(switches, *sides, laid, work, config, kv_heads, _integers(k, q) if switches.integer else (None, 1.0))
+
+
+def _splits(region: Region, config: Config, most: int) -> int:
+    """As many as there is room for, and none that would get no tile."""
+    tiles_ = triton.cdiv(region.length, config.tokens)
+    return int(triton.cdiv(tiles_, triton.cdiv(tiles_, most)))
 
 
 def _idle(switches: Switches, q: Tensor, k: Form, v: Form) -> str | None:

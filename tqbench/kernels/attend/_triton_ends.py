@@ -83,7 +83,7 @@ def merge(
 @triton.jit
 def _sums(acc, peak, top, first, count, rows, row, real, dim, i):
     """[block, columns]: the sums of the splits, each scaled from its own peak to the common one, several splits at a time."""
-    together: tl.constexpr = 16 // row.shape[0] if row.shape[0] < 16 else 1
+    together: tl.constexpr = 64 if row.shape[0] == 1 else 1
     x, size = tl.full((row.shape[0], i.shape[0]), 0.0, tl.float32), rows.to(tl.int64) * dim
     for j in range(0, count, together):
         s = j + tl.arange(0, together)

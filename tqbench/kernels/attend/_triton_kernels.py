@@ -64,7 +64,9 @@ def partial(
     for start in range(begin, end, how.tokens):
         token = start + tl.arange(0, how.tokens)
         there = token < end
-        s = _scores(turned, lut, row, real, k, k_form, batch, head, token - first_k, there, how)
+        k_scale = _scale(k, k_form, how.k_folded, batch, head, token - first_k, there)  # both at once, before the work that hides their way
+        v_scale = _scale(v, v_form, how.v_folded, batch, head, token - first_v, there)
+        s = _scores(k_scale, turned, lut, row, real, k, k_form, batch, head, token - first_k, there, how)
         s = s * step[None, :] + apart[None, :]
         if softcap is not None:
             s = softcap * LOG2E * (1 - 2 / (tl.exp2(s * (2 * LOG2E / softcap)) + 1))
@@ -78,11 +80,11 @@ def partial(
         top, total, left = higher, total * fade + tl.sum(p, 0), left * fade
         if how.sparse > 0:
             if tl.max(tl.where(real[None, :], p, 0.0)) >= how.sparse:
-                mixed, unit = _mix(mixed, unit, fade, p, v, v_form, batch, head, token - first_v, there, how)
+                mixed, unit = _mix(v_scale, mixed, unit, fade, p, v, v_form, batch, head, token - first_v, there, how)
             else:
                 mixed, left = _scaled(mixed, fade, v_form), left + tl.sum(p, 0)
         else:
-            mixed, unit = _mix(mixed, unit, fade, p, v, v_form, batch, head, token - first_v, there, how)
+            mixed, unit = _mix(v_scale, mixed, unit, fade, p, v, v_form, batch, head, token - first_v, there, how)
 
     place = split.to(tl.int64) * tl.num_programs(1) * how.share * queries + row
     for part in tl.static_range(tl.constexpr(v_form.parts)):
@@ -98,8 +100,8 @@ def partial(
 
 @triton.jit
 def _share_of(low, high, split, splits, how: tl.constexpr):
-    """The positions of one split, whole tiles. They come from a reduction over rows even where all are alike: if the compiler knew that a
-    loop is the same for all lanes, it would keep the levels of codes out of their registers, and fetch them each time."""
+    """The positions of one split, whole tiles. They come from a reduction over rows even where all are alike: where nothing is fetched
+    ahead, the compiler keeps the levels of codes out of the lanes' registers once it knows that a loop is the same for all of them."""
     begin, end = tl.min(tl.where(low < high, low, 2**31 - 1)), tl.max(high)
     chunk = tl.cdiv(tl.cdiv(tl.maximum(end - begin, 0), splits), how.tokens) * how.tokens
     begin += split * chunk
@@ -128,13 +130,21 @@ def _queries(q, row, real, f: tl.constexpr, how: tl.constexpr):
 
 
 @triton.jit
-def _scores(turned, lut, row, real, k, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
+def _scale(side, f: tl.constexpr, folded: tl.constexpr, batch, head, token, there):
+    s = tl.full((token.shape[0],), 1.0, tl.float32)
+    if folded:
+        s = tiles.kept(side, f, batch, head, token, there)
+    return s
+
+
+@triton.jit
+def _scores(scale, turned, lut, row, real, k, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
     """[tokens, rows]: the products with the keys, up to the scale."""
     if how.looked_up:
-        s = _from_table(lut, k, f, batch, head, token, there, row, real, how)
+        s = _from_table(scale, lut, k, f, batch, head, token, there, row, real, how)
     elif how.k_folded:
         x = tiles.levels(k, f, batch, head, token, there)
-        s = _products(turned, x, f, how) * tiles.factors(k, f, batch, head, token, there, x)[:, None]
+        s = _products(turned, x, f, how) * tiles.factors(scale, x, f)[:, None]
     else:
         s = _products(turned, tiles.vectors(k, f, batch, head, token, there), f, how)
     return s
@@ -154,7 +164,7 @@ def _products(turned, x, f: tl.constexpr, how: tl.constexpr):
 
 
 @triton.jit
-def _from_table(lut, k, f: tl.constexpr, batch, head, token, there, row, real, how: tl.constexpr):
+def _from_table(scale, lut, k, f: tl.constexpr, batch, head, token, there, row, real, how: tl.constexpr):
     """The same from products that were made before: one is looked up for each row, token and channel."""
     code = tiles.codes(k, f, batch, head, token, there)
     s = tl.full((how.tokens, how.rows), 0.0, tl.float32)
@@ -167,17 +177,19 @@ def _from_table(lut, k, f: tl.constexpr, batch, head, token, there, row, real, h
                 known = there[:, None] & (c < f.dim)[None, :]
                 products = tl.load(at_lut + c[None, :] * 2**f.bits + code[p], mask=known, other=0.0)
                 s += tl.where((r == one)[None, :], tl.sum(products, 1)[:, None], 0.0)
-    return s * tiles.factors(k, f, batch, head, token, there, tiles.levels(k, f, batch, head, token, there))[:, None]
+    if f.normalized:
+        scale = tiles.factors(scale, tiles.levels(k, f, batch, head, token, there), f)
+    return s * scale[:, None]
 
 
 @triton.jit
-def _mix(mixed, unit, fade, p, v, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
+def _mix(scale, mixed, unit, fade, p, v, f: tl.constexpr, batch, head, token, there, how: tl.constexpr):
     """[columns, rows] each: the sums so far, faded, and the values of these tokens, weighted, in units of the largest length so far over
     2¹⁴. So as halves weights are at most 2¹⁴, and those of tokens beside one that towers above them keep their digits."""
     larger = 1.0
     if how.v_folded:
         x = tiles.levels(v, f, batch, head, token, there)
-        lengths = tiles.factors(v, f, batch, head, token, there, x)
+        lengths = tiles.factors(scale, x, f)
         larger = tl.maximum(unit, tl.max(tl.abs(lengths)))
         w = p * (lengths * tl.where(larger > 0, LIFT / larger, 0.0))[:, None]
     else:

@@ -196,20 +196,26 @@ def vectors(a, f: tl.constexpr, batch, head, token, seen):
 
 
 @triton.jit
-def factors(a, f: tl.constexpr, batch, head, token, seen, x):
-    """[tokens]: what the levels x of each token are multiplied with, where `Form.folded`."""
+def kept(a, f: tl.constexpr, batch, head, token, seen):
+    """[tokens]: the scale of each token, where `Form.folded`."""
     s = tl.full((token.shape[0],), 1.0, tl.float32)
     if f.scaled:
-        kept = tl.load(at(a.scales, batch, head) + token * a.scales.unit, mask=seen, other=0)
+        found = tl.load(at(a.scales, batch, head) + token * a.scales.unit, mask=seen, other=0)
         if f.stepped:
-            s = tl.load(a.steps + kept.to(tl.int32))
+            s = tl.load(a.steps + found.to(tl.int32))
         else:
-            s = kept.to(tl.float32)
-    if f.normalized:
-        s = s / tl.sqrt(_squares(x, f.dim, f))
+            s = found.to(tl.float32)
     if f.by_head:
         s = s * tl.load(a.head_scale + head)
     return s
+
+
+@triton.jit
+def factors(scale, x, f: tl.constexpr):
+    """[tokens]: what the levels x of each token are multiplied with, where `Form.folded`."""
+    if f.normalized:
+        scale = scale / tl.sqrt(_squares(x, f.dim, f))
+    return scale
 
 
 @triton.jit
