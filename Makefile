@@ -42,14 +42,14 @@ bench: setup
 CUT := timeout --signal INT --kill-after 10
 OR_CUT = || case $$? in 124|137) echo "cut off" ;; *) $(1) ;; esac
 bench-gpu:
-	$(CUT) 140 $(PYTHON) -m pytest -q -x -p no:cacheprovider tests/kernels/test_triton.py $(call OR_CUT,exit 1)
+	$(CUT) 170 $(PYTHON) -m pytest -q -x -p no:cacheprovider tests/kernels/test_triton.py tests/kernels/test_kvtc_triton.py $(call OR_CUT,exit 1)
 	$(CUT) 40 $(PYTHON) -m pytest -q -x -p no:cacheprovider tests/backends/test_stretch.py tests/conformance/test_kernels.py \
 	-k "gpu or triton" $(call OR_CUT,exit 1)
 	status=0; \
-	$(CUT) 60 $(PYTHON) -m tqbench kernels tune --budget 45s $(call OR_CUT,status=1); \
-	for op in attend encode ablation; do \
-	$(CUT) 40 $(PYTHON) -m tqbench bench $$op --device cuda -o results/reference/bench-$(GPU)/$$op || status=1; done; \
-	$(CUT) 230 $(PYTHON) -m tqbench run suites/gpu.yaml -o results/reference/bench-$(GPU) || status=1; \
+	$(CUT) 50 $(PYTHON) -m tqbench kernels tune --budget 35s $(call OR_CUT,status=1); \
+	for op in attend encode ablation "kvtc --schemes kvtc_lite_4x,kvtc_lite_8x --rounds 5"; do \
+	$(CUT) 32 $(PYTHON) -m tqbench bench $$op --device cuda -o results/reference/bench-$(GPU)/$${op%% *} || status=1; done; \
+	$(CUT) 210 $(PYTHON) -m tqbench run suites/gpu.yaml -o results/reference/bench-$(GPU) || status=1; \
 	exit $$status
 
 # The kernels' tests with the address and undefined-behaviour sanitizers, in a library beside the installed one.

@@ -21,6 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from tqbench.bench import kvtc
 from tqbench.bench.data import vectors
 from tqbench.bench.plan import Geometry, named
 from tqbench.cache.arrays import TorchArrays
@@ -101,6 +102,7 @@ class Wanted:
 
     schemes: tuple[str, ...]
     gpus: tuple[str, ...]
+    kvtc: bool = False  # its stages too, which belong to no scheme
 
 
 def wanted(schemes: str | None = None, gpus: str | None = None) -> Wanted:
@@ -109,7 +111,7 @@ def wanted(schemes: str | None = None, gpus: str | None = None) -> Wanted:
     chosen = tuple(gpus.split(",")) if gpus else tuple(GPUS)
     if strange := [name for name in chosen if name not in GPUS]:
         raise ConfigError([unknown("--gpus", name, GPUS) for name in strange])
-    return Wanted(tuple(one.name for one in names), chosen)
+    return Wanted(tuple(one.name for one in names), chosen, kvtc=schemes is None)
 
 
 def compile_all(what: Wanted) -> Iterator[Compiled]:
@@ -120,6 +122,9 @@ def compile_all(what: Wanted) -> Iterator[Compiled]:
         calls = list(_calls(scheme, HEAD_DIM))
         for gpu in what.gpus:
             yield from _for(gpu, scheme, HEAD_DIM, calls)
+    for scheme, use, call in kvtc.launches(HEAD_DIM) if what.kvtc else ():
+        for gpu in what.gpus:
+            yield from _for(gpu, scheme, HEAD_DIM, [(use, call)])
 
 
 def _for(gpu: str, scheme: str, head_dim: int, calls: list[tuple[str, Callable[[], Any]]]) -> Iterator[Compiled]:

@@ -23,7 +23,6 @@ from tqbench.core.sound import Pending, put_off
 from tqbench.kernels.attend import View
 from tqbench.measure.stages import stage
 
-ALIGNED = 16  # units that room is made for at a time: heads lie as far apart as kernels are compiled for, however large a context gets
 SAMPLED_TOKENS = 2048  # per layer and side: the codec error is measured on this many
 
 
@@ -171,9 +170,9 @@ class SideStore:
             self._grow(max(self.units + units, 2 * self.capacity), batch)
 
     def _grow(self, capacity: int, batch: int) -> None:
-        held, self.capacity = self._packed(), -(-capacity // ALIGNED) * ALIGNED
+        held, self.capacity = self._packed(), capacity
         for part in self.codec.layout(self.shape.head_dim).parts:
-            grown = self.arrays.empty((batch, self.shape.kv_heads // self.codec.heads, self.capacity, *part.shape), part.dtype)
+            grown = self.arrays.empty((batch, self.shape.kv_heads // self.codec.heads, capacity, *part.shape), part.dtype)
             self.buffers[part.name] = self.arrays.write(grown, 0, held[part.name]) if self.units else grown
 
     def reserve(self, tokens: int) -> None:

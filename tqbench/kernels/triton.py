@@ -18,7 +18,6 @@ from typing import Any
 from tqbench.core.op import Place
 
 OLDEST = (3, 6)
-IN_REGISTERS = {2, 3, 4, 8}  # bits of codes that become levels there
 TABLE = Path(__file__).with_name("triton.json")
 
 
@@ -44,6 +43,7 @@ class Work:
     decoding: bool  # one query for each sequence
     folded: bool  # one length for each token and side
     wide: bool  # operands of single precision
+    in_registers: bool  # codes of both sides become levels there
 
 
 @cache
@@ -62,7 +62,7 @@ def _default(work: Work) -> Config:
     """Smaller tiles where vectors take more bytes, so that two of them fit the shared memory of every GPU that kernels are compiled for.
     Nothing is fetched ahead where levels are read from memory, for those would go through shared memory too, element by element."""
     size = work.width * (4 if work.wide else 2)
-    stages = 3 if not work.wide and {work.k_bits, work.v_bits} <= IN_REGISTERS else 1
+    stages = 3 if work.in_registers else 1
     if work.decoding:
         return Config(tokens=64 if size <= 256 else 32 if size <= 512 else 16, stages=stages)
     return Config(rows=64, tokens=64, stages=1) if size <= 256 else Config(rows=32, tokens=32 if size <= 512 else 16, warps=8, stages=1)

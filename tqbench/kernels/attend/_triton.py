@@ -259,7 +259,7 @@ def _integers(k: View, q: Tensor) -> tuple[Tensor | None, float]:
 def _work(q: Tensor, k: Form, v: Form) -> Work:
     k_bits, v_bits = (32 if form.floats else form.bits for form in (k, v))
     folded, wide = k.folded and v.folded, q.dtype == torch.float32
-    return Work(capability(q.device), max(k.width, v.width), k_bits, v_bits, q.shape[2] == 1, folded, wide)
+    return Work(capability(q.device), max(k.width, v.width), k_bits, v_bits, q.shape[2] == 1, folded, wide, bool(k.text and v.text))
 
 
 def _rows(q: Tensor, share: int, config: Config) -> int:
