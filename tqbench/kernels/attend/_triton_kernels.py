@@ -58,7 +58,7 @@ def partial(
     step, apart = step * gain, apart * gain
 
     top = tl.full((how.rows,), float("-inf"), tl.float32)
-    total = tl.full((how.rows,), 0.0, tl.float32)
+    total = tl.full((how.tokens, how.rows), 0.0, tl.float32)  # summed up in the end: over tokens means across threads
     left = tl.full((how.rows,), 0.0, tl.float32)
     mixed, unit = _nothing(v_form, how), 0.0
     for start in range(begin, end, how.tokens):
@@ -77,7 +77,7 @@ def partial(
         higher = tl.maximum(top, tl.max(s, 0))
         safe = tl.where(higher == float("-inf"), 0.0, higher)
         p, fade = tl.exp2(s - safe[None, :]), tl.exp2(top - safe)
-        top, total, left = higher, total * fade + tl.sum(p, 0), left * fade
+        top, total, left = higher, total * fade[None, :] + p, left * fade
         if how.sparse > 0:
             if tl.max(tl.where(real[None, :], p, 0.0)) >= how.sparse:
                 mixed, unit = _mix(v_scale, mixed, unit, fade, p, v, v_form, batch, head, token - first_v, there, how)
@@ -93,7 +93,7 @@ def partial(
             acc + place[None, :] * v_form.dim + c[:, None], mixed[part] * (unit / LIFT), mask=real[None, :] & (c < v_form.dim)[:, None]
         )
     tl.store(peak + place, top, mask=real)
-    tl.store(mass + place, total, mask=real)
+    tl.store(mass + place, tl.sum(total, 0), mask=real)
     if how.sparse > 0:
         tl.store(lost + place, left, mask=real)
 

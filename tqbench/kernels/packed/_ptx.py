@@ -69,13 +69,20 @@ def integers(parts: int, flip: int, bias: int) -> str:
 
 
 def minifloats(form: str) -> str:
-    """Four eight-bit floats to four halves: e5m2 is the first byte of a half, e4m3 is converted by the device."""
-    if form == "e4m3":
-        return "{ .reg .b16 x, y; mov.b32 {x, y}, $2; cvt.rn.f16x2.e4m3x2 $0, x; cvt.rn.f16x2.e4m3x2 $1, y; }"
+    """Four eight-bit floats to four halves. e5m2 is the upper byte of a half. e4m3 is one whose exponent is too small by 8; its NaN would
+    be 480, larger than every number, so that alone overflows in a product that the largest number just survives, and ∞ − ∞ is NaN."""
     text = _Text()
     pairs = [text.make("prmt.b32", "$2", 0, picked) for picked in (0x1404, 0x3424)]
+    if form == "e4m3":
+        by = [text.make("mov.b32", _half(factor) * 0x00010001) for factor in (256, 37408)]
     for i, pair in enumerate(pairs):
-        text.make("mov.b32", pair, to=f"${i}")
+        if form == "e5m2":
+            text.make("mov.b32", pair, to=f"${i}")
+        else:
+            shifted = text.make("shr.u32", text.make("and.b32", pair, 0x7F007F00), 1)
+            small = text.make("lop3.b32", pair, 0x80008000, shifted, 0xEA)
+            over = text.make("mul.f16x2", small, by[1])
+            text.make("fma.rn.f16x2", small, by[0], text.make("sub.f16x2", over, over), to=f"${i}")
     return str(text)
 
 

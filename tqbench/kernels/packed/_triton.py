@@ -15,7 +15,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.target_info import cuda_capability_geq
 
 from tqbench.codecs.blocks import minifloat
 from tqbench.core.codec import Codec, Packed
@@ -48,7 +47,6 @@ class Form(NamedTuple):
     normalized: bool = False  # the scale is the length of the whole
     by_head: bool = False  # one scale for each KV head
     text: str = ""  # PTX that makes halves of codes; without it they are looked up in memory
-    since: int = 0  # compute capability that it takes
 
     @property
     def folded(self) -> bool:
@@ -112,20 +110,19 @@ def _known(codec: Codec, head_dim: int, device: str, dtype: torch.dtype) -> tupl
     steps, by_head = (None if x is None else torch.as_tensor(x, dtype=torch.float32).to(device) for x in (steps, by_head))
     table = None if values is None else torch.as_tensor(values, dtype=torch.float32).to(device, dtype)
     if dtype == torch.float16 and not interpreting():
-        text, since = _text(form, value, values)
-        form = form._replace(text=text, since=since)
+        form = form._replace(text=_text(form, value, values))
     return form, parts, Arrays(table=table, steps=steps, head_scale=by_head)
 
 
-def _text(form: Form, value: int | None, values: Any) -> tuple[str, int]:
-    """PTX for the levels of this form, and the compute capability that it takes; empty where they are looked up in memory."""
+def _text(form: Form, value: int | None, values: Any) -> str:
+    """PTX for the levels of this form; empty where they are looked up in memory."""
     if form.unit > 1 or form.high == FIFTH_BITS or form.bits not in (2, 3, 4, 8) or (form.bits < 8 and form.parts == 1):
-        return "", 0
+        return ""
     if value in (E4M3, E5M2):
-        return _ptx.minifloats("e4m3" if value == E4M3 else "e5m2"), 89 if value == E4M3 else 80
+        return _ptx.minifloats("e4m3" if value == E4M3 else "e5m2")
     if form.table:
-        return ("", 0) if form.bits == 8 else (_ptx.lookup(form.bits, form.high, values), 80)
-    return _ptx.integers(form.parts, form.flip, form.bias), 80
+        return "" if form.bits == 8 else _ptx.lookup(form.bits, form.high, values)
+    return _ptx.integers(form.parts, form.flip, form.bias)
 
 
 def arrays(codec: Codec, head_dim: int, stored: Packed, dtype: torch.dtype = torch.float32) -> tuple[Form, Arrays]:
@@ -222,7 +219,7 @@ def factors(scale, x, f: tl.constexpr):
 def levels(a, f: tl.constexpr, batch, head, token, seen):
     """A part [tokens, columns] each: what the codes stand for before any scale."""
     made = ()
-    if f.text != "" and cuda_capability_geq(f.since // 10, f.since % 10):
+    if f.text != "":
         made = _in_registers(a, f, batch, head, token, seen)
     else:
         code = codes(a, f, batch, head, token, seen)
