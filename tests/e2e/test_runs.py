@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -80,14 +81,20 @@ def test_a_kill_costs_no_finished_cell(
 ) -> None:
     process = start(tmp_path, "run", small_suite(*SCHEMES))
     follow(process, moment)
+    process.send_signal(signal.SIGSTOP)  # nothing goes on while the victim is looked for, however busy the machine is
     children = workers(process)
     assert children
+    for child in children:
+        child.suspend()
     if victim == "worker":
         children[0].kill()
     elif victim == "parent":
         process.kill()
     else:
         os.killpg(process.pid, signal.SIGKILL)
+    for stopped in (psutil.Process(process.pid), *children):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            stopped.resume()
     process.communicate()
     assert process.returncode == (3 if victim == "worker" else -signal.SIGKILL)
     assert psutil.wait_procs(children, timeout=30)[1] == [], "an orphan worker lives on"
