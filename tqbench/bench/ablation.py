@@ -55,7 +55,7 @@ def triton() -> Variants:
 
     cut = {
         f"{field} {n}": (f"{field}: {n}; {getattr(Config(), field)} by default", made(config=replace(Config(), **{field: n})))
-        for field, numbers in {"tokens": (16, 32, 128), "warps": (2, 8), "stages": (2, 3), "programs": (1, 2, 4, 8)}.items()
+        for field, numbers in {"tokens": (16, 32, 128), "warps": (2, 8), "stages": (1, 2), "programs": (1, 2, 3, 8)}.items()
         for n in numbers
     }
     return {
