@@ -210,7 +210,7 @@ def test_forgetting_encodes_nothing_again(chunk):
         handed.append(x.clone())
         return codec.encode(x)
 
-    store.k.kernels = Kernels(Choice("encode", "counted", encode), store.k.kernels.decode)
+    store.k.kernels = Kernels(Choice("encode", "counted", encode), store.k.kernels.decode, store.k.kernels.reference)
     feed(store, chunk)
     assert torch.equal(torch.cat(handed, 2), K[:, :, 3 : store.k.packed_end])
     assert store.k.base > 0

@@ -22,6 +22,7 @@ from tqbench.core.op import Choice
 from tqbench.core.presets import preset, read
 from tqbench.core.scheme import Scheme, Side
 from tqbench.core.session import Terms
+from tqbench.testing.samples import gaussian
 
 HEAD_DIM, TOKENS = 64, 90
 POLICIES = [(0, 0, 1), (0, 8, 1), (3, 0, 1), (5, 7, 4), (2, 0, 32), (4, 16, 32), (100, 0, 1), (0, 200, 1)]
@@ -104,7 +105,7 @@ def test_each_token_is_encoded_once_and_in_order(chunk):
         handed.append(x.clone())
         return codec.encode(x)
 
-    store.k.kernels = Kernels(Choice("encode", "counted", encode), store.k.kernels.decode)
+    store.k.kernels = Kernels(Choice("encode", "counted", encode), store.k.kernels.decode, store.k.kernels.reference)
     feed(store, chunk)
     assert torch.equal(torch.cat(handed, 2), K[:, :, 2 : wanted.k.packed(TOKENS - 1, 2)])
     assert all(x.shape[2] % 4 == 0 for x in handed)
@@ -314,3 +315,30 @@ def test_heads_that_are_packed_together_are_counted_once():
         assert side.bytes_payload + side.bytes_metadata == side.bytes_declared == 20 * 8 * 68
     with pytest.raises(Unsupported, match="8 KV heads are packed together here, and the model has 3"):
         Store(wanted, Shape("llama", 64, "float32", 3, 3), TorchArrays())
+
+
+@pytest.mark.parametrize("name", ["turbo4", "q8_0", "kivi4", "turbo3", "fp8_e4m3", "f16"])
+def test_quiet_tokens_that_are_packed_one_by_one_are_held_to_the_reference(name: str) -> None:
+    """A context is packed rightly, and what follows is not: the error of most of what was packed would hide it."""
+
+    def after(tokens: int, *, wrongly: bool) -> list[str]:
+        store = Store(read(name), Shape("llama", 64, "float32", 2, 2), TorchArrays(), Terms(quiet=True))
+        for first, last in ((0, 300), *((i, i + 1) for i in range(300, 300 + tokens))):
+            if first == 300 and wrongly:
+                for side in (store.k, store.v):
+                    side.kernels = Kernels(_doubled(side.kernels.encode), side.kernels.decode, side.kernels.reference)
+            k, v, q = (gaussian(1, 2, last - first, 64, seed=3 * first + i) for i in range(3))
+            store.append(k, v)
+            store.attend(q, 0.125)
+        store.verify()
+        evidence = store.evidence()
+        assert all(e.latest_error is not None for e in evidence)
+        return [line for line in audit(evidence, 1, lossless=True, identical=False) if "packed last" in line]
+
+    tokens = 150 if name == "kivi4" else 3
+    assert after(tokens, wrongly=False) == []
+    assert len(after(tokens, wrongly=True)) == 2
+
+
+def _doubled(choice: Choice) -> Choice:
+    return Choice("encode", "doubled", lambda codec, x: choice.fn(codec, 2 * x))

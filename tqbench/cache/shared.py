@@ -104,7 +104,7 @@ class Member(SideStore):
     def use(self, kernels: Kernels) -> None:
         if len(self.together.members) == 1:
             self.together.use(kernels)
-        self.kernels = Kernels(self.together.kernels.encode, kernels.decode)
+        self.kernels = Kernels(self.together.kernels.encode, kernels.decode, kernels.reference)
 
     def _pack(self, end: int) -> None:
         self.wanted, self.together.tokens = end, self.tokens

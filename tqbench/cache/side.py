@@ -5,7 +5,9 @@ Positions count from the first token of the text. In a sliding window the oldest
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, ClassVar
 
 from tqbench.cache.arrays import Arrays
@@ -23,6 +25,8 @@ from tqbench.core.sound import Pending, put_off
 from tqbench.kernels.attend import View
 from tqbench.measure.stages import stage
 
+LARGEST = sys.float_info.max  # what was no number: any comparison would forget NaN, and no record holds infinity
+LATEST_TOKENS = 64  # of what was packed last, those that are packed once more by the reference
 SAMPLED_TOKENS = 2048  # per layer and side: the codec error is measured on this many
 
 
@@ -32,6 +36,7 @@ class Kernels:
 
     encode: Choice
     decode: Choice
+    reference: Choice  # of encode
 
 
 @dataclass
@@ -68,6 +73,8 @@ class SideStore:
     error: tuple[float, float] = (0.0, 0.0)
     sampled: int = 0
     unsampled: tuple[Any, int] | None = None  # the most tokens that were packed at once in quiet, and their first unit
+    latest: tuple[Any, int] | None = None  # the same of those that were packed last
+    latest_error: tuple[float, float] | None = None  # of these, as they lie and as the reference packs them
     pending: Pending = field(default_factory=Pending)  # checks of what was packed in quiet
 
     def use(self, kernels: Kernels) -> None:
@@ -111,8 +118,7 @@ class SideStore:
 
     def encode(self, fresh: Any, position: int) -> None:
         """Encode whole units whose first token is at that position, and keep them."""
-        plain = fresh if self.rope is None else self.rope.undo(fresh.to(compute_dtype(fresh.dtype)), position)
-        units = fresh.shape[2] // self.codec.unit
+        plain, units = self._plain(fresh, position), fresh.shape[2] // self.codec.unit
         self._make_room(units, fresh.shape[0])
         room = {name: buffer[:, :, self.units : self.units + units] for name, buffer in self.buffers.items()}
         given = (room,) if self.kernels.encode.fills else ()
@@ -124,6 +130,9 @@ class SideStore:
                 self.buffers[name] = self.arrays.write(self.buffers[name], self.units, array)
         self.units += units
 
+    def _plain(self, fresh: Any, position: int) -> Any:
+        return fresh if self.rope is None else self.rope.undo(fresh.to(compute_dtype(fresh.dtype)), position)
+
     def _compare(self, fresh: Any, first: int) -> None:
         """Measure what was lost, or note it for later."""
         if self.quiet:
@@ -133,15 +142,20 @@ class SideStore:
 
     def _sample(self, fresh: Any, first: int) -> None:
         """The error of what is resident now, not of what the codec returned. Calls that measure are not counted as use."""
-        last = first + fresh.shape[2] // self.codec.unit
-        resident = {name: array[:, :, first:last] for name, array in self._packed().items()}
-        decoded = self._decode(resident, fresh, self.begin + first * self.codec.unit)
-        wrong, size = self.arrays.squares(fresh, decoded)
+        wrong, size = self._off(self._resident(first, fresh.shape[2]), fresh, self.begin + first * self.codec.unit)
         self.error = (self.error[0] + wrong, self.error[1] + size)
         self.sampled += fresh.shape[2]
 
+    def _resident(self, first: int, tokens: int) -> dict[str, Any]:
+        last = first + tokens // self.codec.unit
+        return {name: array[:, :, first:last] for name, array in self._packed().items()}
+
+    def _off(self, packed: dict[str, Any], exact: Any, position: int) -> tuple[float, float]:
+        return self.arrays.squares(exact, self._decode(packed, exact, position))
+
     def _note(self, fresh: Any, first: int) -> None:
         """Keep for `catch_up` what is to be compared with what is resident."""
+        self.latest = fresh, first
         if self.unsampled is None or fresh.shape[2] > self.unsampled[0].shape[2]:
             self.unsampled = fresh, first
 
@@ -152,6 +166,19 @@ class SideStore:
             fresh, first = self.unsampled
             self._sample(fresh[:, :, : SAMPLED_TOKENS // self.codec.unit * self.codec.unit], first)
             self.unsampled = None
+        if self.latest and self.holds_packed:
+            self._repeat(*self.latest)
+        self.latest = None
+
+    def _repeat(self, fresh: Any, first: int) -> None:
+        """Pack once more, by the reference, what was packed last: a context is packed at once, tokens that are decoded one by one, into
+        buffers with room, and what is wrong with that alone must show."""
+        tokens, position = max(1, LATEST_TOKENS // self.codec.unit) * self.codec.unit, self.begin + first * self.codec.unit
+        few = fresh[:, :, :tokens]
+        again = self.kernels.reference.fn(self.codec, self._plain(few, position))
+        found = (self._off(packed, few, position) for packed in (self._resident(first, few.shape[2]), again))
+        here, there = (wrong / size if size else wrong for wrong, size in found)
+        self.latest_error = (here, there) if isfinite(here + there) else (LARGEST, 0.0)
 
     def _check(self, rows: dict[str, Any], x: Any) -> None:
         """Whether what was packed is what the codec declares."""
@@ -264,7 +291,7 @@ class SideStore:
         units = (position - self.begin) // self.codec.unit
         self.buffers = {name: self.arrays.concat([array[:, :, units:]]) for name, array in self._packed().items()}
         self.units -= units
-        self.capacity, self.base, self.exact_sinks, self.unsampled = self.units, position, None, None
+        self.capacity, self.base, self.exact_sinks, self.unsampled, self.latest = self.units, position, None, None, None
 
     @property
     def bypass(self) -> str | None:
@@ -304,6 +331,7 @@ class SideStore:
             attended_packed=self.seen_packed,
             attended_declared=self.declared,
             error=self.error[0] / self.error[1] if self.error[1] else None,
+            latest_error=self.latest_error,
             encode=self.kernels.encode.impl,
             decode="in attend" if fused else self.kernels.decode.impl,
             attend=attention.impl,

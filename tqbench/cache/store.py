@@ -7,7 +7,6 @@ are encoded once, when the policy says so, and never again.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite, lcm
@@ -18,7 +17,7 @@ from tqbench.cache.agreement import agreement
 from tqbench.cache.arrays import Arrays
 from tqbench.cache.build import Layer, Shape, build, rope_of
 from tqbench.cache.shared import Shared
-from tqbench.cache.side import Kernels, SideStore
+from tqbench.cache.side import LARGEST, Kernels, SideStore
 from tqbench.cache.wanted import Wanted
 from tqbench.core.errors import EvidenceError, StorageError
 from tqbench.core.evidence import SideEvidence
@@ -33,7 +32,6 @@ from tqbench.measure.stages import stage
 # Of the attention's output against the reference on the same packed data, relative: a kernel computes in float32 at least, and its
 # result is rounded to the model's dtype.
 LARGE_SCORES = 2  # what a kernel says of itself holds for scores of a few units; those of real models are larger
-LARGEST = sys.float_info.max  # what was no number: any comparison would forget NaN, and no record holds infinity
 ATTEND_ERROR = {"float64": 1e-9, "float32": 1e-4, "float16": 5e-3, "bfloat16": 3e-2}
 
 
@@ -65,7 +63,8 @@ class Store:
         wanted = Wanted(terms.kernel)
         place = Place(arrays.platform, arrays.device, shape.dtype, shape.head_dim)
         for half in (self.k, self.v):
-            half.use(Kernels(wanted.pick(encode.OP, half.codec, place), wanted.pick(decode.OP, half.codec, place)))
+            plain = encode.OP.resolve(half.codec, attend.REFERENCE[arrays.platform], place)
+            half.use(Kernels(wanted.pick(encode.OP, half.codec, place), wanted.pick(decode.OP, half.codec, place), plain))
         codecs, place = (self.k.codec, self.v.codec), dataclasses.replace(place, pre_rope=bool(self.k.rope or self.v.rope))
         self.attention = wanted.pick(attend.OP, codecs, place)
         self.shown = Choice("attend", "engine", _everything)

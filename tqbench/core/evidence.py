@@ -35,6 +35,7 @@ class SideEvidence:
     passed_over: dict[str, str]  # faster forms, and why they did not run
     attend_error: float | None = None  # of attention against the reference on the same packed data; None if nothing was compared
     attend_limit: float = 0.0
+    latest_error: tuple[float, float] | None = None  # as `error`, of what was packed last: as it lies, and as the reference packs it
     tokens_forgotten: int = 0  # beyond the reach of a sliding window
     bytes_sinks: int = 0  # of the exact ones
     bytes_tables: int = 0  # of what the codec has learned: once, however many tokens
@@ -86,8 +87,14 @@ def _audit_side(e: SideEvidence) -> list[str]:
         found.append(f"{where}: {', '.join(idle)} was never entered")
     if not e.lossless and e.tokens_packed and not e.error:
         found.append(f"{where}: the codec error is zero, so nothing was quantized")
+    if e.latest_error is not None and not e.latest_error[0] <= WORSE * e.latest_error[1] + SMALL:
+        here, there = e.latest_error
+        found.append(f"{where}: the tokens packed last have a codec error of {here:.1e}, packed by the reference of {there:.1e}")
     return found
 
+
+# What was packed last may be off by so much more than the reference would be: codes on a boundary may fall to either side.
+WORSE, SMALL = 1.2, 1e-6
 
 # What the order of summation may cost in KLD, per token, when nothing is lost.
 LOSSLESS_KLD = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-3, "bfloat16": 2e-2}
