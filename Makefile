@@ -37,16 +37,14 @@ bench: setup
 # triton, transformers. Ten minutes at most, because no step may take longer than it says. By estimate: a test takes milliseconds once its
 # kernel is compiled, which takes a second or two, so most of the three minutes are compiling; tuning stores each find at once; a benchmark
 # is compiling and some seconds of rounds, each form checked before it is timed; of the suite 18 cells take about 10 s each behind 15 s of
-# loading and 10 s of prefill. What is cut off keeps what it has found (a test that failed stops everything), and the suite's own command goes
-# on with what is left. A later step that fails takes nothing from the others, and fails the whole in the end.
+# loading and 10 s of prefill. No figure without the tests: if they fail or are cut off, nothing follows (a second call finds their kernels
+# compiled). A later step that is cut off or fails keeps what it has found, takes nothing from the others, and fails the whole in the end.
 CUT := timeout --signal INT --kill-after 10
-OR_CUT = || case $$? in 124|137) echo "cut off" ;; *) $(1) ;; esac
 bench-gpu:
-	$(CUT) 170 $(PYTHON) -m pytest -q -x -p no:cacheprovider tests/kernels/test_triton.py tests/kernels/test_kvtc_triton.py $(call OR_CUT,exit 1)
-	$(CUT) 40 $(PYTHON) -m pytest -q -x -p no:cacheprovider tests/backends/test_stretch.py tests/conformance/test_kernels.py \
-	-k "gpu or triton" $(call OR_CUT,exit 1)
+	$(CUT) 170 $(PYTHON) -m pytest -q -x -p no:cacheprovider tests/kernels/test_triton.py tests/kernels/test_kvtc_triton.py
+	$(CUT) 40 $(PYTHON) -m pytest -q -x -p no:cacheprovider tests/backends/test_stretch.py tests/conformance/test_kernels.py -k "gpu or triton"
 	status=0; \
-	$(CUT) 50 $(PYTHON) -m tqbench kernels tune --budget 35s $(call OR_CUT,status=1); \
+	$(CUT) 50 $(PYTHON) -m tqbench kernels tune --budget 35s || status=1; \
 	for op in attend encode ablation "kvtc --schemes kvtc_lite_4x,kvtc_lite_8x --rounds 5"; do \
 	$(CUT) 32 $(PYTHON) -m tqbench bench $$op --device cuda -o results/reference/bench-$(GPU)/$${op%% *} || status=1; done; \
 	$(CUT) 210 $(PYTHON) -m tqbench run suites/gpu.yaml -o results/reference/bench-$(GPU) || status=1; \
