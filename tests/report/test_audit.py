@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -83,3 +84,14 @@ def test_a_kernel_that_was_named_and_did_not_run_is_told() -> None:
     assert kernels("attend=native", attend="torch") == ["layer 0 k: attend=native was asked for, torch ran"]
     assert kernels("attend=native", attend="engine") == ["layer 0 k: attend=native was asked for, engine ran"]
     assert kernels("triton") == ["layer 0: kernel 'triton' was asked for, in attend, native ran"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("dppl", 0.0466), ("ln_ratio", 0.004)])
+def test_figures_that_do_not_follow_from_each_other_are_told(name: str, value: float) -> None:
+    """A record whose seal was made anew after a digit of it was changed."""
+    figures = {"ppl": 18.09, "base_ppl": 10.0, "dppl": 8.09, "ln_ratio": math.log(1.809)}
+    honest = {key: Estimate(figure) for key, figure in figures.items()}
+    assert settle([BASE, replace(record("a", "f1"), metrics=honest)])[1].outcome == "ok"
+    (_, changed) = settle([BASE, replace(record("a", "f1"), metrics=honest | {name: Estimate(value)})])
+    assert changed.outcome == "inactive"
+    assert f"{name} is {value:.6g}, and the perplexities 18.09 and 10 make it" in str(changed.reason)

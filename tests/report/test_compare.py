@@ -36,7 +36,8 @@ def measured(make, write_run):
             ppl, base = float(np.exp(nll.mean())), float(np.exp(NLL.mean()))
             dppl = ppl - base
             metrics = {"ppl": Estimate(ppl), "base_ppl": Estimate(base), "dppl": Estimate(dppl, dppl - 0.02, dppl + 0.02)}
-            metrics["ln_ratio"] = Estimate(dppl / base, dppl / base - 1e-3, dppl / base + 1e-3)
+            ratio = float(np.log(ppl / base))
+            metrics["ln_ratio"] = Estimate(ratio, ratio - 1e-3, ratio + 1e-3)
             record = make.record(cell, text=text, **metrics) if name else dataclasses.replace(make.baseline(ppl=base), cell=cell, text=text)
             model = record.model | {"dtype": cell.dtype} | changes.get("model", {})
             records.append(dataclasses.replace(record, model=model, fingerprint=f"{hash(nll.tobytes()):x}"))

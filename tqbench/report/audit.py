@@ -4,10 +4,12 @@ record came into its folder escapes them."""
 from __future__ import annotations
 
 import dataclasses
+from math import log
 from typing import Any
 
 from tqbench.core.record import Record
 
+ROUNDED = 1e-9  # of a perplexity: what is computed from one another in float64 differs by no more
 IDENTITY = ("architecture", "layers", "kv_layers", "heads", "kv_heads", "head_dim", "vocab", "dtype", "weights")  # of a model
 
 
@@ -24,7 +26,7 @@ def _settled(record: Record, setting: list[Record]) -> Record:
     same = [other for other in measured if other.cell.scheme and record.fingerprint and other.fingerprint == record.fingerprint]
     twins = [other.cell.label for other in same if _kept(other) != _kept(record)]
     audits = [f"every score equals that of {twin!r} bit for bit, though the two kept other values" for twin in twins]
-    audits += _kernels(record)
+    audits += _kernels(record) + _figures(record)
     if base is not None:
         audits += _against(record, base)
         record = dataclasses.replace(record, floors={**record.floors, "instrument": base.floors.get("instrument")})
@@ -44,6 +46,19 @@ def _against(record: Record, base: Record) -> list[str]:
     if drift > max(base.floors.get("instrument") or 0.0, 1e-6 * base.metrics["ppl"].value):
         return [f"the baseline beside this cell is {drift:.3g} ppl away from the baseline cell: another model or build"]
     return []
+
+
+def _figures(record: Record) -> list[str]:
+    """A perplexity, its difference and its ratio to the baseline's follow from each other; a figure that was changed by hand does not."""
+    ppl, base, dppl, ratio = (_value(record, name) for name in ("ppl", "base_ppl", "dppl", "ln_ratio"))
+    if not ppl or not base:
+        return []
+    told = {"dppl": (dppl, ppl - base), "ln_ratio": (ratio, log(ppl / base))}
+    return [
+        f"{name} is {says:.6g}, and the perplexities {ppl:.6g} and {base:.6g} make it {makes:.6g}"
+        for name, (says, makes) in told.items()
+        if says is not None and abs(says - makes) > ROUNDED * ppl
+    ]
 
 
 def _value(record: Record, name: str) -> float | None:
