@@ -41,6 +41,7 @@ def test_a_limit_is_a_gate(run, text, schemes, metric, limit):
         ("dppl>=0.01", "write dppl>0.01"),
         ("top1>0.9", "top1 fails below its limit, which itself is allowed: write top1<0.9"),
         ("dppl>-0.01", "'-0.01' is no limit: a number, 0 or more; dppl may change by so much to either side"),
+        ("top1<99.9", "the limit 99.9 is more than all of it; write 0.999 for 99.9 %"),
         ("dppl>nan", "'nan' is no limit"),
         ("dppl>", "'' is no limit"),
         ("dppl", "write [SCHEME:]METRIC>NUMBER"),

@@ -192,6 +192,10 @@ def test_one_mistake_is_one_line(suite, old: str, new: str, line: int, what: str
         ("{schemes: q8_0, metric: dpp, limit: 1}", "unknown metric 'dpp'; did you mean 'dppl'?"),
         ("{schemes: q8_0, metric: dppl}", "limit is missing: a number, 0 or more"),
         ("{schemes: q8_0, metric: dppl, limit: -1}", "limit must be a number, 0 or more, got -1"),
+        (
+            "{schemes: q8_0, metric: top1, limit: 99}",
+            "top1 is a share from 0 to 1, and the limit 99 is more than all of it; write 0.99 for 99 %",
+        ),
         ("{schemes: q8_0, metric: dppl, limit: 1, sided: both}", "unknown sided 'both' (known: one, two)"),
         ("{schemes: q8_0, metric: dppl, limit: 1, excpect: fail}", "unknown key 'excpect'; did you mean 'expect'?"),
         ("q8_0", "a gate is a mapping {schemes: …, metric: …, limit: …}, got 'q8_0'"),

@@ -39,6 +39,8 @@ METRICS: dict[str, dict[str, Better]] = {
 POINTS = {"kld_max", "kv_bytes_per_token", "tokens_per_gib", "stored_ratio", "entropy_gain", "cos_k_min", "cos_v_min", "eval_active"}
 # Each pairs a scheme with the model's own cache beside it, so that what disturbs the machine meets both.
 RATIOS = {"decode_ratio", "captured_ratio", "prefill_ratio", "ttft_gain"}
+# Tables show these in percent; a limit on them is a share.
+SHARES = {"top1", "top5", "needle_score", "needle_kept", "needle_first", "survival", "forced_top1", "eval_same", "eval_active"}
 TASK_OF = {metric: task for task, metrics in METRICS.items() for metric in metrics}
 
 
@@ -70,6 +72,13 @@ class Gate:
     def covers(self, label: str) -> bool:
         """Whether this gate judges the scheme of that label."""
         return any(matches(pattern, label) for pattern in self.schemes)
+
+
+def too_large(metric: str, limit: float) -> str | None:
+    """What is wrong with the limit of a share, or None: 99 is meant in percent, and nothing would ever reach it."""
+    if metric not in SHARES or limit <= 1:
+        return None
+    return f"{metric} is a share from 0 to 1, and the limit {limit:g} is more than all of it; write {limit / 100:g} for {limit:g} %"
 
 
 def matches(pattern: str, label: str) -> bool:

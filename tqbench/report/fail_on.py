@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tqbench.core.errors import ConfigError, unknown
-from tqbench.core.gate import METRICS, TASK_OF, Gate, matches
+from tqbench.core.gate import METRICS, TASK_OF, Gate, matches, too_large
 from tqbench.report.run import Run
 
 FORM = re.compile(r"(?:(?P<pattern>.+):)?(?P<metric>[^<>=:]*)(?P<sign>[<>=]+)(?P<number>[^<>=]*)")
@@ -74,4 +74,6 @@ def _parse(text: str, runs: Sequence[Run]) -> FailOn:
     if not NUMBER.fullmatch(number):
         both = "" if better else f"; {metric} may change by so much to either side"
         raise ConfigError(f"{number!r} is no limit: a number, 0 or more{both}; {HOW}")
+    if wrong := too_large(metric, float(number)):
+        raise ConfigError(wrong)
     return FailOn(text, (form["pattern"] or "").strip() or None, metric, float(number))

@@ -122,7 +122,7 @@ def _scored(run: Run, cells: list[Cell]) -> str:
     if not texts:
         return ""
     if len(windows) == 1:
-        return f"{tokens[0]:,} tokens scored in {windows[0]:,} windows"
+        return f"{tokens[0]:,} tokens scored in {windows[0]:,} window{'s' if windows[0] != 1 else ''}"
     return f"{tokens[0]:,} to {tokens[-1]:,} tokens scored in {windows[0]:,} to {windows[-1]:,} windows, each scheme until it was decided"
 
 

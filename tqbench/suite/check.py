@@ -10,7 +10,7 @@ from typing import Any, get_args
 from tqbench import corpora
 from tqbench.core import registry
 from tqbench.core.errors import ConfigError, unknown
-from tqbench.core.gate import TASK_OF, Gate, matches
+from tqbench.core.gate import TASK_OF, Gate, matches, too_large
 from tqbench.core.presets import Problem, parse
 from tqbench.core.scheme import Bypass, Scheme
 from tqbench.corpora.recipes import RECIPES
@@ -266,6 +266,8 @@ def gates(items: list[Any], labels: list[str] | None, kinds: set[str], problem: 
             found.append(gate)
             if kinds and TASK_OF[gate.metric] not in kinds:
                 problem(("gates", i, "metric"), f"{gate.metric} comes from the task {TASK_OF[gate.metric]}, which this suite does not have")
+            if wrong := too_large(gate.metric, gate.limit):
+                problem(("gates", i, "limit"), wrong)
             for pattern in gate.schemes if labels is not None else ():
                 if not any(matches(pattern, label) for label in labels or ()):
                     problem(("gates", i, "schemes"), f"{short(pattern)} matches no scheme of this suite ({', '.join(labels or ())})")
