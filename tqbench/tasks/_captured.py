@@ -83,6 +83,7 @@ def _stretch(race: Race, name: str, context: int, new: int, together: int, befor
 
 
 def _through(stretch: Stretch) -> None:
+    stretch.begin()
     for number in range(stretch.rounds):
         stretch.replay(number)
     stretch.check()
@@ -92,6 +93,8 @@ def _timed(race: Race, lanes: dict[str, Stretch]) -> list[list[float]]:
     """Seconds of every round of each lane, one run through both in turn."""
     numbers = {name: iter(range(stretch.rounds)) for name, stretch in lanes.items()}
     rounds = {name: lambda name=name: lanes[name].replay(next(numbers[name])) for name in lanes}
+    for stretch in lanes.values():
+        stretch.begin()
     found = clock.interleaved(rounds, lanes["own"].rounds, 0, clock.waiter(race.device))
     race.job.progress(2 * int(race.job.cell.params["new"]))
     for stretch in lanes.values():
