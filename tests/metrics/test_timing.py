@@ -107,7 +107,7 @@ def test_quantiles_hold_the_truth_at_least_as_often_as_they_say(q: float, sample
 
 
 def test_of_rounds_that_repeat_only_what_differs_between_repetitions_is_chance():
-    """Rounds of 1 to 9 ms, each with 3 % of noise: nineteen intervals in twenty hold the truth, and none reaches as far as rounds differ."""
+    """Rounds of 1 to 9 ms, each with 3 % of noise: 19 intervals of 20 hold the truth, and none reaches as far as rounds differ."""
     work, draw = np.array([1.0, 1.0, 1.0, 9.0]), np.random.default_rng(7)
     held, widths = 0, []
     for _ in range(400):
