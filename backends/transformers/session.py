@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -172,13 +173,14 @@ class TransformersSession(Scoring):
     def stretch(self, tokens: Ids, cache: BaselineCache | StoreCache | PeerCache, together: int, recorder: Recorder) -> Stretch:
         """The baseline's K and V move to buffers with room for all tokens; a scheme's cache goes on where it is."""
         count = len(tokens)
-        own = InPlaceCache(self.model.config, cache, count) if isinstance(cache, BaselineCache) else ready(cache, count)
+        placed = InPlaceCache(self.model.config, cache, count) if isinstance(cache, BaselineCache) else ready(cache, count)
 
-        def step(token: int) -> tuple[Tensor, Tensor]:
-            logits = self.forward(np.array([token]), own, last=True)
+        def step(token: int, through: Any = placed) -> tuple[Tensor, Tensor]:
+            logits = self.forward(np.array([token]), through, last=True)
             return _likeliest(logits), logits
 
-        return Stretch(step, own, tokens, together, recorder)
+        own = partial(step, through=cache) if isinstance(cache, BaselineCache) else None
+        return Stretch(step, placed, tokens, together, recorder, own)
 
     def operations(self) -> AbstractContextManager[None]:
         """The model's modules as stages."""

@@ -124,6 +124,16 @@ def test_a_capture_that_fails_says_why_and_leaves_things_as_they_were(recorder: 
     assert gc.isenabled()
 
 
+def test_nothing_is_collected_for_a_recorder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes longer than most of what a bench captures, and a bench makes a recorder for every call."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("side", []))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "a pool")
+    monkeypatch.setattr(gc, "collect", lambda: pytest.fail("collects"))
+    assert graphs.recorder("cuda:0").pool == "a pool"  # type: ignore[attr-defined]
+
+
 def test_a_bench_captures_a_call_once(recorder: graphs.CudaGraphs) -> None:
     calls: list[int] = []
     call = repeated(lambda: calls.append(1) or len(calls), "cuda:0")

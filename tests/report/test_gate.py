@@ -234,6 +234,28 @@ def test_on_a_disturbed_machine_only_ratios_decide(make, run_of, metric, limit, 
     assert ("other processes" in found.reason) == (status == "inconclusive")
 
 
+@pytest.mark.parametrize("within", [False, True])
+def test_captured_steps_are_disturbed_by_what_happened_while_they_were_timed(make, run_of, within):
+    """Others have a time of their own."""
+    figures = {"captured_tps": Estimate(180.0, 179.0, 181.0), "captured_ratio": Estimate(1.2, 1.19, 1.21)}
+    fast = make.speed(make.cell("q8_0", **SPEED), disturbed=not within, **figures)
+    fast = dataclasses.replace(fast, device={"captured": {"disturbed": within}})
+    gates = [make.gate("q8_0", metric, 1.0) for metric in ("captured_tps", "decode_tps", "captured_ratio")]
+    inside, outside, ratio = judge(run_of([make.baseline(), fast], gates))
+    assert (inside.status, outside.status) == (("inconclusive", "pass") if within else ("pass", "inconclusive"))
+    assert ratio.status == "pass"
+    assert "other processes" in (inside if within else outside).reason
+
+
+@pytest.mark.parametrize(("required", "status", "code"), [(True, "fail", 1), (False, "skipped", 0)])
+def test_a_gate_on_steps_that_no_graph_can_hold_says_why(make, run_of, required, status, code):
+    fast = dataclasses.replace(make.speed(make.cell("q8_0", **SPEED)), device={"captured": {"missing": "a step waits for the device"}})
+    run = run_of([make.baseline(), fast], [make.gate("q8_0", "captured_ratio", 1.0, required=required)])
+    (found,) = judge(run)
+    assert (found.status, exit_code(run, [found])) == (status, code)
+    assert found.reason == "was not measured, because its steps are not in graphs: a step waits for the device"
+
+
 def test_every_metric_of_a_gate_is_a_point_or_has_an_interval():
     """A new metric must say which."""
     estimated = {"ppl", "dppl", "ln_ratio", "kld", "kld_p99", "kld_worst_decile", "rms_dp", "top1", "top5", "decode_tps", "prefill_tps"}

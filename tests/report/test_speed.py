@@ -92,13 +92,50 @@ def test_captured_steps_have_columns_where_there_are_any(make, run_of) -> None:
     assert any(fact.startswith(facts) for fact in within.facts)
     assert not any("graphs" in fact for fact in without.facts)
     refused = dataclasses.replace(plain, cell=dataclasses.replace(plain.cell, device="cuda"), device={"captured": {"missing": "a window"}})
-    assert "not in graphs: a window" in speed.facts(refused)
-    assert not any("graphs" in fact for fact in speed.facts(dataclasses.replace(refused, cell=plain.cell)))
+    assert "not in graphs: a window" in speed.facts([refused])
+    assert not any("graphs" in fact for fact in speed.facts([dataclasses.replace(refused, cell=plain.cell)]))
     disturbed = dataclasses.replace(graphs, device={"captured": about | {"disturbed": True}})
     assert row(run_of([disturbed]), without.heading, "q8_0")["graph tok/s"] == "180.0 !"
     deeper = dataclasses.replace(graphs, cell=make.cell("q8_0", task="decode", params={"context": 2048, **DECODE}))
     titles = [grid.title for grid in across.grids(run_of([graphs, deeper]))]
     assert titles == ["Decode, tok/s", "Decode, × own cache", "Decode in graphs, × own cache in place"]
+
+
+def test_each_scheme_that_is_not_captured_says_why(make, run_of) -> None:
+    """Beside others that are, and whoever comes first."""
+    params = {"context": 512, **DECODE}
+    cells = [make.cell(name, task="decode", params=params, device="cuda") for name in ("turbo4", "q8_0", "kivi4")]
+    lane = {"cache": "store", "attention": {}, "packed": {"k": [0, 0], "v": [DECODE["new"], 17]}}
+    held = {"own": {"cache": "bfloat16 in place", "attention": {"flash": 2}}, "cell": lane, "disturbed": False}
+    waits, host = {"missing": "a step waits for the device"}, {"missing": "their codec computes on the host"}
+    for abouts in ((held, waits, host), (waits, host, held), (waits, held, waits)):
+        records = [dataclasses.replace(make.speed(cell), device={"captured": about}) for cell, about in zip(cells, abouts, strict=True)]
+        (table,) = tables(run_of(records))
+        (says,) = [fact for fact in table.facts if fact.startswith("not in graphs: ")]
+        for cell, about in zip(cells, abouts, strict=True):
+            assert (cell.label in says) == ("missing" in about)
+            assert about.get("missing", "") in says
+        assert any(fact.startswith("in graphs against the own cache in bfloat16 in place") for fact in table.facts)
+    (table,) = tables(run_of([dataclasses.replace(make.speed(cell), device={"captured": waits}) for cell in cells]))
+    assert "not in graphs: a step waits for the device" in table.facts
+
+
+def test_how_much_was_packed_within_captured_steps_is_told_where_it_is_not_every_token(make, run_of) -> None:
+    new = DECODE["new"]
+    packed = {
+        "kivi4": {"k": [0, 0], "v": [new, new]},
+        "turbo4": {"k": [new, new], "v": [new, new]},
+        "mixed": {"k": [0, 128], "v": [new] * 2},
+    }
+    records = [
+        dataclasses.replace(
+            make.speed(make.cell(name, task="decode", params={"context": 512, **DECODE})), device={"captured": {"cell": {"packed": found}}}
+        )
+        for name, found in packed.items()
+    ]
+    (table,) = tables(run_of(records))
+    assert f"packed within {new} tokens in graphs: kivi4 0 K, mixed 0–128 K" in table.facts
+    assert not any("packed within" in fact for fact in speed.facts(records[1:2]))
 
 
 def test_a_disturbed_row_is_marked_everywhere(full) -> None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from backends.transformers import tiny
 from backends.transformers.session import TransformersSession
+from tqbench.cache.store import Store
 from tqbench.core.errors import ConfigError, EvidenceError, Unsupported
 from tqbench.core.presets import preset
 from tqbench.core.record import Cell, Record
+from tqbench.core.session import Terms
 from tqbench.corpora import Text
 from tqbench.kernels.attend import _torch
 from tqbench.measure import clock, gpu, graphs, trace
 from tqbench.measure import memory as of_device
 from tqbench.measure.environment import threads
-from tqbench.tasks import Job, _race, decode, memory, prefill, run
+from tqbench.tasks import Job, _captured, _race, decode, memory, prefill, run
 from tqbench.tasks._proof import fitting
 from tqbench.testing.tape import Tape, Tapes
 
@@ -277,11 +281,12 @@ def test_on_cuda_the_same_steps_are_captured_and_timed_in_turn(session, cuda: No
     assert seconds.shape == result.arrays["rounds"].shape == (3, 2, 4)
     assert record.metrics["captured_tps"].value == pytest.approx(36 / seconds[:, 1].sum())
     assert record.metrics["base_captured_tps"].value == pytest.approx(36 / seconds[:, 0].sum())
-    assert record.metrics["captured_ratio"].value == pytest.approx(np.median(seconds[:, 0] / seconds[:, 1]))
+    assert record.metrics["captured_ratio"].value == pytest.approx(seconds[:, 0].sum() / seconds[:, 1].sum())
     assert record.metrics["captured_ratio"].low is not None
     about = record.device["captured"]
-    assert about["own"] == {"cache": "float32 in place", "attention": {"flash (CPU)": 2}}
-    assert about["cell"] == ({"cache": "store", "attention": {}} if scheme else about["own"])
+    assert about["own"] == {"cache": "float32 in place", "attention": {"flash (CPU)": 2}, "off": 0.0}
+    packed = {"k": [12, 12], "v": [12, 12]}
+    assert about["cell"] == ({"cache": "store", "attention": {}, "off": 0.0, "packed": packed} if scheme else about["own"])
     assert sum(told) == 40 + decode.steps(one.cell) - 2 * decode.SCORED
 
 
@@ -298,6 +303,53 @@ def test_what_no_graph_can_hold_is_said_and_the_rest_is_measured(session, cuda: 
     record, _ = measured(session, "decode", DECODE, kernel=TORCH)
     assert record.device["captured"] == {"missing": "__float__ crosses between host and device, which no graph can hold"}
     assert record.metrics["decode_tps"].value > 0
+
+
+def test_what_packs_in_few_rounds_has_its_cost_in_the_ratio() -> None:
+    """Steps of 0.8 ms against 1 ms, and 32 tokens packed for 16 ms in one of four rounds: a median of rounds would not see them."""
+    chance = np.random.default_rng(0).normal(1, 0.01, (2, 3, 4))
+    own, cell = np.full((3, 4), 8e-3) * chance[0], np.array([[6.4e-3, 6.4e-3, 6.4e-3, 22.4e-3]] * 3) * chance[1]
+    found = _captured.Captured(np.stack([own, cell], axis=1), [8] * 4, {}).metrics()
+    ratio = found["captured_ratio"]
+    assert ratio.value == pytest.approx(32 / 41.6, rel=0.02)
+    assert ratio.value == pytest.approx(found["captured_tps"].value / found["base_captured_tps"].value)
+    assert 0.74 < ratio.low < 32 / 41.6 < ratio.high < 0.8
+
+
+def test_without_memory_for_captured_lanes_the_rest_is_measured(session, cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what was there of them is let go: nothing else holds it."""
+    made: list[Any] = []
+
+    def reserve(self: Any, tokens: int) -> None:
+        made.append(weakref.ref(self))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4 GiB")
+
+    monkeypatch.setattr(Store, "reserve", reserve)
+    record, arrays = measured(session, "decode", DECODE, kernel=TORCH)
+    assert record.outcome == "ok"
+    assert record.device["captured"] == {"missing": "the device has no memory for both lanes in graphs"}
+    assert "captured" not in arrays
+    assert record.metrics["decode_tps"].value > 0
+    assert [one() for one in made] == [None]
+    monkeypatch.setattr(Store, "reserve", lambda self, tokens: (_ for _ in ()).throw(RuntimeError("something else")).send(None))
+    with pytest.raises(RuntimeError, match="something else"):
+        measured(session, "decode", DECODE, kernel=TORCH)
+
+
+def test_a_captured_cell_is_held_against_its_scheme(session, cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another codec in the captured lane than the scheme has."""
+    stretch = TransformersSession.stretch
+    other = dataclasses.replace(preset("turbo3"), name="turbo4")
+
+    def swapped(self: Any, tokens: Any, cache: Any, *rest: Any) -> Any:
+        if hasattr(cache, "stores"):
+            cache = self.new_cache(other, Terms(TORCH, quiet=True), self.context(tokens[:5]))
+        return stretch(self, tokens, cache, *rest)
+
+    monkeypatch.setattr(TransformersSession, "stretch", swapped)
+    record, _ = measured(session, "decode", DECODE, kernel=TORCH)
+    assert record.outcome == "inactive"
+    assert any(text.startswith("captured: layer 0 k: ") and "ran, the scheme has" in text for text in record.audits)
 
 
 def test_captured_steps_that_come_out_otherwise_are_a_failure(session, cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:

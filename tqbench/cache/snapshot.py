@@ -26,7 +26,8 @@ class Snapshot:
 
 
 def _fields(values: dict[str, Any]) -> dict[str, Any]:
-    """Dictionaries and lists are filled in place; everything else is replaced when it changes."""
+    """Dictionaries and lists are filled in place; everything else is replaced when it changes. Only flags of checks that were put off
+    (`Pending`) turn false where they are, and stay so: what failed once has failed."""
     return {name: value.copy() if isinstance(value, dict | list) else value for name, value in values.items()}
 
 

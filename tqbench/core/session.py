@@ -121,17 +121,24 @@ class Stretch(Interface):
 
     name: str  # of the cache: `store`, or how the model's own is kept here
     attention: dict[str, int]  # the forms of the framework's own attention in a step, and how often
+    off: float  # by how much at most runs through differ from the uncaptured one, relative
 
     @property
     def rounds(self) -> int:
         """How many."""
 
+    @property
+    def packed(self) -> dict[str, list[int]]:
+        """How many tokens its steps pack, by side, in each layer; empty for the model's own cache."""
+
+    def begin(self) -> None:
+        """Before a run through all rounds: what is left of the one before is wiped, so that it cannot be taken for this one's."""
+
     def replay(self, number: int) -> None:
         """Run a round again; all of them, in their order."""
 
     def check(self) -> None:
-        """After a run through all rounds; EvidenceError if its steps did not choose what they chose uncaptured, or a run through does not
-        come out as the one before."""
+        """After a run through all rounds; EvidenceError if it came out otherwise than uncaptured, or than the first run through."""
 
     def evidence(self) -> list[SideEvidence]:
         """The cache's, its last attention compared with the reference."""

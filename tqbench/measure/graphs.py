@@ -44,7 +44,6 @@ class CudaGraphs:
     def __init__(self, device: str):
         import torch
 
-        gc.collect()  # graphs of earlier recorders: to end them while one is captured may break it
         self.cuda: Any = torch.cuda
         self.device = torch.device(device)
         self.stream, self.pool = self.cuda.Stream(self.device), self.cuda.graph_pool_handle()
@@ -98,7 +97,7 @@ class CudaGraphs:
 
 @contextlib.contextmanager
 def _no_garbage() -> Iterator[None]:
-    """What is left of others is not collected while a capture goes on."""
+    """What is left of others is not collected while a capture goes on: to end a graph then may break it."""
     collecting = gc.isenabled()
     gc.disable()
     try:

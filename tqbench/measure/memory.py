@@ -36,6 +36,14 @@ def device_free(device: str) -> int | None:
     return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether this says that there was no memory, of the host or of a device."""
+    text = f"{type(error).__name__}: {error}"
+    return isinstance(error, MemoryError) or any(
+        words in text for words in ("out of memory", "can't allocate memory", "OutOfMemory", "Cannot allocate")
+    )
+
+
 def peak() -> int | None:
     """The largest resident set since `reset_peak`, in bytes; None where the system does not tell."""
     try:

@@ -99,6 +99,19 @@ def rate(tokens: Array, seconds: Array) -> Estimate:
     return Estimate(found, found / reach, found * reach)
 
 
+def rate_again(tokens: Array, seconds: Array) -> Estimate:
+    """The same of [repetitions, rounds] whose rounds do the same work in every repetition: only what differs between repetitions is
+    chance, and that one round has more to do than another is not."""
+    (repetitions, rounds), found = seconds.shape, float(tokens.sum() / seconds.sum())
+    if repetitions < 2 or repetitions * rounds < ENOUGH:
+        return rate(tokens.ravel(), seconds.ravel())
+    wrong = tokens - found * seconds
+    wrong = wrong - wrong.mean(axis=0)
+    error = float(np.sqrt((wrong**2).sum() * repetitions / (repetitions - 1)) / tokens.sum())
+    reach = exp(student(1 - ERROR / 2, rounds * (repetitions - 1)) * error)
+    return Estimate(found, found / reach, found * reach)
+
+
 def mean(values: Array) -> Estimate:
     """The mean over repetitions."""
     return rate(values, np.ones(len(values)))

@@ -9,6 +9,7 @@ from tqbench.core.gate import POINTS, RATIOS
 from tqbench.core.record import Cell, Estimate, Record
 from tqbench.metrics.verdict import paid
 from tqbench.report import markdown
+from tqbench.report.grounds import disturbed
 from tqbench.report.knobs import KINDS, Knob
 from tqbench.report.pairing import HOWS, Pair, pairs
 from tqbench.report.run import Run
@@ -99,7 +100,7 @@ class Comparison:
         for metric in SPEED.get(pair.cell.task, ()):
             a, b = pair.first.metrics.get(metric), pair.other.metrics.get(metric)
             if a and b:
-                says = _side_by_side(metric, a, b, moved=moved, disturbed=_disturbed(pair.first) or _disturbed(pair.other))
+                says = _side_by_side(metric, a, b, moved=moved, disturbed=any(disturbed(one, metric) for one in (pair.first, pair.other)))
                 yield (name, title(metric), interval(a, metric), interval(b, metric), says)
 
     def _knobs(self, names: dict[int, str]) -> Iterator[Section]:
@@ -204,10 +205,6 @@ def _side_by_side(metric: str, a: Estimate, b: Estimate, *, moved: bool, disturb
         return "no interval: nothing can be said"
     says = "intervals overlap" if low <= high2 and low2 <= high else f"intervals lie apart: {'higher' if b.value > a.value else 'lower'}"
     return f"{says}, unpaired{', disturbed' if disturbed else ''}"
-
-
-def _disturbed(record: Record) -> bool:
-    return bool(record.timing.get("disturbed"))
 
 
 def _where(pair: Pair) -> str:

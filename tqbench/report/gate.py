@@ -11,7 +11,7 @@ from tqbench.core.errors import worst
 from tqbench.core.gate import Gate
 from tqbench.core.record import Cell, Estimate, Record
 from tqbench.metrics.verdict import decide, factor, paid
-from tqbench.report.grounds import failing, lacking, round_up
+from tqbench.report.grounds import CAPTURED, failing, lacking, round_up
 from tqbench.report.run import Run
 from tqbench.report.text import bare, exact, interval, number, title
 
@@ -108,6 +108,9 @@ def _verdict(run: Run, gate: Gate, cell: Cell) -> Verdict | Open:
     if says := failing(record):
         return Verdict(gate, cell, "inconclusive", says)
     estimate = record.metrics.get(gate.metric)
+    why = record.device.get("captured", {}).get("missing")
+    if estimate is None and gate.metric in CAPTURED and why:
+        return Verdict(gate, cell, absent(gate), f"was not measured, because its steps are not in graphs: {why}")
     if estimate is None:
         return Verdict(gate, cell, "fail", f"the record has no metric {gate.metric!r}")
     if problem := (_insane(run, record) if cell.task == "perplexity" else None) or _not_finite(estimate):

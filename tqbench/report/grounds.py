@@ -14,6 +14,7 @@ from tqbench.metrics.verdict import least
 from tqbench.report.text import exact, interval
 
 BY_ROUNDS = ("decode_tps", "decode_ratio", "captured_tps", "captured_ratio", "prefill_ratio")  # a sample is a round
+CAPTURED = ("captured_tps", "captured_ratio", "base_captured_tps")
 DISTURBED = "was timed while other processes used the machine: time it again on a quiet one, or judge a ratio to the own cache"
 
 
@@ -31,7 +32,13 @@ def lacking(record: Record, metric: str, estimate: Estimate) -> tuple[str, int |
         return None
     if estimate.low is None or estimate.high is None:
         return _no_interval(record, metric), None
-    return (DISTURBED, None) if record.timing.get("disturbed") and metric not in RATIOS else None
+    return (DISTURBED, None) if disturbed(record, metric) and metric not in RATIOS else None
+
+
+def disturbed(record: Record, metric: str) -> bool:
+    """Whether others used the machine while this was timed: captured steps are timed apart from all others."""
+    timed = record.device.get("captured", {}) if metric in CAPTURED else record.timing
+    return bool(timed.get("disturbed"))
 
 
 def failing(record: Record) -> str | None:

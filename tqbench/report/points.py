@@ -11,6 +11,7 @@ from tqbench.core.presets import read
 from tqbench.core.record import Cell, Estimate, Record
 from tqbench.metrics.verdict import paid
 from tqbench.report.draw import Point
+from tqbench.report.grounds import disturbed
 from tqbench.report.run import Run, bits_of
 from tqbench.report.table import label
 from tqbench.report.text import plain
@@ -93,4 +94,4 @@ def speeds(run: Run, cells: list[Cell]) -> Speeds:
     depth = max((record.cell.params["context"] for record in timed), default=0)
     deepest = [record for record in timed if record.cell.params["context"] == depth]
     ratios = {label(run, record.cell): record.metrics["decode_ratio"].value for record in deepest}
-    return Speeds(ratios, depth, any(record.timing.get("disturbed") for record in deepest))
+    return Speeds(ratios, depth, any(disturbed(record, "decode_ratio") for record in deepest))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tqbench.core.quantity import size
 from tqbench.core.record import Cell, Record
 from tqbench.report import asked
 from tqbench.report.column import BITS, COVERAGE, Column, Figure, Line, metric
+from tqbench.report.grounds import disturbed
 from tqbench.report.text import NONE, plain, value
 
 STAGES = {  # in the order in which they are shown
@@ -59,8 +61,9 @@ def heading(cell: Cell) -> str:
     }.get(cell.task, f"{cell.task} @ d{context}")
 
 
-def facts(record: Record) -> list[str]:
-    """What a reader must know of how it was timed."""
+def facts(records: Sequence[Record]) -> list[str]:
+    """What a reader must know of how the cells of a setting were timed: of the first what is true of all, and what is a scheme's own."""
+    record = records[0]
     params, timing, model = record.cell.params, record.timing, record.model
     if record.cell.task in asked.COLUMNS:
         return asked.facts(record)
@@ -74,7 +77,9 @@ def facts(record: Record) -> list[str]:
             _turns(record),
             f"{timing['threads']} threads, waiting: {timing['waiting']}" if timing else "",
             _attention(record),
-            _graphs(record),
+            _graphs(records),
+            _uncaptured(records),
+            _packed(records),
             f"past the model's {model['max_positions']:,} positions: speed only" if past and record.cell.task == "decode" else "",
         )
         if fact
@@ -88,15 +93,36 @@ def _attention(record: Record) -> str:
     return f"own attention: torch's {' + '.join(forms)}" if forms else ""
 
 
-def _graphs(record: Record) -> str:
-    """Whether steps were captured, and what they were held against."""
-    captured = record.device.get("captured", {})
-    own = captured.get("own")
+def _graphs(records: Sequence[Record]) -> str:
+    """What captured steps were held against."""
+    own = next((own for record in records if (own := record.device.get("captured", {}).get("own"))), None)
     if own is None:
-        return f"not in graphs: {captured['missing']}" if record.cell.device.startswith("cuda") and "missing" in captured else ""
+        return ""
     forms = f", read by torch's {' + '.join(own['attention'])}" if own["attention"] else ""
     outside = "figures outside graphs contain Python's launches, and its copying for every token"
     return f"in graphs against the own cache in {own['cache']}{forms}; {outside}"
+
+
+def _uncaptured(records: Sequence[Record]) -> str:
+    """Whose steps were not captured where graphs are, and why."""
+    on = [record for record in records if record.cell.device.startswith("cuda")]
+    whose: dict[str, list[str]] = {}
+    for record in on:
+        if why := record.device.get("captured", {}).get("missing"):
+            whose.setdefault(why, []).append(record.cell.label)
+    reasons = [why if len(labels) == len(on) else f"{', '.join(dict.fromkeys(labels))} ({why})" for why, labels in whose.items()]
+    return f"not in graphs: {'; '.join(reasons)}" if reasons else ""
+
+
+def _packed(records: Sequence[Record]) -> str:
+    """What schemes packed within their captured steps, if that is another number of tokens: the cost of packing counts for so many."""
+    found = []
+    for record in records:
+        new, packed = record.cell.params.get("new"), record.device.get("captured", {}).get("cell", {}).get("packed", {})
+        counts = {side.upper(): "–".join(map(str, sorted({min(each), max(each)}))) for side, each in packed.items() if {*each} != {new}}
+        if counts:
+            found.append(f"{record.cell.label} {' and '.join(f'{count} {side}' for side, count in counts.items())}")
+    return f"packed within {records[0].cell.params['new']} tokens in graphs: {', '.join(dict.fromkeys(found))}" if found else ""
 
 
 def _turns(record: Record) -> str:
@@ -113,7 +139,7 @@ def _timed(name: str) -> Any:
 
     def show(line: Line) -> Figure:
         figure = shown(line)
-        mark = " !" if line.record.timing.get("disturbed") and figure.text != NONE else ""
+        mark = " !" if disturbed(line.record, name) and figure.text != NONE else ""
         return Figure(figure.text + mark, figure.detail, figure.order, figure.brief)
 
     return show
@@ -178,11 +204,8 @@ def _gpu(line: Line) -> Figure:
 
 
 def _captured(line: Line) -> Figure:
-    own, disturbed = line.record.metrics.get("base_captured_tps"), line.record.device.get("captured", {}).get("disturbed")
-    figure = metric("captured_tps")(line)
-    return Figure(
-        f"{figure.text} !" if disturbed and own else figure.text, f"own {value(own, 'captured_tps')}" if own else "", figure.order
-    )
+    own, figure = line.record.metrics.get("base_captured_tps"), _timed("captured_tps")(line)
+    return Figure(figure.text, f"own {value(own, 'captured_tps')}" if own else "", figure.order)
 
 
 def _peak(line: Line) -> Figure:
@@ -222,7 +245,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ),
         Column(
             "graph × own",
-            "times as fast in captured graphs as the model's own cache, in turn with it and kept in place there: the median over rounds",
+            "times as fast in captured graphs as the model's own cache, in turn with it and kept in place there: of all rounds together",
             metric("captured_ratio"),
             optional=True,
         ),

@@ -92,9 +92,10 @@ def _parts(cell: Cell) -> tuple[str, ...]:
 
 
 def _facts(run: Run, cells: list[Cell]) -> tuple[str, ...]:
-    record = next((r for cell in cells if (r := run.record(cell)) and r.outcome == "ok"), None)
-    if record is None:
+    found = [record for cell in cells if (record := run.record(cell)) and record.outcome == "ok"]
+    if not found:
         return ()
+    record = found[0]
     text, model, params = record.text, record.model, record.cell.params
     base = run.baseline(record.cell)
     floor = base.floors.get("instrument") if base else None
@@ -107,7 +108,7 @@ def _facts(run: Run, cells: list[Cell]) -> tuple[str, ...]:
             f"windows advance by {params['stride']}" if "stride" in params else "",
             f"warm-up {params['warmup']}" if params.get("warmup") else "",
             f"chunks of {params['chunk']}" if "chunk" in params else "",
-            *speed.facts(record),
+            *speed.facts(found),
             f"{_layers(model)} of {model['kv_heads']} KV heads, head_dim {model['head_dim']}" if "head_dim" in model else "",
             f"instrument floor {number(floor, 2)} ppl{_sample(text)}" if floor is not None else "",
         )

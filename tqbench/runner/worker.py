@@ -117,9 +117,7 @@ def outcome_of(error: Exception) -> tuple[Outcome, str]:
         return "unsupported", text.partition(": ")[2]
     if isinstance(error, TqbenchError):
         return "failed", text.partition(": ")[2]
-    if isinstance(error, MemoryError) or any(
-        words in text for words in ("out of memory", "can't allocate memory", "OutOfMemory", "Cannot allocate")
-    ):
+    if memory.ran_out(error):
         return "oom", text.splitlines()[0][:500]
     return "failed", text[:2000]
 
