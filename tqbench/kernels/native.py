@@ -66,8 +66,8 @@ def _same(lib: ctypes.CDLL, found: Path) -> None:
 def abi() -> int:
     """The sizes of all structures that the library is handed, folded as in abi/native.cpp."""
     from tqbench.kernels import packed
-    from tqbench.kernels.attend import _native as attend
-    from tqbench.kernels.encode import _native as encode
+    from tqbench.kernels.attend import _call as attend
+    from tqbench.kernels.encode import _plan as encode
 
     folded = 0
     for structure in (*encode.STRUCTURES, *packed.STRUCTURES, *attend.STRUCTURES):

@@ -13,43 +13,9 @@ from torch import Tensor
 from tqbench.core.errors import EvidenceError
 from tqbench.kernels import native, packed
 from tqbench.kernels.attend import View
+from tqbench.kernels.attend._call import Call, CallSide
 
 EVERYTHING = 1 << 40  # reach of a query that sees all
-
-
-class _Side(ctypes.Structure):
-    """`AttendSide` of call.hpp."""
-
-    _fields_ = [
-        ("sinks", packed.CExact),
-        ("tail", packed.CExact),
-        ("packed", packed.CPacked),
-        ("packed_end", ctypes.c_int64),
-        ("tail_start", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("basis", "offset", "bounds")),
-    ]
-
-
-class _Call(ctypes.Structure):
-    """`AttendCall` of call.hpp."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "heads", "kv_heads", "queries", "head_dim", "start", "reach")),
-        ("scale", ctypes.c_float),
-        ("softcap", ctypes.c_float),
-        ("q", ctypes.c_void_p),
-        ("out", ctypes.c_void_p),
-        ("k", _Side),
-        ("v", _Side),
-        ("split", ctypes.c_int64),
-        ("ahead", ctypes.c_int64),
-        ("fast", ctypes.c_int32),
-        ("sparse", ctypes.c_float),
-        ("dropped", ctypes.c_void_p),
-    ]
-
-
-STRUCTURES = (_Side, _Call)  # that the library is handed
 
 
 @dataclass(frozen=True)
@@ -84,7 +50,7 @@ def switched(switches: Switches, q: Tensor, k: View, v: View, start: int, scale:
     shape = (batch, heads, kv_heads, count, head_dim, start, reach)
     dropped = None if switches.dropped is None else switches.dropped.data_ptr()
     how = (switches.split, switches.ahead, switches.fast, switches.sparse, dropped)
-    call = _Call(*shape, scale, softcap or 0.0, queries.data_ptr(), out.data_ptr(), *sides, *how)
+    call = Call(*shape, scale, softcap or 0.0, queries.data_ptr(), out.data_ptr(), *sides, *how)
     status = native.library().tqbench_attend(ctypes.byref(call))
     del kept  # lived as long as the call
     if status:
@@ -92,7 +58,7 @@ def switched(switches: Switches, q: Tensor, k: View, v: View, start: int, scale:
     return out.to(q.dtype)
 
 
-def _side(view: View, q: Tensor, kv_heads: int, *, keys: bool) -> tuple[_Side, Any]:
+def _side(view: View, q: Tensor, kv_heads: int, *, keys: bool) -> tuple[CallSide, Any]:
     codec, stored = view.codec, view.stored
     if codec is None or stored is None:
         raise EvidenceError("attend/native reads codes, and this view has none")
@@ -106,7 +72,7 @@ def _side(view: View, q: Tensor, kv_heads: int, *, keys: bool) -> tuple[_Side, A
     around = packed.basis(codec, head_dim, kv_heads)
     rows, bounds = around.columns if keys else around.rows, numbers("q", view.bounds)
     found, kept = zip(packed.exact(view.sinks), packed.exact(view.tail), form.packed(arrays), strict=True)
-    side = _Side(
+    side = CallSide(
         *found,
         view.packed_end,
         view.tail_start,

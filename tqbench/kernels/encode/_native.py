@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_int64
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -16,25 +16,10 @@ from tqbench.core.codec import Codec, Packed
 from tqbench.core.errors import EvidenceError
 from tqbench.kernels import _sections, native
 from tqbench.kernels.encode import _plan
-from tqbench.kernels.encode._plan import TYPES, Plan, Plane
+from tqbench.kernels.encode._plan import TYPES, Input, Output, Plan
 
 _TYPE_OF = {getattr(torch, name): i for i, name in enumerate(TYPES)}
 _NOT_FINITE, _OVERFLOW, _NO_MEMORY = 2, 3, 4  # what tqbench_encode returns
-
-
-class Input(Structure):
-    """x, and where its elements lie."""
-
-    _fields_ = [("x", c_void_p), ("type", c_int32), *((name, c_int64) for name in ("batch", "heads", "tokens")), ("stride", c_int64 * 4)]
-
-
-class Output(Structure):
-    """The arrays to fill."""
-
-    _fields_ = [("planes", c_void_p * 2), ("kept", c_void_p * 2)]
-
-
-STRUCTURES = (Plane, Plan, Input, Output)  # that the library is handed
 
 Array = tuple[str, tuple[int, ...], torch.dtype, str, int]  # name, shape of one unit, dtype, the field of Output and the place in it
 

@@ -1,4 +1,4 @@
-"""What the native encoder is told about a codec: the structures of plan.hpp, and how each codec and wrapper fills them.
+"""What the native encoder is told about a codec and a call: the structures of plan.hpp, and how each codec and wrapper fills a plan.
 
 A plan depends on the codec and head_dim alone. Wrappers come from the outside in: a mean to subtract, an order of the channels, then one
 rotation with its padding. Signs, orders, paddings and tables are data; only the arithmetic of a format is code.
@@ -7,7 +7,7 @@ rotation with its padding. Signs, orders, paddings and tables are data; only the
 from __future__ import annotations
 
 from collections.abc import Callable
-from ctypes import POINTER, Structure, c_double, c_float, c_int32
+from ctypes import POINTER, Structure, c_double, c_float, c_int32, c_int64, c_void_p
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,21 @@ class Plan(Structure):
         """Declare a plane; the next one is not there yet."""
         self.plane[index] = Plane(bits, shift, self.natural if order is None else self.point(order, np.int32))
         self.planes = index + 1
+
+
+class Input(Structure):
+    """x, and where its elements lie."""
+
+    _fields_ = [("x", c_void_p), ("type", c_int32), *((name, c_int64) for name in ("batch", "heads", "tokens")), ("stride", c_int64 * 4)]
+
+
+class Output(Structure):
+    """The arrays to fill."""
+
+    _fields_ = [("planes", c_void_p * 2), ("kept", c_void_p * 2)]
+
+
+STRUCTURES = (Plane, Plan, Input, Output)  # that the library is handed
 
 
 def refuses(codec: Codec) -> str | None:
