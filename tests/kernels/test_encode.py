@@ -18,14 +18,13 @@ from tqbench.codecs.fp8 import Fp8
 from tqbench.codecs.mlx_affine import MlxAffine
 from tqbench.codecs.qjl import QJL
 from tqbench.core.codec import Codec
-from tqbench.core.errors import ConfigError, EvidenceError, Unsupported
+from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.core.op import Place
 from tqbench.kernels import encode, native
 from tqbench.testing.refusal import refusal
 from tqbench.testing.samples import gaussian, strided
 
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
-SETS = ("avx512", "avx2", "scalar", "neon")
 ALLOWED = {  # the share of elements that may differ from the reference's
     "rounded": 0,  # every operation is the reference's own
     # Sums in double in another order differ by some 2^-53, and a float rounds the other way where less than that is left of 2^-25.
@@ -36,16 +35,6 @@ ALLOWED = {  # the share of elements that may differ from the reference's
     # They differ by a few 2^-24, and half precision rounds the other way at points 2^-11 apart.
     "lengths": 1e-3,
 }
-
-
-@pytest.fixture(params=SETS)
-def isa(request):
-    try:
-        native.use(request.param)
-    except ConfigError as reason:
-        pytest.skip(str(reason))
-    yield request.param
-    native.use("")
 
 
 def run(codec, x):

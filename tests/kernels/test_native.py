@@ -21,33 +21,12 @@ from tqbench.measure import environment
 
 pytestmark = pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
 
-
-def runnable():
-    found = []
-    for name in ("avx512", "avx2", "scalar", "neon"):
-        try:
-            native.use(name)
-            found.append(name)
-        except ConfigError:
-            continue
-    native.use("")
-    return found
-
-
-SETS = runnable() if native.missing() is None else []
 FORMATS = (
     *("turbo4", "turbo3", "turbo2", "q8_0", "q5_0", "q5_1", "q4_0", "q4_1", "iq4_nl", "q8_0_rot", "mlx4_g64", "mlx8_g32", "kivi2", "kivi4"),
     *("fp8_e4m3", "fp8_e5m2", "fp8_e4m3_scaled", "mxfp4", "mxfp8", "nvfp4", "f32", "bf16", "f16", "vllm_3bit_nc", "vllm_k8v4"),
     *("vllm_int8_per_token_head", "tbq3", "turboquant_mse1", "turboquant_mse3", "mlx_vlm3", "turbo4_pad128"),
 )
 MIXES = ("q8_0/turbo3", "turbo3/q4_1", "f16/turbo2", "kivi2/turbo4", "turbo4/fp8_e5m2", "q5_1/mlx4_g64", "nvfp4/q8_0")
-
-
-@pytest.fixture(params=SETS)
-def isa(request):
-    native.use(request.param)
-    yield request.param
-    native.use("")
 
 
 def filled(scheme, k, v, start, heads, reach=None, form="native"):

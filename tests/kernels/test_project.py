@@ -5,24 +5,13 @@ import torch
 
 from tqbench.codecs.block import Block
 from tqbench.codecs.kvtc_lite import KvtcLite
-from tqbench.core.errors import ConfigError, EvidenceError, Unsupported
+from tqbench.core.errors import EvidenceError, Unsupported
 from tqbench.core.op import Place
 from tqbench.kernels import decode, encode, native, project
 from tqbench.testing.samples import gaussian, strided
 
 built = pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))
-SETS = ["", "avx2", "scalar"]
 SIZES = [(8, 8, 1), (40, 24, 1), (64, 128, 3), (80, 8, 2), (100, 16, 1), (128, 40, 2)]  # head_dim, section, heads
-
-
-@pytest.fixture(params=SETS)
-def isa(request):
-    try:
-        native.use(request.param)
-    except ConfigError as reason:
-        pytest.skip(str(reason))
-    yield request.param
-    native.use("")
 
 
 def learned(head_dim, section, heads, **fields):

@@ -8,7 +8,7 @@ import torch
 
 from tqbench.codecs.block import Block
 from tqbench.codecs.blocks.sections import half_above, half_below
-from tqbench.core.errors import ConfigError, EvidenceError
+from tqbench.core.errors import EvidenceError
 from tqbench.core.op import Place
 from tqbench.kernels import native, sections
 from tqbench.testing.samples import gaussian, strided
@@ -17,17 +17,6 @@ QUANTIZE, DEQUANTIZE = (
     {impl.name: impl.load() for impl in op.impls if impl.refuses(Block(), Place()) is None}
     for op in (sections.QUANTIZE, sections.DEQUANTIZE)
 )
-SETS = ["", "avx2", "scalar"] if native.missing() is None else []
-
-
-@pytest.fixture(params=SETS)
-def isa(request):
-    try:
-        native.use(request.param)
-    except ConfigError as reason:
-        pytest.skip(str(reason))
-    yield request.param
-    native.use("")
 
 
 def same(a, b):
