@@ -150,6 +150,18 @@ def test_a_planned_cell_without_a_record_is_shown(make, run_of):
         assert "not run" in texts[name], name
 
 
+def test_a_markdown_row_without_figures_says_what_became_of_it(make, run_of):
+    run = run_of([make.baseline(), make.record(make.cell()), make.broken(make.cell("lost"))], unrun=[make.cell("later")])
+    for text in (markdown.brief(run), markdown.render(run, conclude(run))):
+        rows = {row[0]: row[1:] for line in text.splitlines() if (row := [part.strip() for part in line.strip("|").split("|")])}
+        assert rows["lost"][0] == "*oom*"
+        assert rows["later"][0] == "*not run*"
+        assert not any(rows["later"][1:])
+        assert len(rows["lost"]) == len(rows["q8_0"])
+        assert "lost: oom: it did not fit" in text
+        assert text.count("not run: in the plan, without a record") == 1
+
+
 class Page(HTMLParser):
     """What a browser would see: elements with their attributes, and the text between."""
 
@@ -189,7 +201,7 @@ def test_hostile_names_stay_text_on_the_page(hostile, full):
 def test_hostile_names_stay_text_in_markdown(hostile):
     text = markdown.render(hostile, conclude(hostile))
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("| ")}
-    assert widths == {4, 11}  # three columns of verdicts, ten of results
+    assert widths == {4, 10}  # three columns of verdicts, nine of results
     assert "<script" not in text
     assert not re.search(r"(?<!\\)[`\[]", text)
 

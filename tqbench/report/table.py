@@ -11,8 +11,11 @@ from tqbench.metrics.paired import ENOUGH
 from tqbench.metrics.verdict import paid
 from tqbench.report import asked, speed
 from tqbench.report.column import BITS, COVERAGE, KERNELS, Column, Figure, Line, metric
-from tqbench.report.run import Run
+from tqbench.report.run import NOT_RUN, Run
 from tqbench.report.text import NONE, bounds, exact, half, inside, number, plain, title, value
+
+
+WAITING = f"{NOT_RUN}: in the plan, without a record: not asked for, or not reached yet"
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Table:
 
     def notes(self) -> list[str]:
         """Why cells have no figures."""
-        return [f"{row.label}: {row.outcome}: {row.reason}" for row in self.rows if row.reason]
+        waiting = any(row.outcome == NOT_RUN and not row.reason for row in self.rows)
+        return [*(f"{row.label}: {row.outcome}: {row.reason}" for row in self.rows if row.reason), *([WAITING] if waiting else [])]
 
 
 MARKS = {
