@@ -86,6 +86,26 @@ def test_figures_in_tables_are_those_of_the_records(full):
     assert (figure(full, "baseline", "bits").text, figure(full, "baseline", "Δppl").text) == ("32", "–")
 
 
+def test_coverage_is_that_of_the_side_that_was_packed_less(make, run_of):
+    """One figure for both would hide a V that was hardly packed behind an exact K."""
+    whole = make.record(make.cell("hardly"), coverage=0.54)
+    evidence = [{**e, "attended_packed": 1000 if e["side"] == "k" else 80} for e in whole.evidence]
+    apart = dataclasses.replace(whole, evidence=evidence)
+    longest = dataclasses.replace(apart, cell=make.cell("longest"), coverage=0.31)  # the other texts were shorter
+    protected = [{**e, "counts": e["layer"] > 0} for e in make.record(make.cell()).evidence]
+    alike = dataclasses.replace(make.record(make.cell("alike"), coverage=0.75), evidence=protected)
+    run = run_of([make.baseline(), apart, longest, alike])
+    shown = {name: figure(run, name, "coverage %") for name in ("hardly", "longest", "alike")}
+    assert (shown["hardly"].text, shown["hardly"].detail, shown["hardly"].order) == ("8*", "K 100 / V 8", 0.08)
+    assert (shown["longest"].text, shown["longest"].detail) == ("8*", "K 100 / V 8 in the longest text")
+    assert (shown["alike"].text, shown["alike"].detail) == ("75", "")
+    texts = outputs(run)
+    assert "8* K 100 / V 8 " in texts["markdown"].replace("\\", "")
+    assert "8*<small>K 100 / V 8</small>" in texts["page"]
+    assert "100/8" in texts["terminal"]
+    assert terminal.SIDES in texts["terminal"]
+
+
 def test_below_the_floor_there_is_no_difference_to_print(full):
     shown = figure(full, "q8_0/turbo4", "Δppl")
     assert (shown.text, shown.detail) == ("≤ floor ≈", "(floor 0.010)")

@@ -11,6 +11,7 @@ from tqbench.report.run import bits_of
 from tqbench.report.text import NONE, bounds, exact, half, plain, value
 
 MARKED_COVERAGE = 0.5
+ROUNDED = 1e-6  # of a share
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,34 @@ def bits(line: Line) -> Figure:
 
 
 def coverage(line: Line) -> Figure:
-    """The share that was packed, in percent."""
-    share = line.record.coverage
+    """The share that was packed, in percent: of K and V the smaller, and below it both where they differ."""
+    share, sides = line.record.coverage, _sides(line.record)
     if share is None:
         return Figure(NONE)
-    return Figure(f"{trim(round(100 * share, 1))}{'*' if share < MARKED_COVERAGE else ''}", order=share)
+    k, v = map(_percent, sides)
+    if k == v:
+        return Figure(f"{_percent(share)}{_mark(share)}", order=share)
+    where = "" if abs(sum(sides) / 2 - share) < ROUNDED else " in the longest text"
+    least = min(share, *sides)
+    return Figure(f"{_percent(least)}{_mark(least)}", f"K {k} / V {v}{where}", least, f"{k}/{v}")
+
+
+def _sides(record: Record) -> tuple[float, float]:
+    """Of what was attended of K, and of V, the share that was packed, by the evidence, which is of the longest text."""
+    seen = [[e for e in record.evidence if e.get("side") == side and e.get("attended")] for side in "kv"]
+    if not all(seen):
+        return (record.coverage or 0.0,) * 2
+    packed = [sum(e["attended_packed"] for e in own if e.get("counts", True)) for own in seen]
+    k, v = (some / sum(e["attended"] for e in own) for some, own in zip(packed, seen, strict=True))
+    return k, v
+
+
+def _percent(share: float) -> str:
+    return trim(round(100 * share, 1))
+
+
+def _mark(share: float) -> str:
+    return "*" if share < MARKED_COVERAGE else ""
 
 
 def metric(name: str) -> Callable[[Line], Figure]:
@@ -87,7 +111,11 @@ def trim(x: float) -> str:
 
 
 BITS = Column("bits", "bits per packed value at this model's head_dim, scales and norms included; below it K / V where they differ", bits)
-COVERAGE = Column("coverage %", "the share of attended keys and values that was read in packed form", coverage)
+COVERAGE = Column(
+    "coverage %",
+    "the share of what was attended that was read in packed form: of K and V the smaller, and below it both where they differ",
+    coverage,
+)
 
 
 KERNELS = Column("kernels", "the form of attention that ran; below it the form that unpacked the cache", kernels)

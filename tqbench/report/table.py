@@ -50,7 +50,7 @@ class Table:
 
 
 MARKS = {
-    "*": "less than half of the attended keys and values was packed, so the figures say little about the scheme",
+    "*": "of K or of V less than half of what was attended was packed, so the figures say little about the scheme",
     "≈": "indistinguishable from the baseline: the 95 % interval holds 0",
     "≤ floor": "with all of its interval smaller than what changes when only the cutting of the text changes",
     "(exact)": "every token's score equals the baseline's",

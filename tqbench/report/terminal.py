@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tqbench.report import devices, foreign
+from tqbench.report.column import COVERAGE
 from tqbench.report.conclusion import Conclusion
 from tqbench.report.details import Grid
 from tqbench.report.foreign import Foreign
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 COLOURS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "skipped": "dim"}
 
 WIDTHS = "± half the width of the 95 % interval; the report page has its ends"
+SIDES = "coverage of the side that was packed less; below it K/V"
 
 
 def render(run: Run) -> list[RenderableType]:
@@ -96,9 +98,15 @@ def _table(table: Table) -> list[RenderableType]:
         )
     head = Text(f"\n{table.heading}", style="bold cyan")
     facts = [Text(" · ".join(table.facts), style="dim")] if table.facts else []
-    widths = [WIDTHS] if any((figure.brief or "").startswith("±") for row in table.rows for figure in row.figures) else []
-    below = [Text(line, style="dim") for line in (*table.marks(), *widths)] + [Text(line, style="yellow") for line in table.notes()]
+    below = [Text(line, style="dim") for line in (*table.marks(), *_legend(table))] + [Text(line, style="yellow") for line in table.notes()]
     return [head, *facts, Text(), grid, *below]
+
+
+def _legend(table: Table) -> list[str]:
+    """What stands below figures for want of room."""
+    shown = [(column, figure) for row in table.rows for column, figure in zip(table.columns, row.figures, strict=False)]
+    sides = any(column is COVERAGE and figure.detail for column, figure in shown)
+    return [*([SIDES] if sides else []), *([WIDTHS] if any((figure.brief or "").startswith("±") for _, figure in shown) else [])]
 
 
 def _across(one: Grid) -> list[RenderableType]:
