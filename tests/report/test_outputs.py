@@ -103,7 +103,30 @@ def test_coverage_is_that_of_the_side_that_was_packed_less(make, run_of):
     assert "8* K 100 / V 8 " in texts["markdown"].replace("\\", "")
     assert "8*<small>K 100 / V 8</small>" in texts["page"]
     assert "100/8" in texts["terminal"]
+    assert "100/8 in" not in texts["terminal"]
     assert terminal.SIDES in texts["terminal"]
+
+
+def test_bits_say_what_those_of_packed_values_leave_out(make, run_of):
+    """Windows, sinks and learned tables may be most of what a scheme takes."""
+    held = make.record(make.cell("plain"), (2.0, 2.0)).ledger  # 17,664 bytes of cache
+    more = {"kept": {"bits_resident": 4.625}, "learned": {"bits_resident": 2.001, "tables": 5 << 20}, "trifle": {"tables": 170}}
+    records = [
+        dataclasses.replace(make.record(make.cell(n), (2.0, 2.0)), ledger={**held, **own}) for n, own in {"plain": {}, **more}.items()
+    ]
+    both = make.record(make.cell("both"), (3.0, 1.0))
+    records.append(dataclasses.replace(both, ledger={**both.ledger, "bits_resident": 4.0, "tables": 5 << 20}))
+    run = run_of([make.baseline(), *records])
+    shown = {name: figure(run, name, "bits") for name in ("plain", "kept", "learned", "trifle", "both")}
+    assert {name: one.text for name, one in shown.items()} == dict.fromkeys(shown, "2")
+    details = {"plain": "", "kept": "kept 4.62", "learned": "tables 5.0 MiB", "trifle": "", "both": "3 / 1, kept 4, tables 5.0 MiB"}
+    assert {name: one.detail for name, one in shown.items()} == details
+    assert shown["both"].brief == "3/1\nkept 4\n+5 MiB"
+    texts = outputs(run)
+    assert "2 3 / 1, kept 4, tables 5.0 MiB" in texts["markdown"]
+    assert "2<small>kept 4.62</small>" in texts["page"]
+    assert terminal.KEPT in texts["terminal"]
+    assert terminal.TABLES in texts["terminal"]
 
 
 def test_below_the_floor_there_is_no_difference_to_print(full):

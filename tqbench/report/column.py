@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tqbench.core.quantity import size
 from tqbench.core.record import Record
 from tqbench.metrics.verdict import paid
 from tqbench.report.run import bits_of
 from tqbench.report.text import NONE, bounds, exact, half, plain, value
 
 MARKED_COVERAGE = 0.5
+TRIFLE = 0.01  # of a cache
 ROUNDED = 1e-6  # of a share
 
 
@@ -43,13 +45,27 @@ class Column:
 
 
 def bits(line: Line) -> Figure:
-    """Bits per packed value, and K / V where they differ."""
+    """Bits per packed value, K / V where they differ, and what a sequence or the model keeps besides."""
     found = bits_of(line.record)
     if "bits" not in found:
         return Figure(NONE)
     k, v = (trim(found[name]) if name in found else NONE for name in ("bits_k", "bits_v"))
-    sides = f"{k} / {v}" if k != v else ""
-    return Figure(trim(found["bits"]), sides, found["bits"], sides.replace(" ", ""))
+    kept, tables = _kept(found), _tables(line.record)
+    detail = [*([f"{k} / {v}"] if k != v else []), *([f"kept {kept:.3g}"] if kept else []), *([f"tables {size(tables)}"] if tables else [])]
+    brief = [*([f"{k}/{v}"] if k != v else []), *([f"kept {kept:.2g}"] if kept else []), *([f"+{size(tables, 0)}"] if tables else [])]
+    return Figure(trim(found["bits"]), ", ".join(detail), found["bits"], "\n".join(brief))
+
+
+def _kept(found: dict[str, float]) -> float | None:
+    """Bits over all values of a sequence, exact ones included, where they are more than those of packed values."""
+    kept = found.get("bits_resident", 0.0)
+    return kept if kept > found["bits"] and f"{kept:.3g}" != f"{found['bits']:.3g}" else None
+
+
+def _tables(record: Record) -> int:
+    """Bytes of what codecs learned, which are in no bits; 0 where they are a trifle beside the cache."""
+    tables, cache = record.ledger.get("tables", 0), sum(record.ledger.get(name, 0) for name in ("payload", "metadata", "exact"))
+    return int(tables) if tables > TRIFLE * cache else 0
 
 
 def coverage(line: Line) -> Figure:
@@ -62,7 +78,7 @@ def coverage(line: Line) -> Figure:
         return Figure(f"{_percent(share)}{_mark(share)}", order=share)
     where = "" if abs(sum(sides) / 2 - share) < ROUNDED else " in the longest text"
     least = min(share, *sides)
-    return Figure(f"{_percent(least)}{_mark(least)}", f"K {k} / V {v}{where}", least, f"{k}/{v}")
+    return Figure(f"{_percent(least)}{_mark(least)}", f"K {k} / V {v}{where}", least, "/".join(f"{100 * side:.0f}" for side in sides))
 
 
 def _sides(record: Record) -> tuple[float, float]:
@@ -110,7 +126,13 @@ def trim(x: float) -> str:
     return f"{x:.3f}".rstrip("0").rstrip(".")
 
 
-BITS = Column("bits", "bits per packed value at this model's head_dim, scales and norms included; below it K / V where they differ", bits)
+BITS = Column(
+    "bits",
+    "bits per packed value at this model's head_dim, scales and norms included; below it K / V where they differ. Kept: over all values of a "
+    "sequence at this context, exact ones of windows and sinks included at 16 bits, where that is more. Tables: what codecs learned, once "
+    "for the model and in no bits, from a hundredth of this cache on",
+    bits,
+)
 COVERAGE = Column(
     "coverage %",
     "the share of what was attended that was read in packed form: of K and V the smaller, and below it both where they differ",
