@@ -173,7 +173,7 @@ def test_csv_has_the_records_own_numbers(full):
     assert "seconds" not in rows["q8_0"]
 
 
-@pytest.mark.parametrize("outcome", ["oom", "crashed", "timeout", "unsupported", "inactive", "failed"])
+@pytest.mark.parametrize("outcome", ["oom", "crashed", "timeout", "unsupported", "inactive", "altered", "failed"])
 def test_a_cell_that_is_not_ok_has_no_number_anywhere(make, run_of, outcome):
     cell = make.cell("idle")
     bare = Record(cell, outcome, "why it is so")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from tqbench.core.errors import worst
 from tqbench.core.gate import Gate
-from tqbench.core.record import Cell, Estimate, Record
+from tqbench.core.record import VOID, Cell, Estimate, Record
 from tqbench.metrics.verdict import decide, factor, paid
 from tqbench.report.grounds import CAPTURED, failing, lacking, round_up
 from tqbench.report.run import Run
@@ -71,9 +71,9 @@ def exit_code(run: Run, verdicts: list[Verdict]) -> int:
 def _codes(run: Run, verdicts: list[Verdict]) -> Iterator[int]:
     needed = {v.cell.key for v in verdicts if v.cell and v.gate.required}
     spared = {v.cell.key for v in verdicts if v.cell} - needed  # every gate on it does without
-    if any(r.outcome == "inactive" or r.audits for r in run.records):
+    if any(r.outcome in VOID or r.audits for r in run.records):
         yield 4
-    missed = {cell.key for cell in run.cells if run.outcome(cell) not in ("ok", "inactive")} - spared
+    missed = {cell.key for cell in run.cells if run.outcome(cell) not in ("ok", *VOID)} - spared
     if any(run.outcome(cell) != "unsupported" or cell.key in needed for cell in run.cells if cell.key in missed):
         yield 3
     yield from ({"fail": 1, "inconclusive": 5}.get(v.status, 0) for v in verdicts)

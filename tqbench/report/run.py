@@ -184,7 +184,7 @@ def load(folder: Path) -> Run:
     found = [record for cell in cells if (record := _record(folder, cell))]
     _check(folder, plan, {cell.key for cell in cells}, sealed=any(record.seal for record in found))
     if plan.get("sealed"):
-        found = [record if record.seal else record.audited(UNSEALED) for record in found]
+        found = [record if record.seal else record.audited(UNSEALED, altered=True) for record in found]
     return Run(
         folder,
         suite,
