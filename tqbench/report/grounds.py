@@ -25,7 +25,7 @@ def lacking(record: Record, metric: str, estimate: Estimate) -> tuple[str, int |
     if windows < needed and not exact(estimate):
         tokens = round_up(record.text.get("scored", 0) * needed / max(windows, 1))
         return (
-            f"rests on {windows} windows, an interval {'' if needed == ENOUGH else 'of it '}needs {needed}: score {tokens:,} tokens",
+            f"rests on {windows} window{'s' if windows != 1 else ''}, an interval {'' if needed == ENOUGH else 'of it '}needs {needed}: score {tokens:,} tokens",
             tokens,
         )
     if metric in POINTS or exact(estimate):
