@@ -45,6 +45,10 @@ for name, error in {
     app.command(name)(ending(error))
 sys.exit(main(sys.argv[1:]))
 """
+CELLS = [
+    Cell("m", "transformers", "cpu", "float32", scheme, "auto", "perplexity", {"context": 64}, {"name": "python-docs"})
+    for scheme in (None, {"name": "a"}, {"name": "b"})
+]
 IMPORTED = f"""
 import sys
 from tqbench.__main__ import main
@@ -59,6 +63,14 @@ def run(*args: str, code: str | None = None, cwd: Path = ROOT, **env: str) -> su
     return subprocess.run(
         [sys.executable, *start, *args], cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, encoding="utf-8", check=False
     )
+
+
+def planned(folder: Path) -> None:
+    """The plan of CELLS, sealed."""
+    plan = {"schema": "tqbench.plan/1", "suite": folder.parent.name, "run": folder.name, "command": "", "gates": []}
+    plan |= {"cells": [dataclasses.asdict(cell) for cell in CELLS]}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text(json.dumps({**plan, "seal": seal(plan)}))
 
 
 @pytest.mark.parametrize(
@@ -248,6 +260,15 @@ def test_a_text_that_is_not_there_fails_once_and_before_the_run(tmp_path: Path) 
     assert list(tmp_path.rglob("plan.json")) == []
 
 
+def test_a_report_says_whose_exit_code_it_prints(tmp_path: Path) -> None:
+    Record(CELLS[0], "oom").write(tmp_path / "results" / "mine" / "abc" / "cells" / CELLS[0].key)
+    planned(tmp_path / "results" / "mine" / "abc")
+    done = run("report", "mine", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "(exit code 3 of `tqbench run`)" in done.stdout
+    assert "(exit code 3)" in run("gate", "mine", cwd=tmp_path).stdout  # its own
+
+
 def test_a_folder_of_runs_is_no_suite() -> None:
     done = run("gate", "reference")
     assert done.returncode == 2
@@ -368,16 +389,10 @@ def test_doctor_is_json_with_the_same_facts(tmp_path: Path) -> None:
 
 def test_runs_counts_outcomes_and_survives_damage(tmp_path: Path) -> None:
     assert run("runs", cwd=tmp_path).stdout.startswith("There are no runs in results yet")
-    cells = [
-        Cell("m", "transformers", "cpu", "float32", scheme, "auto", "perplexity", {"context": 64}, {"name": "python-docs"})
-        for scheme in (None, {"name": "a"}, {"name": "b"})
-    ]
     folder = tmp_path / "results" / "mine" / "abc"
-    for cell, outcome in zip(cells, ("ok", "oom"), strict=False):
+    for cell, outcome in zip(CELLS, ("ok", "oom"), strict=False):
         Record(cell, outcome, started="2030-01-02T03:04:05+00:00").write(folder / "cells" / cell.key)
-    plan = {"schema": "tqbench.plan/1", "suite": "mine", "run": "abc", "command": "", "gates": []}
-    plan |= {"cells": [dataclasses.asdict(cell) for cell in cells]}
-    (folder / "plan.json").write_text(json.dumps({**plan, "seal": seal(plan)}))
+    planned(folder)
     broken = tmp_path / "results" / "mine" / "def"
     broken.mkdir()
     (broken / "plan.json").write_text("{")

@@ -25,6 +25,14 @@ def told(run, found):
     return {int(code) for text in texts for code in re.findall(r"exit code (\d+)", text)}
 
 
+def test_what_only_shows_a_run_says_whose_exit_code_it_is(make, run_of):
+    run = run_of([make.baseline(), make.broken(make.cell("lost"))])
+    found = conclude(run)
+    assert found.reported == "a required cell did not complete (exit code 3 of `tqbench run`)"
+    assert found.reported in markdown.render(run, found)
+    assert "exit code 3 of <code>tqbench run</code>" in page.render(run, found, [])
+
+
 def kinds(run, found):
     """What JUnit says of cells, by their outcome."""
     return dict(re.findall(r"<(error|failure|skipped) type=\"([^\"]+)\"", junit.render(run, found)))

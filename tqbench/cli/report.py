@@ -113,7 +113,7 @@ def _pages(runs: list[Run], imports: list[Imports], page: Path, figures: Path | 
         for part in (*terminal.render(view.run), *view.notes):
             out.print(part)
     for run, found in judged:
-        out.print(terminal.verdicts(run, found))
+        out.print(terminal.verdicts(run, found, found.reported))
     others = foreign.tables(imports)
     for part in terminal.measured_elsewhere(others):
         out.print(part)

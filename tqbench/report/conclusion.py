@@ -32,6 +32,11 @@ class Conclusion:
         """What it amounts to, with the code to exit with."""
         return f"{self.says} (exit code {self.code})"
 
+    @property
+    def reported(self) -> str:
+        """The same where a run is only shown, which ends with 0 whatever is shown: whose code it is."""
+        return f"{self.says} (exit code {self.code} of `tqbench run`)"
+
 
 Judged = tuple[Run, Conclusion]
 

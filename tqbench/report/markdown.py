@@ -75,7 +75,7 @@ def _foreign(one: Foreign) -> list[str]:
 
 
 def _judged(run: Run, found: Conclusion) -> list[str]:
-    return [f"# {escape(run.suite)}", f"Run {escape(run.name)}: {found.sentence}.", *([verdicts(run, found)] if found.verdicts else [])]
+    return [f"# {escape(run.suite)}", f"Run {escape(run.name)}: {found.reported}.", *([verdicts(run, found)] if found.verdicts else [])]
 
 
 def _view(view: View) -> list[str]:
