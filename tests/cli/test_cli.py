@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -267,6 +268,27 @@ def test_a_report_says_whose_exit_code_it_prints(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "(exit code 3 of `tqbench run`)" in done.stdout
     assert "(exit code 3)" in run("gate", "mine", cwd=tmp_path).stdout  # its own
+
+
+@pytest.mark.parametrize("command", [["report"], ["gate"], ["compare", "mine/first"], ["gate", "mine/first", "--fail-on", "dppl>1", "--against"]])
+def test_a_suite_s_name_says_which_run_it_stands_for(tmp_path: Path, command: list[str]) -> None:
+    """The newest may be a part of the suite, measured with -k."""
+    for name, cells in (("first", CELLS), ("second", CELLS[:1])):
+        folder = tmp_path / "results" / "mine" / name
+        for cell in cells:
+            Record(cell, "failed").write(folder / "cells" / cell.key)
+        planned(folder)
+    folders = [Path("results", "mine", name) for name in ("first", "second")]
+    said = f"mine: {folders[1]} is taken, the newest of 2 runs, and is partial, 1 of 3 cells were run; for another give its folder, as "
+    assert run(*command, "mine", cwd=tmp_path).stderr == f"{said}{folders[0]}\n"
+    assert run(*command, "mine/second", cwd=tmp_path).stderr == ""  # who names it knows
+    assert run("compare", "mine:a", "mine:b", cwd=tmp_path).stderr == f"{said}{folders[0]}\n"  # once
+    shutil.rmtree(tmp_path / folders[0])
+    if len(command) == 1:
+        assert run(*command, "mine", cwd=tmp_path).stderr == f"mine: {folders[1]} is partial, 1 of 3 cells were run\n"
+        Record(CELLS[1], "failed").write(tmp_path / folders[1] / "cells" / CELLS[1].key)
+        Record(CELLS[2], "failed").write(tmp_path / folders[1] / "cells" / CELLS[2].key)
+        assert run(*command, "mine", cwd=tmp_path).stderr == ""  # nothing is open
 
 
 def test_a_folder_of_runs_is_no_suite() -> None:
