@@ -139,6 +139,7 @@ def test_what_is_written_goes_to_output_and_runs_lie_in_results() -> None:
     reading = {name: found["--results"] for name, found in options.items() if "--results" in found}
     assert reading.keys() == {"run", "plan", "tune", "runs", "report", "gate", "compare"}
     assert {str(one.default) for one in reading.values()} == {"results"}
+    assert all("SUITE/RUN" in str(one.help) for one in reading.values())  # a folder of runs, not a run
     assert {name for name, one in reading.items() if one is options[name].get("-o")} == {"run", "plan", "tune"}
 
 
@@ -266,7 +267,7 @@ def test_a_report_says_whose_exit_code_it_prints(tmp_path: Path) -> None:
     planned(tmp_path / "results" / "mine" / "abc")
     done = run("report", "mine", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "(exit code 3 of `tqbench run`)" in done.stdout
+    assert "(exit code 3 of tqbench run)" in done.stdout
     assert "(exit code 3)" in run("gate", "mine", cwd=tmp_path).stdout  # its own
 
 

@@ -96,15 +96,15 @@ def test_coverage_is_that_of_the_side_that_was_packed_less(make, run_of):
     alike = dataclasses.replace(make.record(make.cell("alike"), coverage=0.75), evidence=protected)
     run = run_of([make.baseline(), apart, longest, alike])
     shown = {name: figure(run, name, "coverage %") for name in ("hardly", "longest", "alike")}
-    assert (shown["hardly"].text, shown["hardly"].detail, shown["hardly"].order) == ("8*", "K 100 / V 8", 0.08)
-    assert (shown["longest"].text, shown["longest"].detail) == ("8*", "K 100 / V 8 in the longest text")
+    assert (shown["hardly"].text, shown["hardly"].detail, shown["hardly"].order) == ("8*", "(K 100 / V 8)", 0.08)
+    assert (shown["longest"].text, shown["longest"].detail) == ("8*", "(K 100 / V 8 in the longest text)")
     assert (shown["alike"].text, shown["alike"].detail) == ("75", "")
     texts = outputs(run)
-    assert "8* K 100 / V 8 " in texts["markdown"].replace("\\", "")
-    assert "8*<small>K 100 / V 8</small>" in texts["page"]
+    assert "8* (K 100 / V 8) " in texts["markdown"].replace("\\", "")
+    assert "8*<small>(K 100 / V 8)</small>" in texts["page"]
     assert "100/8" in texts["terminal"]
     assert "100/8 in" not in texts["terminal"]
-    assert terminal.SIDES in texts["terminal"]
+    assert all("coverage: of K or of V, whichever was packed less" in texts[name] for name in ("terminal", "markdown", "page"))
 
 
 def test_bits_say_what_those_of_packed_values_leave_out(make, run_of):
@@ -119,14 +119,15 @@ def test_bits_say_what_those_of_packed_values_leave_out(make, run_of):
     run = run_of([make.baseline(), *records])
     shown = {name: figure(run, name, "bits") for name in ("plain", "kept", "learned", "trifle", "both")}
     assert {name: one.text for name, one in shown.items()} == dict.fromkeys(shown, "2")
-    details = {"plain": "", "kept": "kept 4.62", "learned": "tables 5.0 MiB", "trifle": "", "both": "3 / 1, kept 4, tables 5.0 MiB"}
+    details = {"plain": "", "kept": "(kept 4.62)", "learned": "(tables 5.0 MiB)", "trifle": "", "both": "3 / 1 (kept 4, tables 5.0 MiB)"}
     assert {name: one.detail for name, one in shown.items()} == details
     assert shown["both"].brief == "3/1\nkept 4\n+5 MiB"
     texts = outputs(run)
-    assert "2 3 / 1, kept 4, tables 5.0 MiB" in texts["markdown"]
-    assert "2<small>kept 4.62</small>" in texts["page"]
-    assert terminal.KEPT in texts["terminal"]
-    assert terminal.TABLES in texts["terminal"]
+    assert "2 3 / 1 (kept 4, tables 5.0 MiB)" in texts["markdown"]
+    assert "2<small>(kept 4.62)</small>" in texts["page"]
+    for name in ("terminal", "markdown", "page"):
+        assert "kept: bits over all values at this context" in texts[name]
+        assert "what codecs learned, once for the model" in texts[name]
 
 
 def test_below_the_floor_there_is_no_difference_to_print(full):

@@ -51,9 +51,10 @@ def bits(line: Line) -> Figure:
         return Figure(NONE)
     k, v = (trim(found[name]) if name in found else NONE for name in ("bits_k", "bits_v"))
     kept, tables = _kept(found), _tables(line.record)
-    detail = [*([f"{k} / {v}"] if k != v else []), *([f"kept {kept:.3g}"] if kept else []), *([f"tables {size(tables)}"] if tables else [])]
+    besides = ", ".join([*([f"kept {kept:.3g}"] if kept else []), *([f"tables {size(tables)}"] if tables else [])])
+    detail = [*([f"{k} / {v}"] if k != v else []), *([f"({besides})"] if besides else [])]
     brief = [*([f"{k}/{v}"] if k != v else []), *([f"kept {kept:.2g}"] if kept else []), *([f"+{size(tables, 0)}"] if tables else [])]
-    return Figure(trim(found["bits"]), ", ".join(detail), found["bits"], "\n".join(brief))
+    return Figure(trim(found["bits"]), " ".join(detail), found["bits"], "\n".join(brief))
 
 
 def _kept(found: dict[str, float]) -> float | None:
@@ -78,7 +79,7 @@ def coverage(line: Line) -> Figure:
         return Figure(f"{_percent(share)}{_mark(share)}", order=share)
     where = "" if abs(sum(sides) / 2 - share) < ROUNDED else " in the longest text"
     least = min(share, *sides)
-    return Figure(f"{_percent(least)}{_mark(least)}", f"K {k} / V {v}{where}", least, "/".join(f"{100 * side:.0f}" for side in sides))
+    return Figure(f"{_percent(least)}{_mark(least)}", f"(K {k} / V {v}{where})", least, "/".join(f"{100 * side:.0f}" for side in sides))
 
 
 def _sides(record: Record) -> tuple[float, float]:
@@ -138,6 +139,10 @@ COVERAGE = Column(
     "the share of what was attended that was read in packed form: of K and V the smaller, and below it both where they differ",
     coverage,
 )
-
-
+# What the words below figures of these two columns mean.
+BELOW = {
+    "kept ": "kept: bits over all values at this context, those of windows and sinks at 16",
+    "tables ": "tables, or + where there is little room: what codecs learned, once for the model and in no bits",
+    "K ": "coverage: of K or of V, whichever was packed less",
+}
 KERNELS = Column("kernels", "the form of attention that ran; below it the form that unpacked the cache", kernels)

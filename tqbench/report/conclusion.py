@@ -35,7 +35,7 @@ class Conclusion:
     @property
     def reported(self) -> str:
         """The same where a run is only shown, which ends with 0 whatever is shown: whose code it is."""
-        return f"{self.says} (exit code {self.code} of `tqbench run`)"
+        return f"{self.says} (exit code {self.code} of tqbench run)"
 
 
 Judged = tuple[Run, Conclusion]

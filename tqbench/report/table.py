@@ -10,7 +10,7 @@ from tqbench.core.record import Cell
 from tqbench.metrics.paired import ENOUGH
 from tqbench.metrics.verdict import paid
 from tqbench.report import asked, speed
-from tqbench.report.column import BITS, COVERAGE, KERNELS, Column, Figure, Line, metric
+from tqbench.report.column import BELOW, BITS, COVERAGE, KERNELS, Column, Figure, Line, metric
 from tqbench.report.run import NOT_RUN, Run
 from tqbench.report.text import NONE, bounds, exact, half, inside, number, plain, title, value
 
@@ -41,7 +41,9 @@ class Table:
     def marks(self) -> list[str]:
         """What the marks in this table mean."""
         used = {mark for row in self.rows for figure in row.figures for mark in MARKS if mark in figure.text}
-        return [f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in used]
+        below = "".join(f.detail for row in self.rows for c, f in zip(self.columns, row.figures, strict=False) if c in (BITS, COVERAGE))
+        words = [meaning for word, meaning in BELOW.items() if word in below]
+        return [*(f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in used), *words]
 
     def notes(self) -> list[str]:
         """Why cells have no figures."""

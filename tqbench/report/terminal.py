@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tqbench.report import devices, foreign
-from tqbench.report.column import BITS, COVERAGE
 from tqbench.report.conclusion import Conclusion
 from tqbench.report.details import Grid
 from tqbench.report.foreign import Foreign
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 COLOURS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "skipped": "dim"}
 
 WIDTHS = "± half the width of the 95 % interval; the report page has its ends"
-KEPT = "kept: bits over all values at this context, those of windows and sinks at 16"
-TABLES = "+ below bits: tables that codecs learned, once for the model and in no bits"
-SIDES = "coverage of the side that was packed less; below it K/V"
 
 
 def render(run: Run) -> list[RenderableType]:
@@ -100,20 +96,9 @@ def _table(table: Table) -> list[RenderableType]:
         )
     head = Text(f"\n{table.heading}", style="bold cyan")
     facts = [Text(" · ".join(table.facts), style="dim")] if table.facts else []
-    below = [Text(line, style="dim") for line in (*table.marks(), *_legend(table))] + [Text(line, style="yellow") for line in table.notes()]
+    widths = [WIDTHS] if any((figure.brief or "").startswith("±") for row in table.rows for figure in row.figures) else []
+    below = [Text(line, style="dim") for line in (*table.marks(), *widths)] + [Text(line, style="yellow") for line in table.notes()]
     return [head, *facts, Text(), grid, *below]
-
-
-def _legend(table: Table) -> list[str]:
-    """What stands below figures for want of room."""
-    shown = [(column, figure) for row in table.rows for column, figure in zip(table.columns, row.figures, strict=False)]
-    told = {
-        KEPT: any(column is BITS and "kept" in figure.detail for column, figure in shown),
-        TABLES: any(column is BITS and "tables" in figure.detail for column, figure in shown),
-        SIDES: any(column is COVERAGE and figure.detail for column, figure in shown),
-        WIDTHS: any((figure.brief or "").startswith("±") for _, figure in shown),
-    }
-    return [line for line, wanted in told.items() if wanted]
 
 
 def _across(one: Grid) -> list[RenderableType]:
