@@ -271,7 +271,9 @@ def test_a_report_says_whose_exit_code_it_prints(tmp_path: Path) -> None:
     assert "(exit code 3)" in run("gate", "mine", cwd=tmp_path).stdout  # its own
 
 
-@pytest.mark.parametrize("command", [["report"], ["gate"], ["compare", "mine/first"], ["gate", "mine/first", "--fail-on", "dppl>1", "--against"]])
+@pytest.mark.parametrize(
+    "command", [["report"], ["gate"], ["compare", "mine/first"], ["gate", "mine/first", "--fail-on", "dppl>1", "--against"]]
+)
 def test_a_suite_s_name_says_which_run_it_stands_for(tmp_path: Path, command: list[str]) -> None:
     """The newest may be a part of the suite, measured with -k."""
     for name, cells in (("first", CELLS), ("second", CELLS[:1])):

@@ -199,7 +199,8 @@ def test_a_wide_table_scrolls_in_its_own_box_and_shows_that_it_does(show, sample
         assert "gradient" in box.evaluate("e => getComputedStyle(e).backgroundImage")
         wide, last, first = box.evaluate(
             "e => { const wide = e.scrollWidth > e.clientWidth; e.scrollLeft = e.scrollWidth;"
-            "const at = s => e.querySelector(s).getBoundingClientRect(); return [wide, at('thead th:last-child').right, at('tbody th').left] }"
+            "const at = s => e.querySelector(s).getBoundingClientRect();"
+            "return [wide, at('thead th:last-child').right, at('tbody th').left] }"
         )
         assert wide
         assert last <= 390

@@ -30,7 +30,11 @@ def gate(
     ],
     fail_on: Annotated[
         list[str] | None,
-        typer.Option("--fail-on", metavar="LIMIT", help="One more gate, [SCHEME:]METRIC>NUMBER, or < where high is good: 'dppl>0.01' fails what rose or fell by more. Repeatable."),
+        typer.Option(
+            "--fail-on",
+            metavar="LIMIT",
+            help="One more gate, [SCHEME:]METRIC>NUMBER, or < where high is good: 'dppl>0.01' fails what rose or fell by more. Repeatable.",
+        ),
     ] = None,
     against: Annotated[
         str | None,

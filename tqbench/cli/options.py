@@ -37,7 +37,9 @@ Budget = Annotated[
 ]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Leave out cells that would need more, as 16g.")]
 # One meaning everywhere: -o is where a command writes, --results is where runs are. For what measures, or plans to, these are one folder.
-Results = Annotated[Path, typer.Option("--results", metavar="FOLDER", help="Where runs lie, as SUITE/RUN; a suite's name is looked up here.")]
+Results = Annotated[
+    Path, typer.Option("--results", metavar="FOLDER", help="Where runs lie, as SUITE/RUN; a suite's name is looked up here.")
+]
 Runs = Annotated[
     Path,
     typer.Option(

@@ -115,8 +115,8 @@ class Record:
     seal: str | None = field(default=None, compare=False)  # hash of all the rest; records from before there were seals have none
 
     def audited(self, *found: str, altered: bool = False) -> Record:
-        """With what audits found besides. What any audit contradicts is not a measurement: it becomes inactive, or `altered` if that is what
-        they found, and keeps no numbers."""
+        """With what audits found besides. What any audit contradicts is not a measurement: it becomes inactive, or altered if it was
+        changed, and keeps no numbers."""
         audits = list(dict.fromkeys((*self.audits, *found)))
         if not audits:
             return self

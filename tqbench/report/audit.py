@@ -14,7 +14,7 @@ IDENTITY = ("architecture", "layers", "kv_layers", "heads", "kv_heads", "head_di
 
 
 def settle(records: list[Record]) -> list[Record]:
-    """The records with what the other cells of their setting say about them. One that fails becomes inactive, or altered, and keeps no numbers."""
+    """The records with what the other cells of their setting say about them. One that fails is inactive or altered, and has no numbers."""
     return [_settled(record, [other for other in records if other.cell.setting == record.cell.setting]) for record in records]
 
 

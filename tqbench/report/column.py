@@ -129,9 +129,9 @@ def trim(x: float) -> str:
 
 BITS = Column(
     "bits",
-    "bits per packed value at this model's head_dim, scales and norms included; below it K / V where they differ. Kept: over all values of a "
-    "sequence at this context, exact ones of windows and sinks included at 16 bits, where that is more. Tables: what codecs learned, once "
-    "for the model and in no bits, from a hundredth of this cache on",
+    "bits per packed value at this model's head_dim, scales and norms included; below it K / V where they differ. Kept: over all values of "
+    "a sequence at this context, exact ones of windows and sinks at 16 bits, where that is more. Tables: what codecs learned, once for the "
+    "model and in no bits, from a hundredth of this cache on",
     bits,
 )
 COVERAGE = Column(

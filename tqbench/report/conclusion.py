@@ -60,7 +60,8 @@ def conclude(
     part = run.only(cell for cell in run.cells if cell.key not in aside)
     code = exit_code(part, verdicts)
     silent = all(verdict.status == "skipped" for verdict in verdicts)
-    says = _meaning(part, code) if code or not silent else f"nothing was judged, {'every gate was skipped' if verdicts else 'there are no gates'}"
+    unjudged = f"nothing was judged, {'every gate was skipped' if verdicts else 'there are no gates'}"
+    says = _meaning(part, code) if code or not silent else unjudged
     code = worst([code, *([NOTHING_JUDGED] if silent and (gated or verdicts) else [])])
     asking = f"; {len(run.cells) - len(unasked)} of {len(run.cells)} cells were asked for" if unasked else ""
     return Conclusion(verdicts, code, f"{says}{asking}", aside)

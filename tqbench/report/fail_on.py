@@ -70,11 +70,12 @@ def _parse(text: str, runs: Sequence[Run]) -> FailOn:
         raise ConfigError(_no_metric(metric, f"{sign}{number}", runs))
     better = METRICS[TASK_OF[metric]][metric]
     needed = "<" if better == "high" else ">"
-    fails = "below its limit" if better == "high" else "above its limit" if better or metric in SIZES else "where it changed by more, up or down"
+    one = better is not None or metric in SIZES
+    fails = ("below its limit" if better == "high" else "above its limit") if one else "where it changed by more, up or down"
     if sign != needed:
         raise ConfigError(f"{metric} fails {fails}; the limit itself is allowed: write {metric}{needed}{number}")
     if not NUMBER.fullmatch(number):
-        both = "" if better or metric in SIZES else f"; {metric} may change by so much to either side"
+        both = "" if one else f"; {metric} may change by so much to either side"
         raise ConfigError(f"{number!r} is no limit: a number, 0 or more{both}; {HOW}")
     if wrong := too_large(metric, float(number)):
         raise ConfigError(wrong)

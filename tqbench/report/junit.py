@@ -11,7 +11,8 @@ from tqbench.report.run import Run
 from tqbench.report.table import heading
 from tqbench.report.text import plain
 
-OUTCOMES = {"ok": None, "unsupported": "skipped", **dict.fromkeys(VOID, "failure")}  # any other did not complete: an error
+# Any other outcome did not complete: an error.
+OUTCOMES: dict[str, str | None] = {"ok": None, "unsupported": "skipped", **dict.fromkeys(VOID, "failure")}
 STATUSES = {"pass": None, "fail": "failure", "inconclusive": "error", "skipped": "skipped"}
 
 

@@ -14,7 +14,6 @@ from tqbench.report.column import BELOW, BITS, COVERAGE, KERNELS, Column, Figure
 from tqbench.report.run import NOT_RUN, Run
 from tqbench.report.text import NONE, bounds, exact, half, inside, number, plain, title, value
 
-
 WAITING = f"{NOT_RUN}: in the plan, without a record: not asked for, or not reached yet"
 
 
