@@ -267,7 +267,7 @@ def test_a_report_says_whose_exit_code_it_prints(tmp_path: Path) -> None:
     planned(tmp_path / "results" / "mine" / "abc")
     done = run("report", "mine", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "(exit code 3 of tqbench run)" in done.stdout
+    assert "(exit code 3 for a run that ends so)" in done.stdout
     assert "(exit code 3)" in run("gate", "mine", cwd=tmp_path).stdout  # its own
 
 

@@ -34,8 +34,8 @@ class Conclusion:
 
     @property
     def reported(self) -> str:
-        """The same where a run is only shown, which ends with 0 whatever is shown: whose code it is."""
-        return f"{self.says} (exit code {self.code} of tqbench run)"
+        """The same where a run is only shown, which itself ends with 0 whatever it shows."""
+        return f"{self.says} (exit code {self.code} for a run that ends so)"
 
 
 Judged = tuple[Run, Conclusion]
