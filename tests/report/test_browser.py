@@ -196,7 +196,8 @@ def test_a_wide_table_scrolls_in_its_own_box_and_shows_that_it_does(show, sample
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate("[...document.querySelectorAll('table')].filter(t => !t.closest('.scroll')).length") == 0
         box = page.locator(".scroll:has(table.main)").first
-        assert "gradient" in box.evaluate("e => getComputedStyle(e).backgroundImage")
+        assert box.evaluate("e => getComputedStyle(e).backgroundImage").count("gradient") == 2
+        assert box.evaluate("e => getComputedStyle(e).backgroundAttachment") == "local, scroll"  # its cover moves with the table
         wide, last, first = box.evaluate(
             "e => { const wide = e.scrollWidth > e.clientWidth; e.scrollLeft = e.scrollWidth;"
             "const at = s => e.querySelector(s).getBoundingClientRect();"
