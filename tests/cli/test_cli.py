@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,10 @@ for name, error in {
     app.command(name)(ending(error))
 sys.exit(main(sys.argv[1:]))
 """
+CELLS = [
+    Cell("m", "transformers", "cpu", "float32", scheme, "auto", "perplexity", {"context": 64}, {"name": "python-docs"})
+    for scheme in (None, {"name": "a"}, {"name": "b"})
+]
 IMPORTED = f"""
 import sys
 from tqbench.__main__ import main
@@ -59,6 +64,14 @@ def run(*args: str, code: str | None = None, cwd: Path = ROOT, **env: str) -> su
     return subprocess.run(
         [sys.executable, *start, *args], cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, encoding="utf-8", check=False
     )
+
+
+def planned(folder: Path) -> None:
+    """The plan of CELLS, sealed."""
+    plan = {"schema": "tqbench.plan/1", "suite": folder.parent.name, "run": folder.name, "command": "", "gates": []}
+    plan |= {"cells": [dataclasses.asdict(cell) for cell in CELLS]}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text(json.dumps({**plan, "seal": seal(plan)}))
 
 
 @pytest.mark.parametrize(
@@ -126,6 +139,7 @@ def test_what_is_written_goes_to_output_and_runs_lie_in_results() -> None:
     reading = {name: found["--results"] for name, found in options.items() if "--results" in found}
     assert reading.keys() == {"run", "plan", "tune", "runs", "report", "gate", "compare"}
     assert {str(one.default) for one in reading.values()} == {"results"}
+    assert all("SUITE/RUN" in str(one.help) for one in reading.values())  # a folder of runs, not a run
     assert {name for name, one in reading.items() if one is options[name].get("-o")} == {"run", "plan", "tune"}
 
 
@@ -248,6 +262,38 @@ def test_a_text_that_is_not_there_fails_once_and_before_the_run(tmp_path: Path) 
     assert list(tmp_path.rglob("plan.json")) == []
 
 
+def test_a_report_says_whose_exit_code_it_prints(tmp_path: Path) -> None:
+    Record(CELLS[0], "oom").write(tmp_path / "results" / "mine" / "abc" / "cells" / CELLS[0].key)
+    planned(tmp_path / "results" / "mine" / "abc")
+    done = run("report", "mine", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "(exit code 3 for a run that ends so)" in done.stdout
+    assert "(exit code 3)" in run("gate", "mine", cwd=tmp_path).stdout  # its own
+
+
+@pytest.mark.parametrize(
+    "command", [["report"], ["gate"], ["compare", "mine/first"], ["gate", "mine/first", "--fail-on", "dppl>1", "--against"]]
+)
+def test_a_suite_s_name_says_which_run_it_stands_for(tmp_path: Path, command: list[str]) -> None:
+    """The newest may be a part of the suite, measured with -k."""
+    for name, cells in (("first", CELLS), ("second", CELLS[:1])):
+        folder = tmp_path / "results" / "mine" / name
+        for cell in cells:
+            Record(cell, "failed").write(folder / "cells" / cell.key)
+        planned(folder)
+    folders = [Path("results", "mine", name) for name in ("first", "second")]
+    said = f"mine: {folders[1]} is taken, the newest of 2 runs, and is partial, 1 of 3 cells were run; for another give its folder, as "
+    assert run(*command, "mine", cwd=tmp_path).stderr == f"{said}{folders[0]}\n"
+    assert run(*command, "mine/second", cwd=tmp_path).stderr == ""  # who names it knows
+    assert run("compare", "mine:a", "mine:b", cwd=tmp_path).stderr == f"{said}{folders[0]}\n"  # once
+    shutil.rmtree(tmp_path / folders[0])
+    if len(command) == 1:
+        assert run(*command, "mine", cwd=tmp_path).stderr == f"mine: {folders[1]} is partial, 1 of 3 cells were run\n"
+        Record(CELLS[1], "failed").write(tmp_path / folders[1] / "cells" / CELLS[1].key)
+        Record(CELLS[2], "failed").write(tmp_path / folders[1] / "cells" / CELLS[2].key)
+        assert run(*command, "mine", cwd=tmp_path).stderr == ""  # nothing is open
+
+
 def test_a_folder_of_runs_is_no_suite() -> None:
     done = run("gate", "reference")
     assert done.returncode == 2
@@ -368,16 +414,10 @@ def test_doctor_is_json_with_the_same_facts(tmp_path: Path) -> None:
 
 def test_runs_counts_outcomes_and_survives_damage(tmp_path: Path) -> None:
     assert run("runs", cwd=tmp_path).stdout.startswith("There are no runs in results yet")
-    cells = [
-        Cell("m", "transformers", "cpu", "float32", scheme, "auto", "perplexity", {"context": 64}, {"name": "python-docs"})
-        for scheme in (None, {"name": "a"}, {"name": "b"})
-    ]
     folder = tmp_path / "results" / "mine" / "abc"
-    for cell, outcome in zip(cells, ("ok", "oom"), strict=False):
+    for cell, outcome in zip(CELLS, ("ok", "oom"), strict=False):
         Record(cell, outcome, started="2030-01-02T03:04:05+00:00").write(folder / "cells" / cell.key)
-    plan = {"schema": "tqbench.plan/1", "suite": "mine", "run": "abc", "command": "", "gates": []}
-    plan |= {"cells": [dataclasses.asdict(cell) for cell in cells]}
-    (folder / "plan.json").write_text(json.dumps({**plan, "seal": seal(plan)}))
+    planned(folder)
     broken = tmp_path / "results" / "mine" / "def"
     broken.mkdir()
     (broken / "plan.json").write_text("{")

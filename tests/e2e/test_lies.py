@@ -200,7 +200,7 @@ def test_a_baseline_from_another_model(honest: Path, suite: Callable[..., Path],
     reseal(record_of(honest, "baseline"), **{**vars(theirs), "cell": mine.cell})
     done = tqbench(honest, "gate", "small")
     assert done.returncode == 4, done.stdout
-    assert "inactive: baseline: nll.npy is not the file that was measured" in done.stdout
+    assert "altered: baseline: nll.npy is not the file that was measured" in done.stdout
     shutil.copy(record_of(other, "baseline").with_name("nll.npy"), record_of(honest, "baseline").parent)
     done = tqbench(honest, "gate", "small")
     assert done.returncode == 4, done.stdout

@@ -93,5 +93,5 @@ def test_figures_that_do_not_follow_from_each_other_are_told(name: str, value: f
     honest = {key: Estimate(figure) for key, figure in figures.items()}
     assert settle([BASE, replace(record("a", "f1"), metrics=honest)])[1].outcome == "ok"
     (_, changed) = settle([BASE, replace(record("a", "f1"), metrics=honest | {name: Estimate(value)})])
-    assert changed.outcome == "inactive"
+    assert changed.outcome == "altered"  # the scheme may well have run
     assert f"{name} is {value:.6g}, and the perplexities 18.09 and 10 make it" in str(changed.reason)

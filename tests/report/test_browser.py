@@ -189,6 +189,25 @@ def test_a_phone_scrolls_up_and_down_only(show, many, sample, width: int) -> Non
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_wide_table_scrolls_in_its_own_box_and_shows_that_it_does(show, sample) -> None:
+    """To its last column, beside which the names of schemes stay."""
+    for path in (sample, sample.parent / "long_ctx_small" / "index.html"):
+        page = show(path, 390)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate("[...document.querySelectorAll('table')].filter(t => !t.closest('.scroll')).length") == 0
+        box = page.locator(".scroll:has(table.main)").first
+        assert box.evaluate("e => getComputedStyle(e).backgroundImage").count("gradient") == 2
+        assert box.evaluate("e => getComputedStyle(e).backgroundAttachment") == "local, scroll"  # its cover moves with the table
+        wide, last, first = box.evaluate(
+            "e => { const wide = e.scrollWidth > e.clientWidth; e.scrollLeft = e.scrollWidth;"
+            "const at = s => e.querySelector(s).getBoundingClientRect();"
+            "return [wide, at('thead th:last-child').right, at('tbody th').left] }"
+        )
+        assert wide
+        assert last <= 390
+        assert first >= 0
+
+
 def test_paper_is_white_and_everything_on_it_is_open(show, many) -> None:
     page = show(many, color_scheme="dark")
     page.emulate_media(media="print")

@@ -25,12 +25,20 @@ def told(run, found):
     return {int(code) for text in texts for code in re.findall(r"exit code (\d+)", text)}
 
 
+def test_what_only_shows_a_run_says_whose_exit_code_it_is(make, run_of):
+    run = run_of([make.baseline(), make.broken(make.cell("lost"))])
+    found = conclude(run)
+    assert found.reported == "a required cell did not complete (exit code 3 for a run that ends so)"
+    assert found.reported in markdown.render(run, found)
+    assert "exit code 3 for a run that ends so" in page.render(run, found, [])
+
+
 def kinds(run, found):
     """What JUnit says of cells, by their outcome."""
     return dict(re.findall(r"<(error|failure|skipped) type=\"([^\"]+)\"", junit.render(run, found)))
 
 
-@pytest.mark.parametrize(("outcome", "code"), [("timeout", 3), ("inactive", 4), ("failed", 3)])
+@pytest.mark.parametrize(("outcome", "code"), [("timeout", 3), ("inactive", 4), ("altered", 4), ("failed", 3)])
 def test_what_limits_leave_out_counts_by_the_record_that_it_has(make, run_of, outcome, code):
     cell = make.cell("bad")
     records = [make.baseline(), make.record(make.cell("good"), dppl=INSIDE), make.broken(cell, outcome)]
@@ -95,3 +103,15 @@ def test_without_gates_a_run_is_not_judged_and_a_gate_is_not_green(make, run_of)
         assert found.says == "nothing was judged, there are no gates"
     nothing = run_of([make.baseline()], run="nothing")
     assert conclude(nothing, gated=True).sentence == "inconclusive, or nothing was measured (exit code 5)"
+
+
+def test_a_record_that_was_changed_is_not_called_a_scheme_that_did_not_run(make, run_of):
+    changed, idle = (make.broken(make.cell(outcome), outcome, "why") for outcome in ("altered", "inactive"))
+    good = [make.baseline(), make.record(make.cell("good"))]
+    found = conclude(run_of([*good, changed]))
+    assert (found.code, found.says) == (4, "an audit failed: a record is not what was measured")
+    both = conclude(run_of([*good, changed, idle], run="both")).says
+    assert "a scheme did not do what it declares" in both
+    assert "a record is not what was measured" in both
+    assert "record" not in conclude(run_of([*good, idle], run="idle")).says
+    assert kinds(run_of([*good, changed]), found) == {"failure": "altered"}

@@ -37,9 +37,10 @@ def test_a_limit_is_a_gate(run, text, schemes, metric, limit):
     [
         ("dpl>0.01", "unknown metric 'dpl'; did you mean 'dppl'?"),
         ("q8_O:dppl>0.01", "unknown scheme 'q8_O'; did you mean 'q8_0'?"),
-        ("dppl<0.01", "dppl fails above its limit, which itself is allowed: write dppl>0.01"),
+        ("dppl<0.01", "dppl fails where it changed by more, up or down; the limit itself is allowed: write dppl>0.01"),
         ("dppl>=0.01", "write dppl>0.01"),
-        ("top1>0.9", "top1 fails below its limit, which itself is allowed: write top1<0.9"),
+        ("top1>0.9", "top1 fails below its limit; the limit itself is allowed: write top1<0.9"),
+        ("kld<0.9", "kld fails above its limit; the limit itself is allowed: write kld>0.9"),
         ("dppl>-0.01", "'-0.01' is no limit: a number, 0 or more; dppl may change by so much to either side"),
         ("top1<99.9", "the limit 99.9 is more than all of it; write 0.999 for 99.9 %"),
         ("dppl>nan", "'nan' is no limit"),

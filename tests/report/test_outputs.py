@@ -86,6 +86,50 @@ def test_figures_in_tables_are_those_of_the_records(full):
     assert (figure(full, "baseline", "bits").text, figure(full, "baseline", "Δppl").text) == ("32", "–")
 
 
+def test_coverage_is_that_of_the_side_that_was_packed_less(make, run_of):
+    """One figure for both would hide a V that was hardly packed behind an exact K."""
+    whole = make.record(make.cell("hardly"), coverage=0.54)
+    evidence = [{**e, "attended_packed": 1000 if e["side"] == "k" else 80} for e in whole.evidence]
+    apart = dataclasses.replace(whole, evidence=evidence)
+    longest = dataclasses.replace(apart, cell=make.cell("longest"), coverage=0.31)  # the other texts were shorter
+    protected = [{**e, "counts": e["layer"] > 0} for e in make.record(make.cell()).evidence]
+    alike = dataclasses.replace(make.record(make.cell("alike"), coverage=0.75), evidence=protected)
+    run = run_of([make.baseline(), apart, longest, alike])
+    shown = {name: figure(run, name, "coverage %") for name in ("hardly", "longest", "alike")}
+    assert (shown["hardly"].text, shown["hardly"].detail, shown["hardly"].order) == ("8*", "(K 100 / V 8)", 0.08)
+    assert (shown["longest"].text, shown["longest"].detail) == ("8*", "(K 100 / V 8 in the longest text)")
+    assert (shown["alike"].text, shown["alike"].detail) == ("75", "")
+    texts = outputs(run)
+    assert "8* (K 100 / V 8) " in texts["markdown"].replace("\\", "")
+    assert "8*<small>(K 100 / V 8)</small>" in texts["page"]
+    assert "100/8" in texts["terminal"]
+    assert "100/8 in" not in texts["terminal"]
+    assert all("coverage: of K or of V, whichever was packed less" in texts[name] for name in ("terminal", "markdown", "page"))
+
+
+def test_bits_say_what_those_of_packed_values_leave_out(make, run_of):
+    """Windows, sinks and learned tables may be most of what a scheme takes."""
+    held = make.record(make.cell("plain"), (2.0, 2.0)).ledger  # 17,664 bytes of cache
+    more = {"kept": {"bits_resident": 4.625}, "learned": {"bits_resident": 2.001, "tables": 5 << 20}, "trifle": {"tables": 170}}
+    records = [
+        dataclasses.replace(make.record(make.cell(n), (2.0, 2.0)), ledger={**held, **own}) for n, own in {"plain": {}, **more}.items()
+    ]
+    both = make.record(make.cell("both"), (3.0, 1.0))
+    records.append(dataclasses.replace(both, ledger={**both.ledger, "bits_resident": 4.0, "tables": 5 << 20}))
+    run = run_of([make.baseline(), *records])
+    shown = {name: figure(run, name, "bits") for name in ("plain", "kept", "learned", "trifle", "both")}
+    assert {name: one.text for name, one in shown.items()} == dict.fromkeys(shown, "2")
+    details = {"plain": "", "kept": "(kept 4.62)", "learned": "(tables 5.0 MiB)", "trifle": "", "both": "3 / 1 (kept 4, tables 5.0 MiB)"}
+    assert {name: one.detail for name, one in shown.items()} == details
+    assert shown["both"].brief == "3/1\nkept 4\n+5 MiB"
+    texts = outputs(run)
+    assert "2 3 / 1 (kept 4, tables 5.0 MiB)" in texts["markdown"]
+    assert "2<small>(kept 4.62)</small>" in texts["page"]
+    for name in ("terminal", "markdown", "page"):
+        assert "kept: bits over all values at this context" in texts[name]
+        assert "what codecs learned, once for the model" in texts[name]
+
+
 def test_below_the_floor_there_is_no_difference_to_print(full):
     shown = figure(full, "q8_0/turbo4", "Δppl")
     assert (shown.text, shown.detail) == ("≤ floor ≈", "(floor 0.010)")
@@ -130,7 +174,7 @@ def test_csv_has_the_records_own_numbers(full):
     assert "seconds" not in rows["q8_0"]
 
 
-@pytest.mark.parametrize("outcome", ["oom", "crashed", "timeout", "unsupported", "inactive", "failed"])
+@pytest.mark.parametrize("outcome", ["oom", "crashed", "timeout", "unsupported", "inactive", "altered", "failed"])
 def test_a_cell_that_is_not_ok_has_no_number_anywhere(make, run_of, outcome):
     cell = make.cell("idle")
     bare = Record(cell, outcome, "why it is so")
@@ -148,6 +192,18 @@ def test_a_planned_cell_without_a_record_is_shown(make, run_of):
     texts = outputs(run_of([make.baseline(), make.record(make.cell())], unrun=[make.cell("later")]))
     for name in ("terminal", "markdown", "page", "csv", "junit"):
         assert "not run" in texts[name], name
+
+
+def test_a_markdown_row_without_figures_says_what_became_of_it(make, run_of):
+    run = run_of([make.baseline(), make.record(make.cell()), make.broken(make.cell("lost"))], unrun=[make.cell("later")])
+    for text in (markdown.brief(run), markdown.render(run, conclude(run))):
+        rows = {row[0]: row[1:] for line in text.splitlines() if (row := [part.strip() for part in line.strip("|").split("|")])}
+        assert rows["lost"][0] == "*oom*"
+        assert rows["later"][0] == "*not run*"
+        assert not any(rows["later"][1:])
+        assert len(rows["lost"]) == len(rows["q8_0"])
+        assert "lost: oom: it did not fit" in text
+        assert text.count("not run: in the plan, without a record") == 1
 
 
 class Page(HTMLParser):
@@ -189,7 +245,7 @@ def test_hostile_names_stay_text_on_the_page(hostile, full):
 def test_hostile_names_stay_text_in_markdown(hostile):
     text = markdown.render(hostile, conclude(hostile))
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("| ")}
-    assert widths == {4, 11}  # three columns of verdicts, ten of results
+    assert widths == {4, 10}  # three columns of verdicts, nine of results
     assert "<script" not in text
     assert not re.search(r"(?<!\\)[`\[]", text)
 

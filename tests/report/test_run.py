@@ -108,7 +108,7 @@ def test_a_record_that_was_changed_has_no_numbers(make, write_run, lie):
     lie(data)
     path.write_text(json.dumps(data))
     record = load(folder).record(cell)
-    assert (record.outcome, record.metrics) == ("inactive", {})
+    assert (record.outcome, record.metrics) == ("altered", {})
     assert "does not fit its seal" in record.reason
 
 
@@ -119,7 +119,9 @@ def test_a_seal_that_is_gone_is_missed_only_where_there_was_one(make, write_run)
         path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "seal"}))
     assert load(folder).record(cell).outcome == "ok"
     make.plan(folder, json.loads((folder / "plan.json").read_text()) | {"sealed": True})
-    assert "lost its seal" in load(folder).record(cell).reason
+    record = load(folder).record(cell)
+    assert record.outcome == "altered"
+    assert "lost its seal" in record.reason
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,9 @@ def test_arrays_of_another_measurement_are_told(make, write_run):
     path.write_bytes(b"scores")
     assert load(folder).record(cell).outcome == "ok"
     path.write_bytes(b"better scores")
-    assert "nll.npy is not the file that was measured" in load(folder).record(cell).reason
+    record = load(folder).record(cell)
+    assert record.outcome == "altered"
+    assert "nll.npy is not the file that was measured" in record.reason
 
 
 def test_a_baseline_copied_from_another_model_voids_the_schemes(make, write_run):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tqbench.cli.plan import Wanted, show
 from tqbench.core.errors import ConfigError
 from tqbench.core.quantity import duration, read_duration, read_size, size
 from tqbench.suite.budget import ALONE, Limits, trim
@@ -163,6 +164,27 @@ def test_nothing_left_is_an_error_that_says_what_would_fit(planned) -> None:
     first, *whys = caught.value.problems
     assert first == "--budget 5s --memory 9g leaves nothing to measure; give more, or make cells smaller with --set"
     assert whys[0].endswith(": it takes about 20 s with its baseline, 5 s of the budget are left")
+
+
+def without(found: Plan, *labels: str) -> Plan:
+    """The plan on a model that these schemes do not fit."""
+    pairs = zip(found.cells, found.prices, strict=True)
+    return dataclasses.replace(
+        found, prices=tuple(dataclasses.replace(cost, unsupported="no") if cell.label in labels else cost for cell, cost in pairs)
+    )
+
+
+def test_what_a_budget_leaves_out_is_not_called_unable_to_run(planned, capsys) -> None:
+    """Only what cannot run fits; the others could."""
+    text = SUITE.replace("[512, 4k]", "512").replace("  - memory: {context: 512}\n", "")
+    lame = without(planned(text=text), "q8_0")
+    (enough,) = trim([lame], Limits(budget=f"{START + BASE + CELL:g}s"))  # what cannot run takes no time from what can
+    assert [cell.label for cell in enough.chosen] == ["baseline", "q8_0", "turbo4"]
+    assert show(Wanted(trim([lame], Limits(budget=f"{START + BASE:g}s")))) == 5
+    said = capsys.readouterr().out
+    assert "suite: nothing that --budget 10s leaves (it leaves out 2 cells that could) can run here; `tqbench run` would end with" in said
+    assert show(Wanted(trim([without(planned(text=text), "q8_0", "turbo4", "turbo3")], Limits(budget="20s")))) == 5
+    assert "suite: nothing of it can run here" in capsys.readouterr().out
 
 
 def test_limits_that_cannot_be_read_are_told_at_once() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tqbench.cli import options, table
+from tqbench.cli import named, options, table
 
 if TYPE_CHECKING:
     from tqbench.report.run import Run
@@ -64,15 +64,14 @@ def compare(
 def _find(ref: str, results: Path) -> tuple[Run, str | None]:
     """A run, and the scheme of it that is meant; names of schemes may hold colons, too."""
     from tqbench.core.errors import ConfigError, unknown
-    from tqbench.report.run import find, load
 
     try:
-        return load(find(ref, results)), None
+        return named.load(ref, results), None
     except ConfigError:
         name, _, scheme = ref.partition(":")
         if not scheme:
             raise
-    run = load(find(name, results))
+    run = named.load(name, results)
     labels = {cell.label for cell in run.cells}
     if scheme not in labels:
         raise ConfigError(f"{ref!r}: {unknown('scheme of this run', scheme, labels)}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tqbench.cli import ci, complete, options, table
+from tqbench.cli import ci, complete, named, options, table
 
 EXAMPLES = """Examples:
 
@@ -30,7 +30,11 @@ def gate(
     ],
     fail_on: Annotated[
         list[str] | None,
-        typer.Option("--fail-on", metavar="LIMIT", help="One more gate, [SCHEME:]METRIC>NUMBER, or < where high is good. Repeatable."),
+        typer.Option(
+            "--fail-on",
+            metavar="LIMIT",
+            help="One more gate, [SCHEME:]METRIC>NUMBER, or < where high is good: 'dppl>0.01' fails what rose or fell by more. Repeatable.",
+        ),
     ] = None,
     against: Annotated[
         str | None,
@@ -49,11 +53,10 @@ def gate(
     from tqbench.report import github as machine
     from tqbench.report import terminal
     from tqbench.report.conclusion import conclude
-    from tqbench.report.run import find, load
 
     out = table.console()
-    runs = [load(find(ref, results)) for ref in refs]  # all are found before any is judged
-    old = load(find(against, results)) if against else None
+    runs = [named.load(ref, results) for ref in refs]  # all are found before any is judged
+    old = named.load(against, results) if against else None
     more = limits.gates(fail_on or [], runs)
     beside = [reference.judgements(run, old, extra) if old else [] for run, extra in zip(runs, more, strict=True)]
     judged = [conclude(run, extra, rest, gated=True) for run, extra, rest in zip(runs, more, beside, strict=True)]

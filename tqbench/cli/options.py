@@ -37,10 +37,16 @@ Budget = Annotated[
 ]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Leave out cells that would need more, as 16g.")]
 # One meaning everywhere: -o is where a command writes, --results is where runs are. For what measures, or plans to, these are one folder.
-Results = Annotated[Path, typer.Option("--results", metavar="FOLDER", help="Where runs are.")]
+Results = Annotated[
+    Path, typer.Option("--results", metavar="FOLDER", help="Where runs lie, as SUITE/RUN; a suite's name is looked up here.")
+]
 Runs = Annotated[
     Path,
-    typer.Option("-o", "--output", "--results", metavar="FOLDER", help="Where runs go, and where they are: plans learn from them."),
+    typer.Option(
+        *("-o", "--output", "--results"),
+        metavar="FOLDER",
+        help="Where runs go, as SUITE/RUN. Those that lie here are continued, and times are learned from them, so all three names are one.",
+    ),
 ]
 
 

@@ -118,20 +118,29 @@ def _why(planned: Plan, doomed: Conclusion) -> list[str]:
         if why := planned.cost(cell).unsupported:
             labels.setdefault(why, []).append(cell.label)
     reasons = [f"  {', '.join(dict.fromkeys(own))}: {why}" for why, own in labels.items()]
-    return [f"{planned.suite}: nothing of it can run here; `tqbench run` would end with: {doomed.sentence}", *reasons]
+    return [f"{planned.suite}: {_nothing(planned)} can run here; `tqbench run` would end with: {doomed.sentence}", *reasons]
+
+
+def _nothing(planned: Plan) -> str:
+    """Of what nothing can run: of the suite, or only of what limits leave of it."""
+    able = sum(cell.scheme is not None and not planned.cost(cell).unsupported for cell in planned.asked if cell.key in planned.dropped)
+    return f"nothing that {_limits(planned)} leaves (it leaves out {_cells(able)} that could)" if able else "nothing of it"
 
 
 def dropped(planned: Plan) -> list[str]:
     """What limits leave out of a plan, and why."""
     if not planned.dropped:
         return []
-    given = " ".join(f"--{name} {value}" for name, value in planned.limits.items())
     alike: dict[tuple[str, int, str], list[str]] = {}
     for cell in planned.asked:
         if why := planned.dropped.get(cell.key):
             alike.setdefault((cell.task, cell.params["context"], why), []).append(cell.label)
     lines = [f"  {task} · context {context} · {', '.join(labels)}: {why}" for (task, context, why), labels in alike.items()]
-    return [f"{planned.suite}: {given} leaves out {len(planned.dropped)} of {len(planned.asked)} cells:", *lines]
+    return [f"{planned.suite}: {_limits(planned)} leaves out {len(planned.dropped)} of {len(planned.asked)} cells:", *lines]
+
+
+def _limits(planned: Plan) -> str:
+    return " ".join(f"--{name} {value}" for name, value in planned.limits.items())
 
 
 def _heading(cell: Cell) -> str:

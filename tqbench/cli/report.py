@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tqbench.cli import complete, options, table
+from tqbench.cli import complete, named, options, table
 
 EXAMPLES = """Examples:
 
@@ -62,11 +62,10 @@ def report(  # noqa: PLR0913 - an option each
     """
     from tqbench.importers import folder
     from tqbench.report import write
-    from tqbench.report.run import find, load
 
     found = {ref: folder.find(ref, results) for ref in refs}
     imports = [folder.load(path) for path in found.values() if path]
-    runs = [load(find(ref, results)) for ref in refs if not found[ref]]
+    runs = [named.load(ref, results) for ref in refs if not found[ref]]
     if form is not Format.TABLE:
         typer.echo("\n".join([*(_printed(run, form) for run in runs), *_elsewhere(imports, form)]), nl=False)
         return
@@ -113,7 +112,7 @@ def _pages(runs: list[Run], imports: list[Imports], page: Path, figures: Path | 
         for part in (*terminal.render(view.run), *view.notes):
             out.print(part)
     for run, found in judged:
-        out.print(terminal.verdicts(run, found))
+        out.print(terminal.verdicts(run, found, found.reported))
     others = foreign.tables(imports)
     for part in terminal.measured_elsewhere(others):
         out.print(part)

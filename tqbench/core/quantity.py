@@ -15,13 +15,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def size(count: float) -> str:
+def size(count: float, decimals: int = 1) -> str:
     """Bytes."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+            return f"{count:.0f} B" if unit == "B" else f"{count:.{decimals}f} {unit}"
         count /= 1024
-    return f"{count:.1f} GiB"
+    return f"{count:.{decimals}f} GiB"
 
 
 def read_duration(text: str) -> float:

@@ -13,7 +13,8 @@ from tqbench.core.errors import TqbenchError
 from tqbench.core.files import seal, sha256_file, short_hash, write_json
 
 SCHEMA = "tqbench.record/1"
-Outcome = Literal["ok", "oom", "crashed", "timeout", "unsupported", "inactive", "failed"]
+Outcome = Literal["ok", "oom", "crashed", "timeout", "unsupported", "inactive", "altered", "failed"]
+VOID: tuple[Outcome, ...] = ("inactive", "altered")  # what audits contradict: the scheme did not run as declared; the record was changed
 FINAL: tuple[Outcome, ...] = ("ok",)  # measured once; the others are tried again
 EDITED = "the record was changed after it was measured: its content does not fit its seal; run the suite again to measure the cell anew"
 
@@ -113,14 +114,16 @@ class Record:
     tqbench: str | None = None
     seal: str | None = field(default=None, compare=False)  # hash of all the rest; records from before there were seals have none
 
-    def audited(self, *found: str) -> Record:
-        """With what audits found besides. What any audit contradicts is not a measurement: it becomes inactive and keeps no numbers."""
+    def audited(self, *found: str, altered: bool = False) -> Record:
+        """With what audits found besides. What any audit contradicts is not a measurement: it becomes inactive, or altered if it was
+        changed, and keeps no numbers."""
         audits = list(dict.fromkeys((*self.audits, *found)))
         if not audits:
             return self
         none: dict[str, Any] = {"metrics": {}, "positions": [], "floors": {}, "stages": {}, "device": {}, "storage": {}}
         none |= {"layers": [], "prompts": [], "harness": {}}
-        return dataclasses.replace(self, outcome="inactive", reason=audits[0], audits=audits, **none)
+        outcome: Outcome = "altered" if altered or self.outcome == "altered" else "inactive"
+        return dataclasses.replace(self, outcome=outcome, reason=audits[0], audits=audits, **none)
 
     def write(self, folder: Path) -> None:
         """Write `record.json` whole, sealed."""
@@ -129,7 +132,7 @@ class Record:
 
     @staticmethod
     def read(path: Path) -> Record:
-        """Read and check a record. One that was changed after it was written, or whose arrays were, is inactive."""
+        """Read and check a record. One that was changed after it was written, or whose arrays were, is altered."""
         try:
             data = json.loads(path.read_text())
         except (OSError, ValueError) as error:
@@ -147,7 +150,8 @@ class Record:
             raise TqbenchError(f"{path}: unknown outcome {record.outcome!r}")
         if record.metrics and record.outcome != "ok":
             raise TqbenchError(f"{path}: outcome {record.outcome} carries metrics; a cell that did not pass has no numbers")
-        return record.audited(*([EDITED] if edited else []), *_foreign(record.arrays, path.parent))
+        changed = [*([EDITED] if edited else []), *_foreign(record.arrays, path.parent)]
+        return record.audited(*changed, altered=bool(changed))
 
 
 def _foreign(arrays: dict[str, str], folder: Path) -> list[str]:

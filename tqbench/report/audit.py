@@ -14,7 +14,7 @@ IDENTITY = ("architecture", "layers", "kv_layers", "heads", "kv_heads", "head_di
 
 
 def settle(records: list[Record]) -> list[Record]:
-    """The records with what the other cells of their setting say about them. One that fails becomes inactive and keeps no numbers."""
+    """The records with what the other cells of their setting say about them. One that fails is inactive or altered, and has no numbers."""
     return [_settled(record, [other for other in records if other.cell.setting == record.cell.setting]) for record in records]
 
 
@@ -26,11 +26,12 @@ def _settled(record: Record, setting: list[Record]) -> Record:
     same = [other for other in measured if other.cell.scheme and record.fingerprint and other.fingerprint == record.fingerprint]
     twins = [other.cell.label for other in same if _kept(other) != _kept(record)]
     audits = [f"every score equals that of {twin!r} bit for bit, though the two kept other values" for twin in twins]
-    audits += _kernels(record) + _figures(record)
+    audits += _kernels(record)
     if base is not None:
         audits += _against(record, base)
         record = dataclasses.replace(record, floors={**record.floors, "instrument": base.floors.get("instrument")})
-    return record.audited(*audits)
+    forged = _figures(record)
+    return record.audited(*forged, *audits, altered=bool(forged))
 
 
 def _against(record: Record, base: Record) -> list[str]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tqbench.core.quantity import size
 from tqbench.core.record import Record
 from tqbench.metrics.verdict import paid
 from tqbench.report.run import bits_of
 from tqbench.report.text import NONE, bounds, exact, half, plain, value
 
 MARKED_COVERAGE = 0.5
+TRIFLE = 0.01  # of a cache
+ROUNDED = 1e-6  # of a share
 
 
 @dataclass(frozen=True)
@@ -42,21 +45,59 @@ class Column:
 
 
 def bits(line: Line) -> Figure:
-    """Bits per packed value, and K / V where they differ."""
+    """Bits per packed value, K / V where they differ, and what a sequence or the model keeps besides."""
     found = bits_of(line.record)
     if "bits" not in found:
         return Figure(NONE)
     k, v = (trim(found[name]) if name in found else NONE for name in ("bits_k", "bits_v"))
-    sides = f"{k} / {v}" if k != v else ""
-    return Figure(trim(found["bits"]), sides, found["bits"], sides.replace(" ", ""))
+    kept, tables = _kept(found), _tables(line.record)
+    besides = ", ".join([*([f"kept {kept:.3g}"] if kept else []), *([f"tables {size(tables)}"] if tables else [])])
+    detail = [*([f"{k} / {v}"] if k != v else []), *([f"({besides})"] if besides else [])]
+    brief = [*([f"{k}/{v}"] if k != v else []), *([f"kept {kept:.2g}"] if kept else []), *([f"+{size(tables, 0)}"] if tables else [])]
+    return Figure(trim(found["bits"]), " ".join(detail), found["bits"], "\n".join(brief))
+
+
+def _kept(found: dict[str, float]) -> float | None:
+    """Bits over all values of a sequence, exact ones included, where they are more than those of packed values."""
+    kept = found.get("bits_resident", 0.0)
+    return kept if kept > found["bits"] and f"{kept:.3g}" != f"{found['bits']:.3g}" else None
+
+
+def _tables(record: Record) -> int:
+    """Bytes of what codecs learned, which are in no bits; 0 where they are a trifle beside the cache."""
+    tables, cache = record.ledger.get("tables", 0), sum(record.ledger.get(name, 0) for name in ("payload", "metadata", "exact"))
+    return int(tables) if tables > TRIFLE * cache else 0
 
 
 def coverage(line: Line) -> Figure:
-    """The share that was packed, in percent."""
-    share = line.record.coverage
+    """The share that was packed, in percent: of K and V the smaller, and below it both where they differ."""
+    share, sides = line.record.coverage, _sides(line.record)
     if share is None:
         return Figure(NONE)
-    return Figure(f"{trim(round(100 * share, 1))}{'*' if share < MARKED_COVERAGE else ''}", order=share)
+    k, v = map(_percent, sides)
+    if k == v:
+        return Figure(f"{_percent(share)}{_mark(share)}", order=share)
+    where = "" if abs(sum(sides) / 2 - share) < ROUNDED else " in the longest text"
+    least = min(share, *sides)
+    return Figure(f"{_percent(least)}{_mark(least)}", f"(K {k} / V {v}{where})", least, "/".join(f"{100 * side:.0f}" for side in sides))
+
+
+def _sides(record: Record) -> tuple[float, float]:
+    """Of what was attended of K, and of V, the share that was packed, by the evidence, which is of the longest text."""
+    seen = [[e for e in record.evidence if e.get("side") == side and e.get("attended")] for side in "kv"]
+    if not all(seen):
+        return (record.coverage or 0.0,) * 2
+    packed = [sum(e["attended_packed"] for e in own if e.get("counts", True)) for own in seen]
+    k, v = (some / sum(e["attended"] for e in own) for some, own in zip(packed, seen, strict=True))
+    return k, v
+
+
+def _percent(share: float) -> str:
+    return trim(round(100 * share, 1))
+
+
+def _mark(share: float) -> str:
+    return "*" if share < MARKED_COVERAGE else ""
 
 
 def metric(name: str) -> Callable[[Line], Figure]:
@@ -86,8 +127,22 @@ def trim(x: float) -> str:
     return f"{x:.3f}".rstrip("0").rstrip(".")
 
 
-BITS = Column("bits", "bits per packed value at this model's head_dim, scales and norms included; below it K / V where they differ", bits)
-COVERAGE = Column("coverage %", "the share of attended keys and values that was read in packed form", coverage)
-
-
+BITS = Column(
+    "bits",
+    "bits per packed value at this model's head_dim, scales and norms included; below it K / V where they differ. Kept: over all values of "
+    "a sequence at this context, exact ones of windows and sinks at 16 bits, where that is more. Tables: what codecs learned, once for the "
+    "model and in no bits, from a hundredth of this cache on",
+    bits,
+)
+COVERAGE = Column(
+    "coverage %",
+    "the share of what was attended that was read in packed form: of K and V the smaller, and below it both where they differ",
+    coverage,
+)
+# What the words below figures of these two columns mean.
+BELOW = {
+    "kept ": "kept: bits over all values at this context, those of windows and sinks at 16",
+    "tables ": "tables, or + where there is little room: what codecs learned, once for the model and in no bits",
+    "K ": "coverage: of K or of V, whichever was packed less",
+}
 KERNELS = Column("kernels", "the form of attention that ran; below it the form that unpacked the cache", kernels)

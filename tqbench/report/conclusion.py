@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 
 from tqbench.core.errors import worst
 from tqbench.core.gate import Gate
-from tqbench.core.record import Cell
+from tqbench.core.record import VOID, Cell
 from tqbench.report.gate import EXIT, Open, Verdict, exit_code, judge, judged
 from tqbench.report.run import Run
 
 NOTHING_JUDGED = 5
+AUDIT = 4
+ALTERED = "an audit failed: a record is not what was measured"
 UNASKED = "not asked for"
 
 
@@ -29,6 +31,11 @@ class Conclusion:
     def sentence(self) -> str:
         """What it amounts to, with the code to exit with."""
         return f"{self.says} (exit code {self.code})"
+
+    @property
+    def reported(self) -> str:
+        """The same where a run is only shown, which itself ends with 0 whatever it shows."""
+        return f"{self.says} (exit code {self.code} for a run that ends so)"
 
 
 Judged = tuple[Run, Conclusion]
@@ -50,12 +57,22 @@ def conclude(
     found = judge(run, more, beside, _unmeasured(run, more, beside))
     verdicts = [_open(verdict, left) for verdict in found if verdict.cell is None or verdict.cell.key not in unasked]
     aside = left | unasked
-    code = exit_code(run.only(cell for cell in run.cells if cell.key not in aside), verdicts)
+    part = run.only(cell for cell in run.cells if cell.key not in aside)
+    code = exit_code(part, verdicts)
     silent = all(verdict.status == "skipped" for verdict in verdicts)
-    says = EXIT[code] if code or not silent else f"nothing was judged, {'every gate was skipped' if verdicts else 'there are no gates'}"
+    unjudged = f"nothing was judged, {'every gate was skipped' if verdicts else 'there are no gates'}"
+    says = _meaning(part, code) if code or not silent else unjudged
     code = worst([code, *([NOTHING_JUDGED] if silent and (gated or verdicts) else [])])
-    part = f"; {len(run.cells) - len(unasked)} of {len(run.cells)} cells were asked for" if unasked else ""
-    return Conclusion(verdicts, code, f"{says}{part}", aside)
+    asking = f"; {len(run.cells) - len(unasked)} of {len(run.cells)} cells were asked for" if unasked else ""
+    return Conclusion(verdicts, code, f"{says}{asking}", aside)
+
+
+def _meaning(run: Run, code: int) -> str:
+    """What a code says of this run: an audit finds schemes that did not run, or records that are not what was measured."""
+    void = {record.outcome for record in run.records} & {*VOID}
+    if code != AUDIT or "altered" not in void:
+        return EXIT[code]
+    return ALTERED if void == {"altered"} else f"{EXIT[code]}, and a record is not what was measured"
 
 
 def _unmeasured(run: Run, more: Sequence[Gate], beside: Sequence[Verdict | Open]) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tqbench.core.errors import ConfigError, unknown
 from tqbench.core.gate import METRICS, TASK_OF, Gate, matches, too_large
+from tqbench.report.gate import SIZES
 from tqbench.report.run import Run
 
 FORM = re.compile(r"(?:(?P<pattern>.+):)?(?P<metric>[^<>=:]*)(?P<sign>[<>=]+)(?P<number>[^<>=]*)")
@@ -68,11 +69,13 @@ def _parse(text: str, runs: Sequence[Run]) -> FailOn:
     if metric not in TASK_OF:
         raise ConfigError(_no_metric(metric, f"{sign}{number}", runs))
     better = METRICS[TASK_OF[metric]][metric]
-    needed, side = ("<", "below") if better == "high" else (">", "above")
+    needed = "<" if better == "high" else ">"
+    one = better is not None or metric in SIZES
+    fails = ("below its limit" if better == "high" else "above its limit") if one else "where it changed by more, up or down"
     if sign != needed:
-        raise ConfigError(f"{metric} fails {side} its limit, which itself is allowed: write {metric}{needed}{number}")
+        raise ConfigError(f"{metric} fails {fails}; the limit itself is allowed: write {metric}{needed}{number}")
     if not NUMBER.fullmatch(number):
-        both = "" if better else f"; {metric} may change by so much to either side"
+        both = "" if one else f"; {metric} may change by so much to either side"
         raise ConfigError(f"{number!r} is no limit: a number, 0 or more{both}; {HOW}")
     if wrong := too_large(metric, float(number)):
         raise ConfigError(wrong)

@@ -8,15 +8,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tqbench.core.errors import worst
-from tqbench.core.gate import Gate
-from tqbench.core.record import Cell, Estimate, Record
-from tqbench.metrics.verdict import decide, factor, paid
-from tqbench.report.grounds import CAPTURED, failing, lacking, round_up
+from tqbench.core.gate import RATIOS, Gate
+from tqbench.core.record import VOID, Cell, Estimate, Record
+from tqbench.metrics.verdict import SKEWED, allowed, decide, factor, paid
+from tqbench.report.grounds import CAPTURED, disturbed, failing, lacking, round_up
 from tqbench.report.run import Run
 from tqbench.report.text import bare, exact, interval, number, title
 
 Status = Literal["pass", "fail", "inconclusive", "skipped"]
 LOWEST_PPL = 1.5  # below this a baseline has seen the text, or nothing was scored
+FELL = "this limit holds to both sides"
+AMID = "timed while other processes used the machine"
+SIZES = {"ppl", "kld_max", *SKEWED}  # never below 0
 CHANGES = ("dppl", "ln_ratio")  # what may come from cutting the text differently, so that floors bound it
 TIMED = "more repetitions on a quiet machine"
 MORE = {"needle": "more samples", "generation": "more prompts", "lm_eval": "more documents"}
@@ -71,9 +74,9 @@ def exit_code(run: Run, verdicts: list[Verdict]) -> int:
 def _codes(run: Run, verdicts: list[Verdict]) -> Iterator[int]:
     needed = {v.cell.key for v in verdicts if v.cell and v.gate.required}
     spared = {v.cell.key for v in verdicts if v.cell} - needed  # every gate on it does without
-    if any(r.outcome == "inactive" or r.audits for r in run.records):
+    if any(r.outcome in VOID or r.audits for r in run.records):
         yield 4
-    missed = {cell.key for cell in run.cells if run.outcome(cell) not in ("ok", "inactive")} - spared
+    missed = {cell.key for cell in run.cells if run.outcome(cell) not in ("ok", *VOID)} - spared
     if any(run.outcome(cell) != "unsupported" or cell.key in needed for cell in run.cells if cell.key in missed):
         yield 3
     yield from ({"fail": 1, "inconclusive": 5}.get(v.status, 0) for v in verdicts)
@@ -181,7 +184,8 @@ class Open:
             blurred = f"is {broken}{beside}, but the text cut differently may change as much: the floor is {number(floor, 2)}"
             return self.say("inconclusive", estimate, blurred)
         seen = f"; the floor, {number(floor, 2)}, is wider than this limit" if found == "pass" and floor > self.gate.limit else ""
-        return _expected(self.say(found, estimate, f"is {kept if found == 'pass' else broken}{beside}{seen}"))
+        fell = f": it is lower, and {FELL}" if found == "fail" and estimate.value < allowed(self.gate)[0] and two_sided(self.gate) else ""
+        return _expected(self.say(found, estimate, f"is {kept if found == 'pass' else broken}{beside}{seen}{fell}"))
 
     def _floor(self) -> float:
         """Below what a change of perplexity is none of the scheme's, in the metric's own unit; 0 where nothing is known of that."""
@@ -203,7 +207,8 @@ class Open:
     def say(self, status: Status, estimate: Estimate, says: str, tokens: int | None = None) -> Verdict:
         """The verdict in words."""
         advice = self.advice if status == "inconclusive" else ""
-        text = f"{self.what or title(self.gate.metric)} {interval(estimate, self.gate.metric)} {says}{advice}"
+        amid = f", {AMID}," if self.gate.metric in RATIOS and disturbed(self.record, self.gate.metric) else ""
+        text = f"{self.what or title(self.gate.metric)} {interval(estimate, self.gate.metric)}{amid} {says}{advice}"
         return Verdict(self.gate, self.record.cell, status, text, estimate, tokens, self.against)
 
 
@@ -212,9 +217,12 @@ def _spell(gate: Gate) -> tuple[str, str]:
     limit = bare(gate.limit, gate.metric)
     if gate.better == "high":
         return f"at least {limit}", f"below {limit}"
-    return (
-        (f"within ±{limit}", f"outside ±{limit}") if gate.sided == "two" and gate.better is None else (f"at most {limit}", f"above {limit}")
-    )
+    return (f"within ±{limit}", f"outside ±{limit}") if two_sided(gate) else (f"at most {limit}", f"above {limit}")
+
+
+def two_sided(gate: Gate) -> bool:
+    """Whether what falls by more than the limit fails, too. What is never below 0 cannot."""
+    return gate.sided == "two" and gate.better is None and gate.metric not in SIZES
 
 
 def _expected(verdict: Verdict) -> Verdict:

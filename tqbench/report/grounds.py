@@ -24,8 +24,9 @@ def lacking(record: Record, metric: str, estimate: Estimate) -> tuple[str, int |
     windows = record.text.get("windows", needed)
     if windows < needed and not exact(estimate):
         tokens = round_up(record.text.get("scored", 0) * needed / max(windows, 1))
+        rests = f"rests on {windows} window{'s' if windows != 1 else ''}"
         return (
-            f"rests on {windows} windows, an interval {'' if needed == ENOUGH else 'of it '}needs {needed}: score {tokens:,} tokens",
+            f"{rests}, an interval {'' if needed == ENOUGH else 'of it '}needs {needed}: score {tokens:,} tokens",
             tokens,
         )
     if metric in POINTS or exact(estimate):

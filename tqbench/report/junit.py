@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-from tqbench.core.record import Cell
+from tqbench.core.record import VOID, Cell
 from tqbench.report.conclusion import Conclusion
 from tqbench.report.gate import Verdict
 from tqbench.report.run import Run
 from tqbench.report.table import heading
 from tqbench.report.text import plain
 
-OUTCOMES = {"ok": None, "unsupported": "skipped", "inactive": "failure"}  # any other did not complete: an error
+# Any other outcome did not complete: an error.
+OUTCOMES: dict[str, str | None] = {"ok": None, "unsupported": "skipped", **dict.fromkeys(VOID, "failure")}
 STATUSES = {"pass": None, "fail": "failure", "inconclusive": "error", "skipped": "skipped"}
 
 

@@ -72,7 +72,7 @@ def _fatal(record: Record) -> dict[str, Any]:
     return {
         "task": cell.task,
         **{f"model {key}": record.model.get(key) for key in IDENTITY if key not in ("dtype", "weights")},
-        "model weights": _weights(record),
+        "model weights": weights(record),
         "dtype": record.model.get("dtype", cell.dtype),
         "text": text.get("sha256"),
         "recipe": params.get("recipe"),
@@ -89,7 +89,7 @@ def _fatal(record: Record) -> dict[str, Any]:
     }
 
 
-def _weights(record: Record) -> str | None:
+def weights(record: Record) -> str | None:
     """Which they are: of a file that is named by its hash, the hash, however the rest is worded; how they are computed is `dtype`."""
     said = record.model.get("weights")
     return named[0] if said and (named := FILE.search(said)) else said

@@ -75,7 +75,7 @@ def _foreign(one: Foreign) -> list[str]:
 
 
 def _judged(run: Run, found: Conclusion) -> list[str]:
-    return [f"# {escape(run.suite)}", f"Run {escape(run.name)}: {found.sentence}.", *([verdicts(run, found)] if found.verdicts else [])]
+    return [f"# {escape(run.suite)}", f"Run {escape(run.name)}: {found.reported}.", *([verdicts(run, found)] if found.verdicts else [])]
 
 
 def _view(view: View) -> list[str]:
@@ -136,7 +136,7 @@ def verdicts(run: Run, found: Conclusion) -> str:
 
 
 def _table(table: Table) -> list[str]:
-    head = ("scheme", *(column.title for column in table.columns), "outcome")
+    head = ("scheme", *(column.title for column in table.columns))
     below = [escape(line) for line in (*table.marks(), *table.notes())]
     return [
         f"## {escape(table.heading)}",
@@ -156,8 +156,9 @@ def _figures(charts: Sequence[Chart], setting: str | None) -> list[str]:
 
 
 def _row(row: Row, columns: int) -> tuple[str, ...]:
-    figures = [_figure(figure) for figure in row.figures] or [""] * columns
-    return (escape(row.label), *figures, escape(row.outcome))
+    """A cell without figures says in the place of the first what became of it; the reason stands below the table."""
+    figures = [_figure(figure) for figure in row.figures] or [f"*{escape(row.outcome)}*", *[""] * (columns - 1)]
+    return (escape(row.label), *figures)
 
 
 def _figure(figure: Figure) -> str:

@@ -184,7 +184,7 @@ def load(folder: Path) -> Run:
     found = [record for cell in cells if (record := _record(folder, cell))]
     _check(folder, plan, {cell.key for cell in cells}, sealed=any(record.seal for record in found))
     if plan.get("sealed"):
-        found = [record if record.seal else record.audited(UNSEALED) for record in found]
+        found = [record if record.seal else record.audited(UNSEALED, altered=True) for record in found]
     return Run(
         folder,
         suite,
@@ -247,6 +247,19 @@ def find(ref: str, results: Path = Path("results")) -> Path:
     known = sorted(folder.name for folder in results.iterdir() if _runs(folder)) if results.is_dir() else []
     exists = f"it has: {', '.join(known)}" if known else "it has no runs yet"
     raise ConfigError(f"no run is called {ref!r}: give a run's folder, a record.json, or a suite with runs in {results} ({exists})")
+
+
+def taken(ref: str, run: Run, results: Path = Path("results")) -> str | None:
+    """What a suite's name left open: which of several runs it stands for, and whether that one is partial. None where nothing was."""
+    if run.folder.parent not in (Path(ref), results / ref):
+        return None  # the run itself was named
+    others = [folder for folder in _runs(run.folder.parent) if folder != run.folder]
+    tried = sum(run.record(cell) is not None for cell in run.cells)
+    partial = f" is partial, {tried} of {len(run.cells)} cells were run" if tried < len(run.cells) else ""
+    if others:
+        which = f"{run.folder} is taken, the newest of {len(others) + 1} runs{f', and{partial}' if partial else ''}"
+        return f"{ref}: {which}; for another give its folder, as {others[-1]}"
+    return f"{ref}: {run.folder}{partial}" if partial else None
 
 
 def _latest(ref: str, runs: list[Path]) -> Path:

@@ -10,9 +10,11 @@ from tqbench.core.record import Cell
 from tqbench.metrics.paired import ENOUGH
 from tqbench.metrics.verdict import paid
 from tqbench.report import asked, speed
-from tqbench.report.column import BITS, COVERAGE, KERNELS, Column, Figure, Line, metric
-from tqbench.report.run import Run
+from tqbench.report.column import BELOW, BITS, COVERAGE, KERNELS, Column, Figure, Line, metric
+from tqbench.report.run import NOT_RUN, Run
 from tqbench.report.text import NONE, bounds, exact, half, inside, number, plain, title, value
+
+WAITING = f"{NOT_RUN}: in the plan, without a record: not asked for, or not reached yet"
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,18 @@ class Table:
     def marks(self) -> list[str]:
         """What the marks in this table mean."""
         used = {mark for row in self.rows for figure in row.figures for mark in MARKS if mark in figure.text}
-        return [f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in used]
+        below = "".join(f.detail for row in self.rows for c, f in zip(self.columns, row.figures, strict=False) if c in (BITS, COVERAGE))
+        words = [meaning for word, meaning in BELOW.items() if word in below]
+        return [*(f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in used), *words]
 
     def notes(self) -> list[str]:
         """Why cells have no figures."""
-        return [f"{row.label}: {row.outcome}: {row.reason}" for row in self.rows if row.reason]
+        waiting = any(row.outcome == NOT_RUN and not row.reason for row in self.rows)
+        return [*(f"{row.label}: {row.outcome}: {row.reason}" for row in self.rows if row.reason), *([WAITING] if waiting else [])]
 
 
 MARKS = {
-    "*": "less than half of the attended keys and values was packed, so the figures say little about the scheme",
+    "*": "of K or of V less than half of what was attended was packed, so the figures say little about the scheme",
     "≈": "indistinguishable from the baseline: the 95 % interval holds 0",
     "≤ floor": "with all of its interval smaller than what changes when only the cutting of the text changes",
     "(exact)": "every token's score equals the baseline's",

@@ -50,8 +50,8 @@ def _foreign(one: Foreign) -> list[RenderableType]:
     return [*head, grid, *(Text(plain(line), style="dim") for line in notes)]
 
 
-def verdicts(run: Run, found: Conclusion) -> RenderableType:
-    """One line per verdict, and what they amount to."""
+def verdicts(run: Run, found: Conclusion, sentence: str | None = None) -> RenderableType:
+    """One line per verdict, and what they amount to: the conclusion's own sentence, or another."""
     from rich.console import Group
     from rich.table import Table as Grid
     from rich.text import Text
@@ -62,7 +62,7 @@ def verdicts(run: Run, found: Conclusion) -> RenderableType:
         where = short[v.cell.setting] if v.cell else ""
         name = Text.assemble((plain(v.who), "bold"), f" {where}" if where else "", overflow="fold")
         grid.add_row(Text(v.status, COLOURS[v.status]), name, Text(plain(v.reason), overflow="fold"))
-    amounts = Text(f"{plain(run.suite)}: {found.sentence}", "bold" if found.code else "bold green")
+    amounts = Text(f"{plain(run.suite)}: {sentence or found.sentence}", "bold" if found.code else "bold green")
     return Group(Text(), *([grid] if found.verdicts else []), amounts)
 
 

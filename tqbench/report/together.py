@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from tqbench.core.record import Cell, Record
 from tqbench.report import figures
 from tqbench.report.chart import Chart
+from tqbench.report.knobs import weights
 from tqbench.report.run import Run
 from tqbench.report.text import number
 
@@ -54,7 +54,7 @@ def _differs(one: Run, other: Run, setting: str) -> str | None:
     if a.cell.task in TIMED:
         return f"{who} in speed: they were not timed in turn."
     for what, x, y in (
-        ("the weights differ", _weights(a), _weights(b)),
+        ("the weights differ", weights(a), weights(b)),
         ("the tokens differ", a.text.get("ids_sha256"), b.text.get("ids_sha256")),
         ("other windows were scored", a.text.get("scored"), b.text.get("scored")),
     ):
@@ -77,13 +77,6 @@ def _baselines(one: Run, other: Run, setting: str, who: str) -> str | None:
     if abs(ppl[0] - ppl[1]) <= floor:
         return None
     return f"{who}: the baselines' ppl differ by more than their floor ({number(ppl[0], 7)}, {number(ppl[1], 7)})."
-
-
-def _weights(record: Record) -> str | None:
-    """Which weights these are: by the hash of their file, whatever else is said of them; of a directory by what is said."""
-    said = record.model.get("weights")
-    found = re.search(r"sha256 [0-9a-f]{16}", said or "")
-    return found[0] if found else said
 
 
 def _example(run: Run, setting: str) -> Record | None:

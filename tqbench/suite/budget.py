@@ -112,8 +112,8 @@ class _Trimmer:
         return f"{cell.label} needs about {size(peak)} of memory, allowed are {size(self.memory)}" if peak > self.memory else None
 
     def _too_long(self, cell: Cell, needed: Sequence[Cell]) -> str | None:
-        """Spend the time, or say why it is not there."""
-        pending = [one for one in needed if one.key not in self.done]
+        """Spend the time, or say why it is not there. What cannot run takes none."""
+        pending = [one for one in needed if one.key not in self.done and not self.prices[one.key].unsupported]
         if self.left is None or not pending:
             return None
         times = [self.prices[one.key].seconds for one in pending]
