@@ -82,7 +82,7 @@ def test_figures_in_tables_are_those_of_the_records(full):
     assert (figure(full, "q8_0", "KLD").text, figure(full, "q8_0", "KLD").detail) == ("0.01234", "[0.01190, 0.01280]")
     assert (figure(full, "q8_0", "ppl").text, figure(full, "q8_0", "top-1 %").text) == ("20.1235", "95.12")
     assert (figure(full, "q8_0", "coverage %").text, figure(full, "turbo4", "coverage %").text) == ("40*", "100")
-    assert (figure(full, "q8_0/turbo4", "bits").text, figure(full, "q8_0/turbo4", "bits").detail) == ("6.375", "8.5 / 4.25")
+    assert (figure(full, "q8_0/turbo4", "bits").text, figure(full, "q8_0/turbo4", "bits").detail) == ("6.375", "(K 8.5 / V 4.25)")
     assert (figure(full, "baseline", "bits").text, figure(full, "baseline", "Δppl").text) == ("32", "–")
 
 

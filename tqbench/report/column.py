@@ -51,10 +51,14 @@ def bits(line: Line) -> Figure:
         return Figure(NONE)
     k, v = (trim(found[name]) if name in found else NONE for name in ("bits_k", "bits_v"))
     kept, tables = _kept(found), _tables(line.record)
-    besides = ", ".join([*([f"kept {kept:.3g}"] if kept else []), *([f"tables {size(tables)}"] if tables else [])])
-    detail = [*([f"{k} / {v}"] if k != v else []), *([f"({besides})"] if besides else [])]
-    brief = [*([f"{k}/{v}"] if k != v else []), *([f"kept {kept:.2g}"] if kept else []), *([f"+{size(tables, 0)}"] if tables else [])]
-    return Figure(trim(found["bits"]), " ".join(detail), found["bits"], "\n".join(brief))
+    differ = k != v
+    detail = [
+        *([f"K {k} / V {v}"] if differ else []),
+        *([f"kept {kept:.3g}"] if kept else []),
+        *([f"tables {size(tables)}"] if tables else []),
+    ]
+    brief = [*([f"{k}/{v}"] if differ else []), *([f"kept {kept:.2g}"] if kept else []), *([f"+{size(tables, 0)}"] if tables else [])]
+    return Figure(trim(found["bits"]), f"({', '.join(detail)})" if detail else "", found["bits"], "\n".join(brief))
 
 
 def _kept(found: dict[str, float]) -> float | None:
