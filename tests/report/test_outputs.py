@@ -119,11 +119,11 @@ def test_bits_say_what_those_of_packed_values_leave_out(make, run_of):
     run = run_of([make.baseline(), *records])
     shown = {name: figure(run, name, "bits") for name in ("plain", "kept", "learned", "trifle", "both")}
     assert {name: one.text for name, one in shown.items()} == dict.fromkeys(shown, "2")
-    details = {"plain": "", "kept": "(kept 4.62)", "learned": "(tables 5.0 MiB)", "trifle": "", "both": "3 / 1 (kept 4, tables 5.0 MiB)"}
+    details = {"plain": "", "kept": "(kept 4.62)", "learned": "(tables 5.0 MiB)", "trifle": "", "both": "(K 3 / V 1, kept 4, tables 5.0 MiB)"}
     assert {name: one.detail for name, one in shown.items()} == details
     assert shown["both"].brief == "3/1\nkept 4\n+5 MiB"
     texts = outputs(run)
-    assert "2 3 / 1 (kept 4, tables 5.0 MiB)" in texts["markdown"]
+    assert "2 (K 3 / V 1, kept 4, tables 5.0 MiB)" in texts["markdown"]
     assert "2<small>(kept 4.62)</small>" in texts["page"]
     for name in ("terminal", "markdown", "page"):
         assert "kept: bits over all values at this context" in texts[name]
