@@ -76,7 +76,7 @@ class Tables(NamedTuple):
     head_scale: Tensor | None = None
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["room", "tokens"], do_not_specialize_on_alignment=["scales", "minima"])  # they change as a store grows
 def _encode(x, s_batch, s_head, s_token, s_channel, low, high, scales, minima, room, t, tokens, heads, r: tl.constexpr, size: tl.constexpr):
     """One tile of tokens of one head. Arrays to fill have room for so many tokens of each head."""
     pair = tl.program_id(0)
@@ -129,7 +129,7 @@ def _codes(g, i, inside, t, head, r: tl.constexpr):
     return code, scale, minimum
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["units"], do_not_specialize_on_alignment=["scales", "minima"])
 def _encode_channels(x, s_batch, s_head, s_token, s_channel, codes, scales, minima, units, heads, r: tl.constexpr, size: tl.constexpr):
     """One group of tokens of some channels of one head."""
     section, channel, i = tl.program_id(0), tl.program_id(1) * size + tl.arange(0, size), tl.arange(0, r.width)

@@ -16,7 +16,7 @@ from tqbench.kernels.packed._triton_rounding import divided, half_below, nearest
 SMALLEST = tl.constexpr(2.0**-24)  # step
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["units"])
 def _quantize(
     rows, s_batch, s_head, s_unit, s_row, s_value, widths, codes, minima, steps, heads, units, components, count,
     height: tl.constexpr, values: tl.constexpr,
