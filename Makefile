@@ -33,14 +33,14 @@ test-all: setup
 bench: setup
 	$(BIN)/tqbench bench attend -o results/reference/bench-cpu
 
-# On a machine with an NVIDIA GPU: first that the Triton kernels are right on it, then how fast they are, alone and end to end. Runs from the
-# sources, uninstalled and without a network; `plan` names at once what is missing (pydantic, zstandard and the like are small wheels), and
-# pytest needs pytest-xdist. Warnings are no errors, because versions there are not those of constraints.txt. Ten minutes at most, because no
-# step may take longer than it says. By estimate: the tests have some 350 kernels, which take a second or two each to compile, in eight
-# processes; tuning stores each find at once; a benchmark is compiling and some seconds of rounds, each form checked before it is timed; of the
-# suite 18 cells take about 10 s each behind 15 s of loading and 10 s of prefill. No figure without the tests: if they fail or are cut off,
-# nothing follows (a second call finds their kernels compiled). A later step that is cut off or fails keeps what it has found, takes nothing
-# from the others, and fails the whole in the end.
+# On a machine with an NVIDIA GPU: first that the Triton kernels are right on it, then how fast they are, alone and end to end. Runs from
+# the sources, uninstalled and without a network; `plan` says at once that a GPU or a package is missing (pydantic, zstandard and the like
+# are small wheels); pytest needs pytest-xdist. Warnings are no errors, because versions there are not those of constraints.txt. Ten minutes
+# at most, because no step may take longer than it says. By estimate: the tests have some 350 kernels, which take a second or two each to
+# compile, in eight processes; tuning stores each find at once; a benchmark is compiling and some seconds of rounds, each form checked
+# before it is timed; of the suite 18 cells take about 10 s each behind 15 s of loading and 10 s of prefill. No figure without the tests: if
+# they fail or are cut off, nothing follows (a second call finds their kernels compiled). A later step that is cut off or fails keeps what
+# it has found, takes nothing from the others, and fails the whole in the end.
 CUT := timeout --signal INT --kill-after 10
 ON_GPU = $(PYTHON) -m pytest -q -x -p no:cacheprovider -W default --numprocesses 8 --dist worksteal
 SERVED := turbo4- or turbo3- or q8_0- or fp8_e4m3- or kivi4-
