@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tqbench.core.uninstalled import announce
+
 if TYPE_CHECKING:
     from tqbench.runner.api import load as load
     from tqbench.runner.api import run as run
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = ["__version__", "load", "run"]
+
+announce()
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shlex
 import sys
 import tempfile
 import traceback
@@ -34,6 +35,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return _pipe_closed()
     except TqbenchError as error:
         return _refused(error)
+    except ModuleNotFoundError as error:
+        return _lacking(error)
     except Exception as error:  # noqa: BLE001 - the last resort: nobody else is left to catch it
         return _crashed(error)
     return 0
@@ -68,6 +71,16 @@ def _refused(error: TqbenchError) -> int:
     if os.environ.get("TQBENCH_DEBUG") == "1":
         traceback.print_exception(error)
     return USAGE if isinstance(error, ConfigError | LockedError) else AUDIT if isinstance(error, EditedError) else INCOMPLETE
+
+
+def _lacking(error: ModuleNotFoundError) -> int:
+    """From its sources tqbench starts without the packages that it needs; all of them are named at once."""
+    from tqbench.core.uninstalled import lacking
+
+    if not (needed := lacking()):
+        return _crashed(error)
+    sys.stderr.write(f"tqbench: needs {' and '.join(needed)}; install with: pip install {shlex.join(needed)}\n")
+    return USAGE
 
 
 def _crashed(error: Exception) -> int:

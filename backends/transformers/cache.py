@@ -166,7 +166,8 @@ def kv_layers(config: Any) -> list[int]:
     own = config.get_text_config(decoder=True)
     if "chunked_attention" in get_layer_types_and_kwargs(own)[0]:  # kept as a sliding window is, and masked in another way
         raise Unsupported("this model attends within chunks of its text, which schemes do not support yet (only in sliding windows)")
-    if "reuse" in (getattr(own, "kv_sharing_modes", None) or ()):
+    sharing = getattr(own, "num_kv_shared_layers", 0)  # older versions have only this number
+    if sharing or "reuse" in (getattr(own, "kv_sharing_modes", None) or ()):
         raise Unsupported("layers of this model read the keys and values of others, which schemes do not support yet")
     held = [i for i, layer in enumerate(layers) if type(layer) in HOLD]
     if not held:

@@ -316,9 +316,12 @@ def _fit(model: Any) -> None:
     """Let the model's attention find stores. Float64 is float64 all the way: transformers' RMSNorm computes in float32 whatever the
     model's dtype, which would blur the oracle."""
     if model not in _FITTED:
+        engine = model.config._attn_implementation
+        if engine == "sdpa" and getattr(model.config.get_text_config(decoder=True), "attn_logit_softcapping", None):
+            model.set_attn_implementation("eager")  # as newer versions do: torch's SDPA knows no cap, and would leave it out
         name = register(model)
         norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and (hasattr(m, "variance_epsilon") or _offset(m))]
-        _FITTED[model] = _Fitting(model.config._attn_implementation, norms if model.dtype == torch.float64 else [])
+        _FITTED[model] = _Fitting(engine, norms if model.dtype == torch.float64 else [])
         for norm in _FITTED[model].norms:
             norm.forward = MethodType(_rms_norm, norm)
         model.set_attn_implementation(name)

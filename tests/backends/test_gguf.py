@@ -15,7 +15,7 @@ from tqbench.core.files import sha256_file
 from tqbench.core.presets import preset
 from tqbench.core.session import LocalModel
 
-HIDDEN, HEADS, KV_HEADS, VOCAB = 256, 4, 2, 258
+HIDDEN, HEADS, KV_HEADS, VOCAB = 256, 4, 2, 259
 KINDS = {"Q4_K_M": gguf.LlamaFileType.MOSTLY_Q4_K_M, "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}
 MATRICES = {
     "token_embd": (VOCAB, HIDDEN),
@@ -111,16 +111,16 @@ def write(path: Path, file: str) -> dict[str, Any]:
         (writer.add_head_count_kv, KV_HEADS),
         (writer.add_rope_dimension_count, 64),
         (writer.add_vocab_size, VOCAB),
-        (writer.add_bos_token_id, 257),
-        (writer.add_eos_token_id, 257),
+        (writer.add_bos_token_id, 258),
+        (writer.add_eos_token_id, 258),
     ):
         add(number)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([*letters(), "ab", "<|end|>"])
-    writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL])
-    writer.add_token_merges(["a b"])
+    writer.add_token_list([*letters(), "ab", "abb", "<|end|>"])
+    writer.add_token_types([gguf.TokenType.NORMAL] * 258 + [gguf.TokenType.CONTROL])
+    writer.add_token_merges(["a b", "ab b"])  # transformers 5.17 takes a list of one for text
     for name, (rows, columns) in MATRICES.items():
         kind = kind_of(name, file)
         raw, values[name] = PACK[kind](rng, rows, columns)

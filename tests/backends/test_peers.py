@@ -20,6 +20,7 @@ import torch
 import transformers
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import KVCache, QuantizedKVCache, make_prompt_cache
+from packaging.version import Version
 from transformers.cache_utils import QuantizedCache
 
 from backends.mlx.arrays import MlxArrays
@@ -49,6 +50,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {  # of QuantizedCache, written out
     "peer:fp8": {"backend": "fp8"},
 }
 TORCH = [pytest.param(name, marks=pytest.mark.slow if "quanto" in name else ()) for name in ARGUMENTS]
+recent = pytest.mark.skipif(
+    Version(transformers.__version__) < max(map(Version, peers.OLDEST.values())),
+    reason="too old a transformers, which peers refuse",
+)
 MLX = [name for name in presets() if name.startswith("peer:mlx")]
 
 
@@ -79,6 +84,7 @@ def pieces(size: int = CHUNK) -> list[np.ndarray]:
 # --- transformers: quanto, hqq, fp8
 
 
+@recent
 @pytest.mark.parametrize("name", TORCH)
 def test_the_logits_are_those_of_the_library_alone(name, session):
     own = tiny.llama()
@@ -90,6 +96,7 @@ def test_the_logits_are_those_of_the_library_alone(name, session):
         assert torch.equal(session.forward(piece, ours), expected)
 
 
+@recent
 def test_generate_gives_the_same_logits(session):
     """It multiplies the last position alone by the output matrix, which rounds in another order: float32, logits of about 1."""
     own = tiny.llama()
@@ -111,6 +118,7 @@ def test_generate_gives_the_same_logits(session):
     assert torch.allclose(torch.cat(found), torch.cat(done.logits), rtol=0, atol=1e-5)
 
 
+@recent
 @pytest.mark.parametrize("name", TORCH)
 def test_evidence_passes_the_audit(name, session):
     cache = session.new_cache(preset(name), DEPLOY)
@@ -131,6 +139,7 @@ def test_evidence_passes_the_audit(name, session):
     assert coverage(evidence) == pytest.approx(expected / (TOKENS * (TOKENS + 1) // 2))
 
 
+@recent
 @pytest.mark.parametrize(
     ("name", "dtype", "payload", "metadata", "tables"),
     [
@@ -152,6 +161,7 @@ def test_bytes_are_those_of_the_arrays_that_exist(name, dtype, payload, metadata
             assert e.bytes_declared == payload + metadata
 
 
+@recent
 def test_the_error_is_that_of_what_the_library_kept_against_what_came_in(session):
     """Against the keys and values of the model's own cache, which in the first layer are the same."""
     base, cache = session.new_cache(None), session.new_cache(preset("peer:hqq2"), DEPLOY)
@@ -163,6 +173,7 @@ def test_the_error_is_that_of_what_the_library_kept_against_what_came_in(session
     assert cache.evidence()[0].error == pytest.approx(float(lost), rel=1e-9)
 
 
+@recent
 def test_a_library_that_gives_out_exact_vectors_is_caught(session):
     """It says that it has packed and decoded, and hands attention what came in."""
     cache = session.new_cache(preset("peer:hqq4"), DEPLOY)
@@ -173,6 +184,7 @@ def test_a_library_that_gives_out_exact_vectors_is_caught(session):
         session.forward(IDS[CHUNK : 2 * CHUNK], cache)
 
 
+@recent
 def test_a_library_that_packs_less_than_it_is_known_to_is_caught(session):
     cache = session.new_cache(preset("peer:hqq4"), DEPLOY)
     for layer in cache.layers:
@@ -183,6 +195,7 @@ def test_a_library_that_packs_less_than_it_is_known_to_is_caught(session):
     assert "layer 0 k: attention was handed 21504 packed positions, the policy declares 58368" in found  # 64 in each of 336 queries
 
 
+@recent
 def test_queries_that_read_something_else_are_an_error(session):
     cache = session.new_cache(preset("peer:hqq4"), DEPLOY)
     session.close()
@@ -190,6 +203,7 @@ def test_queries_that_read_something_else_are_an_error(session):
         session.forward(IDS[:5], cache)
 
 
+@recent
 @pytest.mark.parametrize(("name", "tokens", "groups"), [("peer:hqq2", 5, 10), ("peer:hqq2", 65, 130)])
 def test_groups_that_hqq_would_mix_up_are_refused(name, tokens, groups, session):
     with pytest.raises(
@@ -198,6 +212,7 @@ def test_groups_that_hqq_would_mix_up_are_refused(name, tokens, groups, session)
         session.forward(IDS[:tokens], session.new_cache(preset(name), DEPLOY))
 
 
+@recent
 @pytest.mark.parametrize("model", [tiny.hybrid, tiny.sliding])
 def test_models_that_transformers_does_not_quantize_are_refused(model):
     with (

@@ -115,7 +115,7 @@ def test_run_twice_it_comes_out_as_uncaptured(session, scheme, context):
     assert counted(stretch.evidence()) == counted(evidence)
 
 
-@pytest.mark.skipif(not triton.interpreting(), reason="Triton is not interpreted here")
+@pytest.mark.skipif(not triton.interpreting() or triton.missing() is not None, reason=triton.missing() or "Triton is not interpreted here")
 def test_kernels_of_triton_are_captured_too(monkeypatch):
     """In the interpreter, which no store picks by itself."""
     monkeypatch.setattr(triton, "refuses", lambda place: None)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from tqbench.bench import attend as of_attend
 from tqbench.bench import ceiling, convert, kvtc
@@ -20,6 +21,7 @@ from tqbench.bench.plan import DATA, Geometry, Plan, Wishes, read, shape
 from tqbench.bench.race import Lane, _round, race
 from tqbench.bench.result import BEST, SCHEMA, Bench, Ceiling, Group, Row
 from tqbench.bench.run import run
+from tqbench.cli import app
 from tqbench.codecs.blocks import runs
 from tqbench.core.errors import ConfigError
 from tqbench.core.op import Impl, Op
@@ -482,3 +484,23 @@ def test_all_mistakes_are_named_at_once() -> None:
 def test_what_does_not_fit_is_refused_before_the_first_minute() -> None:
     with pytest.raises(ConfigError, match="GB of memory would be needed"):
         run(read(Wishes(tokens="16000k", shape="b64")))
+
+
+def test_what_is_cut_off_keeps_what_it_has_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Interrupted in its second size it is written with the first, and says so; in its first there is nothing to keep."""
+    contenders = of_attend.contenders
+
+    def cut(plan: Plan, tokens: int, note: Callable[[str], None]) -> list[Contender]:
+        if tokens > 32:
+            raise KeyboardInterrupt
+        return contenders(plan, tokens, note)
+
+    monkeypatch.setattr(of_attend, "contenders", cut)
+    command = ["attend", "--shape", SMALL, "--schemes", "q8_0", "--rounds", "2", "--tokens"]
+    done = CliRunner().invoke(app, ["bench", *command, "32,64,96", "-o", str(tmp_path)])
+    assert done.exit_code == 130
+    assert "interrupted: 64 and 96 tokens were not measured" in done.stdout
+    data = json.loads((tmp_path / "bench.json").read_text())
+    assert ([group["tokens"] for group in data["groups"]], data["unmeasured"]) == ([32], [64, 96])
+    with pytest.raises(KeyboardInterrupt):
+        run(small("attend", tokens="64,96"))

@@ -26,25 +26,12 @@ from tqbench.core.op import Place
 from tqbench.kernels import decode, encode, triton
 from tqbench.kernels.packbits import reference as loops_of_bits
 from tqbench.kernels.sections import reference as loops
-from tqbench.testing.samples import gaussian, strided
+from tqbench.testing.samples import SECTIONS as ROWS
+from tqbench.testing.samples import WIDTHS, gaussian, strided
 
 pytestmark = pytest.mark.skipif(not triton.runs(), reason=triton.missing() or "no CUDA device, and Triton was not told to interpret")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 GPU = Place(device="cuda", dtype="bfloat16", head_dim=64)
-WIDTHS = tuple(tuple(np.random.default_rng(seed).permutation(17).tolist()) for seed in range(2))  # 0 to 16, in another order per head
-ROWS = {
-    "gaussian": gaussian(1, 2, 2, 17, 24),
-    "large": 1e4 * gaussian(1, 2, 2, 17, 24, seed=1),
-    "tiny": 1e-6 * gaussian(1, 2, 2, 17, 24, seed=2),
-    "subnormal": 1e-42 * gaussian(1, 2, 2, 17, 24, seed=3),
-    "far from zero": 300 + 0.01 * gaussian(1, 2, 2, 17, 24, seed=4),
-    "zeros": torch.zeros(1, 2, 2, 17, 24),
-    "halves": torch.arange(2 * 2 * 17 * 24).reshape(1, 2, 2, 17, 24) % 7 / 2,
-    "one token": gaussian(1, 2, 2, 17, 1, seed=5),
-    "long": gaussian(1, 2, 1, 17, 1200, seed=7),
-    "ragged": gaussian(2, 2, 1, 17, 37, seed=6),
-    "no section": gaussian(1, 2, 0, 17, 24),
-}
 
 
 def same(mine: Tensor, theirs: Tensor) -> bool:

@@ -11,7 +11,8 @@ from tqbench.codecs.blocks.sections import half_above, half_below
 from tqbench.core.errors import EvidenceError
 from tqbench.core.op import Place
 from tqbench.kernels import native, sections
-from tqbench.testing.samples import gaussian, strided
+from tqbench.testing.samples import SECTIONS as ROWS
+from tqbench.testing.samples import WIDTHS, gaussian, strided
 
 QUANTIZE, DEQUANTIZE = (
     {impl.name: impl.load() for impl in op.impls if impl.refuses(Block(), Place()) is None}
@@ -21,22 +22,6 @@ QUANTIZE, DEQUANTIZE = (
 
 def same(a, b):
     return all(x.dtype == y.dtype and torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(a, b, strict=True))
-
-
-ROWS = {
-    "gaussian": gaussian(1, 2, 2, 17, 24),
-    "large": 1e4 * gaussian(1, 2, 2, 17, 24, seed=1),
-    "tiny": 1e-6 * gaussian(1, 2, 2, 17, 24, seed=2),
-    "subnormal": 1e-42 * gaussian(1, 2, 2, 17, 24, seed=3),
-    "far from zero": 300 + 0.01 * gaussian(1, 2, 2, 17, 24, seed=4),
-    "zeros": torch.zeros(1, 2, 2, 17, 24),
-    "constant": torch.full((1, 2, 2, 17, 24), -3.3),
-    "halves": torch.arange(2 * 2 * 17 * 24).reshape(1, 2, 2, 17, 24) % 7 / 2,
-    "one token": gaussian(1, 2, 2, 17, 1, seed=5),
-    "ragged": gaussian(2, 2, 1, 17, 37, seed=6),
-    "no section": gaussian(1, 2, 0, 17, 24),
-}
-WIDTHS = tuple(tuple(np.random.default_rng(seed).permutation(17).tolist()) for seed in range(2))  # 0 to 16, in another order per head
 
 
 @pytest.mark.parametrize("rows", ROWS)

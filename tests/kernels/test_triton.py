@@ -52,6 +52,21 @@ def filled(scheme, k, v, start, heads, reach=None):
     return store
 
 
+def test_an_interpreter_that_cannot_work_with_numpy_is_not_there(monkeypatch):
+    """It fails at the first loop over a length that a kernel has loaded, with a message of NumPy's."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    found = {"triton": "3.6.0", "numpy": "2.4.1"}
+    monkeypatch.setattr(triton, "version", found.__getitem__)
+    assert triton.missing() == "the interpreter of Triton 3.6.0 cannot work with NumPy 2.4.1 (pip install 'triton>=3.7')"
+    assert not triton.runs() or torch.cuda.is_available()
+    for package, version in (("numpy", "2.3.5"), ("triton", "3.7.1")):
+        with monkeypatch.context() as patched:
+            patched.setitem(found, package, version)
+            assert triton.missing() is None
+    monkeypatch.delenv("TRITON_INTERPRET")
+    assert triton.missing() is None  # compiled, it does
+
+
 def wide(view):
     return dataclasses.replace(view, packed=lambda: view.packed().double())
 

@@ -197,6 +197,14 @@ def test_disk_is_predicted_within_a_factor_of_two() -> None:
             assert 0.5 < predicted / (file.stat().st_size + arrays) < 2, cell.key
 
 
+def test_captured_steps_keep_their_samples_on_disk_too() -> None:
+    """Seconds of both lanes in each of eight rounds, where there are graphs."""
+    params = {"context": 40, "new": 64, "repetitions": 3, "protocol": "strict"}
+    cell = Cell("tiny", "transformers", "cpu", "float32", None, "auto", "decode", params, {"name": "python-docs"})
+    without, with_them = (first_guess.cost(dataclasses.replace(cell, device=where), SIZE).disk_bytes for where in ("cpu", "cuda"))
+    assert with_them - without >= 3 * 2 * 8 * 8
+
+
 def test_the_first_cell_of_a_model_brings_it_here(suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TQBENCH_CACHE", str(tmp_path / "cache"))
     first, *others = suite(GRID).costs

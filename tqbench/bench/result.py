@@ -103,6 +103,7 @@ class Bench:
     ceiling: Ceiling
     groups: tuple[Group, ...]
     comparisons: dict[str, str]  # what tables compare with, in words -> a row's name, {scheme} being the row's own, or BEST
+    unmeasured: tuple[int, ...] = ()  # token counts that were still to come when it was interrupted
 
     @property
     def rows(self) -> list[Row]:

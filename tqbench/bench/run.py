@@ -34,10 +34,18 @@ def run(plan: Plan, note: Callable[[str], None] = lambda _: None) -> Bench:
 
 def _run(plan: Plan, threads: int, note: Callable[[str], None]) -> Bench:
     note("reading memory as fast as it goes")
-    top, groups = ceiling.measure(threads, plan.device), []
-    for tokens in plan.tokens:
-        groups.append(_group(plan, tokens, lambda text, tokens=tokens: note(f"{tokens:,} tokens: {text}")))  # type: ignore[misc]
-        top = ceiling.measure(threads, plan.device, top)
+    top, groups = ceiling.measure(threads, plan.device), list[Group]()
+    try:
+        for tokens in plan.tokens:
+            groups.append(_group(plan, tokens, lambda text, tokens=tokens: note(f"{tokens:,} tokens: {text}")))  # type: ignore[misc]
+            top = ceiling.measure(threads, plan.device, top)
+    except KeyboardInterrupt:  # a benchmark that is cut off keeps what it has found
+        if not groups:
+            raise
+    left = plan.tokens[len(groups) :]
+    if left:
+        words = f"interrupted: {' and '.join(f'{tokens:,}' for tokens in left)} tokens were not measured"
+        groups[-1] = replace(groups[-1], notes=(*groups[-1].notes, words))
     return Bench(
         plan.op,
         str(plan.geometry),
@@ -47,6 +55,7 @@ def _run(plan: Plan, threads: int, note: Callable[[str], None]) -> Bench:
         top,
         _against(groups, top) if plan.op in READING else tuple(groups),
         {words: name.replace("{form}", plan.form) for words, name in ENTRIES[plan.op].COMPARISONS.items()},
+        left,
     )
 
 

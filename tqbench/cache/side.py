@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from math import isfinite
+from math import gcd, isfinite, prod
 from typing import Any, ClassVar
 
 from tqbench.cache.arrays import Arrays
@@ -27,6 +27,7 @@ from tqbench.measure.stages import stage
 
 LARGEST = sys.float_info.max  # what was no number: any comparison would forget NaN, and no record holds infinity
 LATEST_TOKENS = 64  # of what was packed last, those that are packed once more by the reference
+STEP = 16  # values of a head: Triton compiles for strides that are multiples of it and for others, and must not in a timed step
 SAMPLED_TOKENS = 2048  # per layer and side: the codec error is measured on this many
 
 
@@ -194,7 +195,9 @@ class SideStore:
 
     def _make_room(self, units: int, batch: int) -> None:
         if self.units + units > self.capacity:
-            self._grow(max(self.units + units, 2 * self.capacity), batch)
+            step = max(STEP // gcd(STEP, prod(part.shape)) for part in self.codec.layout(self.shape.head_dim).parts)
+            wanted = max(self.units + units, 2 * self.capacity)
+            self._grow(-(-wanted // step) * step if self.units else wanted, batch)
 
     def _grow(self, capacity: int, batch: int) -> None:
         held, self.capacity = self._packed(), capacity

@@ -17,7 +17,7 @@ from tqbench.core.errors import worst
 if TYPE_CHECKING:
     from tqbench.bench.result import Bench, Group
 
-WRONG, NOTHING = 4, 5  # as an audit that failed; nothing measured
+WRONG, NOTHING, INTERRUPTED = 4, 5, 130  # as an audit that failed; nothing measured
 DEFAULTS = "; ".join(f"{op} {tokens}" for op, tokens in TOKENS.items())
 CHOSEN = f"{SCHEMES['attend']}; kvtc {SCHEMES['kvtc']}"
 EXAMPLES = """Examples:
@@ -103,8 +103,10 @@ def _group(found: Bench, group: Group) -> None:
 
 
 def _code(found: Bench) -> int:
-    """A form that computes something else fails the command."""
+    """A form that computes something else fails the command; one that was interrupted has written what it had."""
     rows = found.rows
+    if found.unmeasured:
+        return INTERRUPTED
     wrong = [WRONG] if any(row.outcome in ("wrong", "failed") for row in rows) else []
     return worst([*wrong, 0 if any(row.timing for row in rows) else NOTHING])
 

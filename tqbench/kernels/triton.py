@@ -18,6 +18,7 @@ from typing import Any
 from tqbench.core.op import Place
 
 OLDEST = (3, 6)
+NUMPY = ((3, 7), (2, 4))  # Triton's interpreter before that turns arrays of one element into numbers, which NumPy from that on refuses
 TABLE = Path(__file__).with_name("triton.json")
 
 
@@ -79,10 +80,19 @@ def store(found: dict[Work, Config]) -> None:
 def missing() -> str | None:
     """Why there is no Triton, or None."""
     try:
-        found = tuple(int(part) for part in version("triton").split(".")[:2])
+        found = _numbers("triton")
     except PackageNotFoundError:
         return "Triton is not installed (pip install 'triton>=3.6')"
-    return None if found >= OLDEST else f"Triton {'.'.join(map(str, found))} is older than {'.'.join(map(str, OLDEST))}"
+    if found < OLDEST:
+        return f"Triton {'.'.join(map(str, found))} is older than {'.'.join(map(str, OLDEST))}"
+    if interpreting() and found < NUMPY[0] and _numbers("numpy") >= NUMPY[1]:
+        return f"the interpreter of Triton {version('triton')} cannot work with NumPy {version('numpy')} (pip install 'triton>=3.7')"
+    return None
+
+
+def _numbers(package: str) -> tuple[int, ...]:
+    """Of its version, the first two."""
+    return tuple(int(part) for part in version(package).split(".")[:2])
 
 
 def refuses(place: Place) -> str | None:

@@ -199,7 +199,8 @@ def _disk_bytes(cell: Cell, size: Size) -> int:
         **dict.fromkeys(("decode", "breakdown"), cell.params.get("new", 0)),
         "prefill": len(prefill.pieces(cell.params)) if cell.task == "prefill" else 0,
     }
-    return int(record + 8 * 2 * 2 * moves.get(cell.task, 0) * cell.params.get("repetitions", 0))
+    samples = 3 if cell.task == "decode" and cell.device.startswith("cuda") else 2  # moves and rounds, and rounds of captured steps
+    return int(record + 8 * 2 * samples * moves.get(cell.task, 0) * cell.params.get("repetitions", 0))
 
 
 def _not_here(cell: Cell) -> str | None:

@@ -9,7 +9,7 @@ import triton.language as tl
 STEP = tl.constexpr(64)  # channels that one program makes
 
 
-@triton.jit(do_not_specialize=["queries"])
+@triton.jit(do_not_specialize=["rows", "queries"])
 def turn(
     q, s_batch, s_head, s_query, columns, offset, out, shift, rows, heads, queries, share, dim, stored,
     width: tl.constexpr, block: tl.constexpr,
@@ -42,7 +42,10 @@ def _times(x, matrix, inner, outer, i, j):
     return y
 
 
-@triton.jit(do_not_specialize=["rows", "queries", "packed_splits", "exact_splits"])
+@triton.jit(
+    do_not_specialize=["rows", "queries", "packed_splits", "exact_splits"],
+    do_not_specialize_on_alignment=["mass"],  # which lies behind the peaks of all splits
+)
 def merge(
     packed_acc, exact_acc, peak, mass, lost, matrix, offset, out, dropped, rows, heads, queries, share, packed_splits, exact_splits,
     stored, dim, width: tl.constexpr, splits: tl.constexpr, block: tl.constexpr,

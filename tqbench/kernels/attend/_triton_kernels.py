@@ -31,7 +31,10 @@ class How(NamedTuple):
     sparse: float
 
 
-@triton.jit(do_not_specialize=["begin", "end", "first_k", "first_v", "queries", "splits"])  # they change as the context grows
+@triton.jit(
+    do_not_specialize=["begin", "end", "first_k", "first_v", "queries", "splits"],  # they change as the context grows
+    do_not_specialize_on_alignment=["peak", "mass", "lost"],  # which begin where the splits of earlier regions end
+)
 def partial(
     q, shift, lut, k, v, spans, begin, end, acc, peak, mass, lost, first_k, first_v, queries, kv_heads, scale, softcap, splits,
     k_form: tl.constexpr, v_form: tl.constexpr, how: tl.constexpr,

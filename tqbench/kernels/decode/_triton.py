@@ -18,7 +18,7 @@ from tqbench.kernels.runs import _triton as runs
 TOKENS = 64  # of a tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _unpack(a, out, tokens, heads, f: tl.constexpr, size: tl.constexpr):
     pair = tl.program_id(0)
     token = tl.program_id(1) * size + tl.arange(0, size)

@@ -41,7 +41,7 @@ def tile(count: int) -> tuple[int, int]:
     return max(1, TILE // values), values
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["units"])  # a section is packed alone, and those of a prompt together
 def _pack(codes, widths, starts, packed, heads, units, components, count, size, height: tl.constexpr, values: tl.constexpr):
     section = tl.program_id(0)
     row, i = tl.program_id(1) * height + tl.arange(0, height), tl.arange(0, values)
@@ -66,7 +66,7 @@ def _stream(here, code, bits, there, count, height: tl.constexpr, values: tl.con
         tl.store(here[:, None] + place, (words >> 8 * byte & 255).to(tl.uint8), mask=kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["units"])
 def _unpack(
     packed, s_batch, s_head, s_unit, widths, starts, codes, heads, units, components, count, height: tl.constexpr, values: tl.constexpr
 ):

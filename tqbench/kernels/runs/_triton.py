@@ -75,14 +75,20 @@ def _laid(codec: KvtcPaper, device: str) -> Ready:
     return Ready(mean, basis, tuple(kinds), sizes)
 
 
+@triton.jit
+def _place(count, tall: tl.constexpr):
+    """The run of this program among all of its kind, and its vectors."""
+    return tl.program_id(0) % count, (tl.program_id(0) // count).to(tl.int64) * tall + tl.arange(0, tall)
+
+
 @triton.jit(do_not_specialize=FLAT)
 def _squeeze(
     c, codes, scales, shifts, vectors, rank, stream, total, column, first, run, count,
     size: tl.constexpr, bits: tl.constexpr, tall: tl.constexpr,
 ):  # fmt: skip
     """One run of some vectors."""
-    which, i = tl.program_id(0) % count, tl.arange(0, size)
-    row = (tl.program_id(0) // count).to(tl.int64) * tall + tl.arange(0, tall)
+    which, row = _place(count, tall)
+    i = tl.arange(0, size)
     seen = row < vectors
     x = tl.load(c + row[:, None] * rank + (column + which * size + i)[None, :], mask=seen[:, None], other=0.0)
     if bits == 8:
@@ -113,8 +119,8 @@ def _expand(
     size: tl.constexpr, bits: tl.constexpr, tall: tl.constexpr,
 ):  # fmt: skip
     """The coefficients of one run of some vectors."""
-    which, i = tl.program_id(0) % count, tl.arange(0, size)
-    row = (tl.program_id(0) // count).to(tl.int64) * tall + tl.arange(0, tall)
+    which, row = _place(count, tall)
+    i = tl.arange(0, size)
     seen, pair, token = row < vectors, row // tokens, row % tokens
     bit = i * bits
     here = codes.data + pair // rows * codes.batch + pair % rows * codes.head + token * codes.unit + first

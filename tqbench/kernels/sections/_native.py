@@ -13,6 +13,7 @@ from tqbench.codecs.blocks.packing import Widths
 from tqbench.core.errors import EvidenceError
 from tqbench.kernels import native
 from tqbench.kernels.packbits._native import table
+from tqbench.kernels.sections._arguments import dense
 
 OVERFLOW = 3  # what tqbench_quantize_sections returns: infinity stands in what it has written
 
@@ -42,10 +43,7 @@ def quantize(rows: Tensor, widths: Widths) -> tuple[Tensor, Tensor, Tensor]:
 
 def dequantize(codes: Tensor, minima: Tensor, steps: Tensor, dtype: torch.dtype) -> Tensor:
     """Float32 rows."""
-    codes, minima, steps = (x.contiguous() for x in (codes, minima, steps))
-    kinds = (codes.dtype, minima.dtype, steps.dtype, dtype)
-    if kinds != (torch.int32, torch.float16, torch.float16, torch.float32) or not minima.shape == steps.shape == codes.shape[:-1]:
-        raise EvidenceError(f"sections/native takes int32 codes with fp16 minima and steps to float32, not {kinds} {list(codes.shape)}")
+    codes, minima, steps = dense("native", codes, minima, steps, dtype)
     rows, count = torch.empty(codes.shape), codes.shape[-1]
     components = codes.shape[-2]
     sections = minima.numel() // components if components else 0

@@ -12,11 +12,12 @@ from tqbench.codecs.blocks.packing import Widths
 from tqbench.core.errors import EvidenceError
 from tqbench.kernels.packbits._triton import table, tile
 from tqbench.kernels.packed._triton_rounding import divided, half_below, nearest_even, not_finite, over
+from tqbench.kernels.sections._arguments import dense
 
 SMALLEST = tl.constexpr(2.0**-24)  # step
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["units"])
 def _quantize(
     rows, s_batch, s_head, s_unit, s_row, s_value, widths, codes, minima, steps, heads, units, components, count,
     height: tl.constexpr, values: tl.constexpr,
@@ -86,10 +87,7 @@ def quantize(rows: Tensor, widths: Widths) -> tuple[Tensor, Tensor, Tensor]:
 
 def dequantize(codes: Tensor, minima: Tensor, steps: Tensor, dtype: torch.dtype) -> Tensor:
     """Float32 rows."""
-    codes, minima, steps = (x.contiguous() for x in (codes, minima, steps))
-    kinds = (codes.dtype, minima.dtype, steps.dtype, dtype)
-    if kinds != (torch.int32, torch.float16, torch.float16, torch.float32) or not minima.shape == steps.shape == codes.shape[:-1]:
-        raise EvidenceError(f"sections/triton takes int32 codes with fp16 minima and steps to float32, not {kinds} {list(codes.shape)}")
+    codes, minima, steps = dense("triton", codes, minima, steps, dtype)
     rows, (components, count) = torch.empty(codes.shape, device=codes.device), codes.shape[-2:]
     if rows.numel():
         height, values = tile(count)
