@@ -15,12 +15,13 @@ import mlx.core as mx
 from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache, create_attention_mask
 
 from backends.mlx.arrays import MlxArrays
+from backends.stores import Stores
 from tqbench.cache.agreement import between
 from tqbench.cache.build import Layer, Shape
 from tqbench.cache.state import by_key, exact, exactly
 from tqbench.cache.store import Store
-from tqbench.core.errors import EvidenceError, StorageError, Unsupported
-from tqbench.core.evidence import SideEvidence, kept
+from tqbench.core.errors import StorageError, Unsupported
+from tqbench.core.evidence import SideEvidence
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import ModelInfo, Terms
 from tqbench.core.state import SIDES, Agreement, State
@@ -83,7 +84,7 @@ class BaselineCache(list[Any]):
         ]
 
 
-class StoreCache(list[Any]):
+class StoreCache(Stores, list[Any]):
     """The model's own cache with every layer that holds K and V replaced by a store; linear-attention layers stay the engine's."""
 
     def __init__(self, own: list[Any], info: ModelInfo, scheme: Scheme, terms: Terms):
@@ -117,30 +118,6 @@ class StoreCache(list[Any]):
         for store in self.stores:
             store.take_back(found)
         mx.eval([layer.state for layer in self])
-
-    def agreement(self, context: BaselineCache) -> list[Agreement]:
-        """With the exact keys and values of a context."""
-        return [side for store in self.stores for side in store.agreement(*context.piece(store.layer.index))]
-
-    def evidence(self) -> list[SideEvidence]:
-        """Per layer and side, what the stores did."""
-        return [side for store in self.stores for side in store.evidence()]
-
-    def verify(self) -> None:
-        """What quiet left out."""
-        for store in self.stores:
-            store.verify()
-
-    def kv_bytes(self) -> int:
-        """Bytes of all keys and values that are kept."""
-        return kept(self.evidence())
-
-    def check(self, tokens: int) -> None:
-        """Raise if any layer's queries did not go through its store."""
-        for store in self.stores:
-            if not store.queries == store.tokens == tokens:
-                through = f"{store.tokens} of {tokens} tokens stored, {store.queries} attended through the store"
-                raise EvidenceError(f"layer {store.layer.index}: {through}")
 
 
 def kv_layers(cache: Sequence[Any]) -> list[int]:

@@ -17,14 +17,15 @@ from transformers.cache_utils import (
     get_layer_types_and_kwargs,
 )
 
+from backends.stores import Stores
 from tqbench.cache.agreement import between
 from tqbench.cache.arrays import TorchArrays
 from tqbench.cache.build import Layer, Shape
 from tqbench.cache.shared import Shared
 from tqbench.cache.state import by_key, exact, exactly
 from tqbench.cache.store import Store
-from tqbench.core.errors import EvidenceError, StorageError, Unsupported
-from tqbench.core.evidence import SideEvidence, kept
+from tqbench.core.errors import StorageError, Unsupported
+from tqbench.core.evidence import SideEvidence
 from tqbench.core.scheme import Scheme
 from tqbench.core.session import Terms
 from tqbench.core.state import SIDES, Agreement, State
@@ -97,7 +98,7 @@ class BaselineCache(DynamicCache):
         ]
 
 
-class StoreCache(DynamicCache):
+class StoreCache(Stores, DynamicCache):
     """The model's own cache with every layer that holds K and V replaced by a store; linear-attention layers stay the engine's."""
 
     def __init__(self, config: Any, shape: Shape, device: str, scheme: Scheme, terms: Terms):
@@ -129,32 +130,9 @@ class StoreCache(DynamicCache):
         _saved(self.layers)
         own = [f"{store.layer.index}.{side}" for store in self.stores for side in SIDES]
         found = by_key(state, [*own, *(f"all.{side}" for side in self.shared.sides)])
-        for part in (*self.stores, self.shared):
-            part.take_back(found)
-
-    def agreement(self, context: BaselineCache) -> list[Agreement]:
-        """With the exact keys and values of a context."""
-        return [side for store in self.stores for side in store.agreement(*context.piece(store.layer.index))]
-
-    def evidence(self) -> list[SideEvidence]:
-        """Per layer and side, what the stores did."""
-        return [side for store in self.stores for side in store.evidence()]
-
-    def verify(self) -> None:
-        """What quiet left out."""
         for store in self.stores:
-            store.verify()
-
-    def kv_bytes(self) -> int:
-        """Bytes of all keys and values that are kept."""
-        return kept(self.evidence())
-
-    def check(self, tokens: int) -> None:
-        """Raise if any layer's queries did not go through its store."""
-        for store in self.stores:
-            if not store.queries == store.tokens == tokens:
-                through = f"{store.tokens} of {tokens} tokens stored, {store.queries} attended through the store"
-                raise EvidenceError(f"layer {store.layer.index}: {through}")
+            store.take_back(found)
+        self.shared.take_back(found)
 
 
 def kv_layers(config: Any) -> list[int]:
