@@ -16,6 +16,8 @@ from tqbench.core.session import LocalModel, Session
 from tqbench.models import packaged
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Before anything loads torch, and its OpenMP with it: several processes test at once, and threads that wait by spinning take their time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if shutil.which("nvidia-smi") is None:
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: its kernels run on the CPU then
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
