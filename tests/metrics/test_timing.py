@@ -120,31 +120,3 @@ def test_of_rounds_that_repeat_only_what_differs_between_repetitions_is_chance()
     assert max(widths) < 1.3 < timing.rate(np.ones(12), np.tile(work, 3)).high / timing.rate(np.ones(12), np.tile(work, 3)).low
     assert timing.rate_again(np.ones((1, 12)), np.ones((1, 12))).low is not None
     assert timing.rate_again(np.ones((2, 2)), np.ones((2, 2))).low is None
-
-
-@pytest.mark.parametrize("kind", ["quiet", "tailed", "slow spells"])
-@pytest.mark.parametrize("rounds", [4, 8])
-def test_a_ratio_over_repetitions_counts_what_few_rounds_do(kind: str, rounds: int) -> None:
-    """One round of each repetition does almost twice as much. 19 intervals of 20 hold the ratio of the work, also where both are slowed
-    down fourfold for a while, which the ratio of the sums would count as work."""
-    draw, work = np.random.default_rng(rounds), np.full(rounds, 8.0)
-    more = work * 0.8 + 6 * (np.arange(rounds) == 1)
-    pairs, sums = [], []
-    for _ in range(RUNS):
-        pace = 1 + 3 * (draw.random((3, rounds)) < 0.2) if kind == "slow spells" else 1.0
-        chance = draw.lognormal(0, 0.3 if kind == "tailed" else 0.03, (2, 3, rounds))
-        tops, bottoms = work * pace * chance[0], more * pace * chance[1]
-        pairs.append(timing.ratio_again(work, tops, bottoms))
-        sums.append(timing.rate_again(tops, bottoms))
-    truth = work.sum() / more.sum()
-    assert 0.92 * RUNS <= held(pairs, truth) <= 0.98 * RUNS
-    assert np.mean([one.value for one in pairs]) == pytest.approx(truth, rel=0.03)
-    assert kind != "slow spells" or held(sums, truth) < 0.85 * RUNS
-
-
-def test_a_ratio_of_rounds_of_unequal_sizes() -> None:
-    """Three rounds of eight tokens and one of two, in which the other side takes three times as long: 26 to 8 + 8 + 8 + 6."""
-    sizes = np.array([8.0, 8.0, 8.0, 2.0])
-    tops = np.tile(sizes, (2, 1)) * np.array([[1.0], [5.0]])  # the second repetition five times as slow
-    found = timing.ratio_again(sizes, tops, tops * [1, 1, 1, 3])
-    assert (found.value, found.low, found.high) == tuple(pytest.approx(26 / 30) for _ in range(3))

@@ -305,16 +305,6 @@ def test_what_no_graph_can_hold_is_said_and_the_rest_is_measured(session, cuda: 
     assert record.metrics["decode_tps"].value > 0
 
 
-def test_what_packs_in_few_rounds_has_its_cost_in_the_uncaptured_ratio_too() -> None:
-    """Four rounds of eight steps in each of three repetitions; in the third round of each, 32 tokens are packed."""
-    chance = np.random.default_rng(0).normal(1, 0.01, (3, 2, 4))
-    rounds = np.array([[8e-3] * 4, [6.4e-3, 6.4e-3, 22.4e-3, 6.4e-3]]) * chance
-    found = decode.metrics({"rounds": rounds, "moves": np.repeat(rounds / 8, 8, axis=2)}, 32)
-    assert found["decode_ratio"].value == pytest.approx(32 / 41.6, rel=0.02)
-    assert found["decode_ratio"].value == pytest.approx(found["decode_tps"].value / found["base_decode_tps"].value, rel=0.02)
-    assert 0.74 < found["decode_ratio"].low < 32 / 41.6 < found["decode_ratio"].high < 0.8
-
-
 def test_what_packs_in_few_rounds_has_its_cost_in_the_ratio() -> None:
     """Steps of 0.8 ms against 1 ms, and 32 tokens packed for 16 ms in one of four rounds: a median of rounds would not see them."""
     chance = np.random.default_rng(0).normal(1, 0.01, (2, 3, 4))

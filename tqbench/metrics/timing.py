@@ -112,16 +112,6 @@ def rate_again(tokens: Array, seconds: Array) -> Estimate:
     return Estimate(found, found / reach, found * reach)
 
 
-def ratio_again(sizes: Array, tops: Array, bottoms: Array) -> Estimate:
-    """Of all work in top to all of it in bottom, from [repetitions, rounds] whose rounds do the same work in every repetition, in top as
-    much for each unit of size. Pair by pair, so that what slows both down changes nothing, and of every round, so that what is done in few
-    of them counts; a round's own ratio is the geometric mean over repetitions, which treats both alike."""
-    paces = np.log(bottoms / tops)
-    typical = paces.mean(axis=0)
-    seconds = sizes * np.exp(typical) * (1 + paces - typical)  # around the typical ones, whose mean they have
-    return rate_again(np.broadcast_to(sizes, seconds.shape), seconds)
-
-
 def mean(values: Array) -> Estimate:
     """The mean over repetitions."""
     return rate(values, np.ones(len(values)))

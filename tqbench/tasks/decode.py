@@ -50,16 +50,15 @@ def together(new: int) -> int:
 
 
 def metrics(arrays: dict[str, Any], new: int) -> dict[str, Estimate]:
-    """From seconds [repetitions, 2, …], the model's own cache first. The ratio is of all rounds: a median would leave out the few in which
-    schemes that pack many tokens at once do so."""
-    own, rounds = (arrays["rounds"][:, lane] for lane in (0, 1))
+    """From seconds [repetitions, 2, …], the model's own cache first."""
+    own, rounds = (arrays["rounds"][:, lane].ravel() for lane in (0, 1))
     size = together(new)
     sizes = np.array([min(size, new - first) for first in range(0, new, size)], dtype=np.float64)
-    tokens = np.tile(sizes, len(rounds))
+    tokens = np.tile(sizes, len(arrays["rounds"]))
     latency = arrays["moves"][:, 1].ravel()
     return {
-        "decode_tps": timing.rate(tokens, rounds.ravel()),
+        "decode_tps": timing.rate(tokens, rounds),
         **{f"decode_ms_p{round(100 * q)}": timing.quantile(latency, q, 1e3) for q in (0.5, 0.9, 0.99)},
-        "decode_ratio": timing.ratio_again(sizes, own, rounds),
-        "base_decode_tps": timing.rate(tokens, own.ravel()),
+        "decode_ratio": timing.ratio(own, rounds).estimate,
+        "base_decode_tps": timing.rate(tokens, own),
     }
