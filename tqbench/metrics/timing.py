@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, lgamma, log
+from math import exp, lgamma, log, sqrt
 from statistics import median
 
 import numpy as np
@@ -105,11 +105,29 @@ def rate_again(tokens: Array, seconds: Array) -> Estimate:
     (repetitions, rounds), found = seconds.shape, float(tokens.sum() / seconds.sum())
     if repetitions < 2 or repetitions * rounds < ENOUGH:
         return rate(tokens.ravel(), seconds.ravel())
-    wrong = tokens - found * seconds
-    wrong = wrong - wrong.mean(axis=0)
-    error = float(np.sqrt((wrong**2).sum() * repetitions / (repetitions - 1)) / tokens.sum())
+    error = sqrt(max(_alike(tokens, seconds), _in_proportion(tokens, seconds)))
     reach = exp(student(1 - ERROR / 2, rounds * (repetitions - 1)) * error)
     return Estimate(found, found / reach, found * reach)
+
+
+def _alike(tokens: Array, seconds: Array) -> float:
+    """The variance of a rate's logarithm where rounds stray by as many seconds each: others that take a moment now and then."""
+    repetitions, total = len(seconds), float(tokens.sum())
+    wrong = tokens - total / seconds.sum() * seconds
+    wrong = wrong - wrong.mean(axis=0)
+    return float((wrong**2).sum() * repetitions / (repetitions - 1)) / total**2
+
+
+def _in_proportion(tokens: Array, seconds: Array) -> float:
+    """The same where they stray by as large a share each, so that a round that does most of the work is most of the chance. What strays
+    together in tokens and seconds, which are seconds too where the rate is a ratio, counts by how unevenly it weighs in the two."""
+    repetitions, rounds = seconds.shape
+    both = np.stack([tokens, seconds])
+    typical = both.mean(axis=1, keepdims=True)
+    apart, weights = both / typical - 1, typical[:, 0] / typical.sum(axis=2)
+    noise = np.einsum("irk,jrk->ij", apart, apart) / (rounds * (repetitions - 1)) / repetitions
+    weights = weights * np.array([[1.0], [-1.0]])
+    return float(np.einsum("ik,ij,jk", weights, noise, weights))
 
 
 def mean(values: Array) -> Estimate:

@@ -226,7 +226,10 @@ GPU = (
     Column("waits", "how often the host waits for the device per token, as far as torch sees it", metric("host_waits"), optional=True),
 )
 FORMS = Column("kernels", "the form of attention that ran; below it those that packed and unpacked", _kernels)
-RATIO = "times as fast as the model's own cache, in turn with it: the median over rounds; of the baseline, that cache against itself"
+RATIO = (
+    "times as fast as the model's own cache, in turn with it: the median over rounds, which the few that pack many tokens do not move (they "
+    "are in tok/s); of the baseline, that cache against itself"
+)
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "decode": (
         BITS,
