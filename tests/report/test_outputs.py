@@ -91,20 +91,31 @@ def test_coverage_is_that_of_the_side_that_was_packed_less(make, run_of):
     whole = make.record(make.cell("hardly"), coverage=0.54)
     evidence = [{**e, "attended_packed": 1000 if e["side"] == "k" else 80} for e in whole.evidence]
     apart = dataclasses.replace(whole, evidence=evidence)
-    longest = dataclasses.replace(apart, cell=make.cell("longest"), coverage=0.31)  # the other texts were shorter
+    shorter = {"coverage": 0.31, "coverage_sides": {"k": 0.57, "v": 0.05}}  # the other texts were, and the evidence is of the longest
+    longest = dataclasses.replace(apart, cell=make.cell("longest"), **shorter)
+    older = dataclasses.replace(apart, cell=make.cell("older"), coverage=0.31)
     protected = [{**e, "counts": e["layer"] > 0} for e in make.record(make.cell()).evidence]
     alike = dataclasses.replace(make.record(make.cell("alike"), coverage=0.75), evidence=protected)
-    run = run_of([make.baseline(), apart, longest, alike])
-    shown = {name: figure(run, name, "coverage %") for name in ("hardly", "longest", "alike")}
+    run = run_of([make.baseline(), apart, longest, older, alike])
+    shown = {name: figure(run, name, "coverage %") for name in ("hardly", "longest", "older", "alike")}
     assert (shown["hardly"].text, shown["hardly"].detail, shown["hardly"].order) == ("8*", "(K 100 / V 8)", 0.08)
-    assert (shown["longest"].text, shown["longest"].detail) == ("8*", "(K 100 / V 8 in the longest text)")
+    assert (shown["longest"].text, shown["longest"].detail, shown["longest"].order) == ("5*", "(K 57 / V 5)", 0.05)
+    assert (shown["older"].text, shown["older"].detail, shown["older"].order) == ("31*", "(K and V together)", 0.31)
     assert (shown["alike"].text, shown["alike"].detail) == ("75", "")
     texts = outputs(run)
     assert "8* (K 100 / V 8) " in texts["markdown"].replace("\\", "")
     assert "8*<small>(K 100 / V 8)</small>" in texts["page"]
     assert "100/8" in texts["terminal"]
-    assert "100/8 in" not in texts["terminal"]
-    assert all("coverage: of K or of V, whichever was packed less" in texts[name] for name in ("terminal", "markdown", "page"))
+    for said in ("coverage: of K or of V, whichever was packed less", "K and V together: the record is older"):
+        assert all(said in texts[name] for name in ("terminal", "markdown", "page"))
+
+
+def test_words_below_figures_are_explained_where_their_own_column_has_them(make, run_of):
+    """K / V below bits is no word about coverage."""
+    run = run_of([make.baseline(), make.record(make.cell("q8_0/turbo3"), (8.5, 3.25))])
+    assert figure(run, "q8_0/turbo3", "bits").detail == "(K 8.5 / V 3.25)"
+    assert figure(run, "q8_0/turbo3", "coverage %").detail == ""
+    assert tables(run)[0].marks() == []
 
 
 def test_bits_say_what_those_of_packed_values_leave_out(make, run_of):

@@ -12,12 +12,12 @@ import pytest
 from backends.transformers import tiny
 from backends.transformers.session import TransformersSession
 from tqbench.cache.store import Store
-from tqbench.core.evidence import SideEvidence
+from tqbench.core.evidence import SideEvidence, coverage_sides
 from tqbench.core.presets import preset, read
 from tqbench.core.scheme import Scheme
-from tqbench.core.session import Terms
+from tqbench.core.session import Terms, TokenScores
 from tqbench.schemes.kvtc import PRESETS
-from tqbench.tasks._proof import _declared
+from tqbench.tasks._proof import Witness, _declared
 
 IDS = np.random.default_rng(0).integers(0, 256, 288)  # KIVI and its like flush after 128; kvtc_lite packs its first section after 260
 
@@ -73,3 +73,23 @@ def test_a_side_that_runs_the_codec_of_the_other_is_told(session: Any, monkeypat
     assert len(found) >= 2
     assert all(" v: " in text for text in found)
     assert words in found[0]
+
+
+def test_coverage_of_each_side_is_of_all_texts(session: Any) -> None:
+    """Texts shorter than what KIVI keeps exact have no packed V, which the evidence, of the longest, does not show."""
+    witness = Witness(preset("kivi2"), session.info)
+    windows = []
+    for ids in (IDS[:150], IDS[:150], IDS):
+        cache = session.new_cache(witness.scheme, Terms())
+        for token in range(0, len(ids), 10):
+            session.forward(ids[token : token + 10], cache)
+        windows.append(cache.evidence())
+        witness.see(windows[-1])
+    lost = np.array([0.1, 0.2])
+    proof = witness.prove(TokenScores(lost, 2 * lost, lost, np.zeros(2, np.int64)))
+    for side in "kv":
+        own = [e for window in windows for e in window if e.side == side]
+        assert proof["coverage_sides"][side] == sum(e.attended_packed for e in own) / sum(e.attended for e in own)
+    alone = coverage_sides(windows[-1])
+    assert 0 < proof["coverage_sides"]["v"] < alone["v"] < alone["k"]
+    assert proof["coverage"] == pytest.approx(sum(proof["coverage_sides"].values()) / 2)

@@ -103,6 +103,7 @@ def test_a_cell_has_all_layers_and_sides_of_the_scheme(session, scheme: str) -> 
     assert record.metrics["kld_sum"].value == pytest.approx(sums["k"] + sums["v"])
     assert sum(row["first"] for row in record.layers) == pytest.approx(1)
     assert record.coverage == 1
+    assert record.coverage_sides == {"k": 1, "v": 1}
     by_side, _ = measured(session, scheme, probes="sides")
     assert by_side.layers == []
     assert {name: by_side.metrics[name] for name in ("kld", "kld_k", "kld_v")} == {n: record.metrics[n] for n in ("kld", "kld_k", "kld_v")}

@@ -50,6 +50,12 @@ def coverage(evidence: Sequence[SideEvidence]) -> float:
     return sum(e.attended_packed for e in evidence if e.counts) / seen if seen else 0.0
 
 
+def coverage_sides(evidence: Sequence[SideEvidence]) -> dict[str, float]:
+    """The same of K alone and of V alone, where they were attended."""
+    sides = {side: [e for e in evidence if e.side == side] for side in ("k", "v")}
+    return {side: coverage(own) for side, own in sides.items() if any(e.attended for e in own)}
+
+
 def kept(evidence: Sequence[SideEvidence]) -> int:
     """Bytes of all keys and values that are kept, packed and exact; room for growth is not counted."""
     return sum(e.bytes_payload + e.bytes_metadata + e.bytes_exact for e in evidence)

@@ -92,6 +92,7 @@ class Record:
     calibration: dict[str, Any] = field(default_factory=dict)  # the text that codecs learned from, and the hash of what they learned
     floors: dict[str, float | None] = field(default_factory=dict)  # `instrument` and `scheme`, in ppl
     coverage: float | None = None  # share of attended K and V that was packed
+    coverage_sides: dict[str, float] = field(default_factory=dict)  # the same of K alone and of V alone; older records lack it
     ledger: dict[str, Any] = field(default_factory=dict)  # resident bytes and bits
     kernels: dict[str, Any] = field(default_factory=dict)  # which form of each operation ran, and why faster ones did not
     timing: dict[str, Any] = field(default_factory=dict)  # threads, repetitions, and whether others used the machine meanwhile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -78,22 +79,28 @@ def coverage(line: Line) -> Figure:
     share, sides = line.record.coverage, _sides(line.record)
     if share is None:
         return Figure(NONE)
+    if sides is None:
+        return Figure(f"{_percent(share)}{_mark(share)}", "(K and V together)", share, "both")
     k, v = map(_percent, sides)
     if k == v:
         return Figure(f"{_percent(share)}{_mark(share)}", order=share)
-    where = "" if abs(sum(sides) / 2 - share) < ROUNDED else " in the longest text"
-    least = min(share, *sides)
-    return Figure(f"{_percent(least)}{_mark(least)}", f"(K {k} / V {v}{where})", least, "/".join(f"{100 * side:.0f}" for side in sides))
+    least = min(sides)
+    return Figure(f"{_percent(least)}{_mark(least)}", f"(K {k} / V {v})", least, "/".join(f"{100 * side:.0f}" for side in sides))
 
 
-def _sides(record: Record) -> tuple[float, float]:
-    """Of what was attended of K, and of V, the share that was packed, by the evidence, which is of the longest text."""
-    seen = [[e for e in record.evidence if e.get("side") == side and e.get("attended")] for side in "kv"]
-    if not all(seen):
-        return (record.coverage or 0.0,) * 2
-    packed = [sum(e["attended_packed"] for e in own if e.get("counts", True)) for own in seen]
-    k, v = (some / sum(e["attended"] for e in own) for some, own in zip(packed, seen, strict=True))
-    return k, v
+def _sides(record: Record) -> tuple[float, float] | None:
+    """Of what was attended of K, and of V, the share that was packed. Older records tell it by their evidence, of the longest text:
+    where that does not come to the coverage of all texts, nothing is known of a side."""
+    if told := record.coverage_sides:
+        k, v = (told.get(side, record.coverage or 0.0) for side in ("k", "v"))
+        return k, v
+    attended, packed = Counter[str](), Counter[str]()
+    for e in record.evidence:
+        attended[e["side"]] += e.get("attended", 0)
+        packed[e["side"]] += e.get("attended_packed", 0) if e.get("counts", True) else 0
+    if not (attended["k"] and attended["v"]) or abs(packed.total() / attended.total() - (record.coverage or 0.0)) > ROUNDED:
+        return None
+    return packed["k"] / attended["k"], packed["v"] / attended["v"]
 
 
 def _percent(share: float) -> str:
@@ -143,10 +150,11 @@ COVERAGE = Column(
     "the share of what was attended that was read in packed form: of K and V the smaller, and below it both where they differ",
     coverage,
 )
-# What the words below figures of these two columns mean.
-BELOW = {
-    "kept ": "kept: bits over all values at this context, those of windows and sinks at 16",
-    "tables ": "tables, or + where there is little room: what codecs learned, once for the model and in no bits",
-    "K ": "coverage: of K or of V, whichever was packed less",
-}
+# What the words below figures of these two columns mean: column, word, meaning.
+BELOW = (
+    (BITS, "kept ", "kept: bits over all values at this context, those of windows and sinks at 16"),
+    (BITS, "tables ", "tables, or + where there is little room: what codecs learned, once for the model and in no bits"),
+    (COVERAGE, "K ", "coverage: of K or of V, whichever was packed less"),
+    (COVERAGE, "together", "K and V together: the record is older and does not tell them apart, and one of them may be packed less"),
+)
 KERNELS = Column("kernels", "the form of attention that ran; below it the form that unpacked the cache", kernels)

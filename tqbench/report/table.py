@@ -40,8 +40,8 @@ class Table:
     def marks(self) -> list[str]:
         """What the marks in this table mean."""
         used = {mark for row in self.rows for figure in row.figures for mark in MARKS if mark in figure.text}
-        below = "".join(f.detail for row in self.rows for c, f in zip(self.columns, row.figures, strict=False) if c in (BITS, COVERAGE))
-        words = [meaning for word, meaning in BELOW.items() if word in below]
+        below = [(column, f.detail) for row in self.rows for column, f in zip(self.columns, row.figures, strict=False)]
+        words = [meaning for of, word, meaning in BELOW if any(column is of and word in detail for column, detail in below)]
         return [*(f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in used), *words]
 
     def notes(self) -> list[str]:

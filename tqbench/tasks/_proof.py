@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,8 +32,8 @@ class Witness:
 
     scheme: Scheme
     info: ModelInfo
-    attended: int = 0
-    packed: int = 0
+    attended: Counter[str] = field(default_factory=Counter)  # by side
+    packed: Counter[str] = field(default_factory=Counter)
     found: dict[str, None] = field(default_factory=dict)
     longest: list[SideEvidence] = field(default_factory=list)
 
@@ -40,8 +41,9 @@ class Witness:
         """One more window; its coverage."""
         texts = proof.audit(window, self.info.kv_layers, lossless=False, identical=False, covered=True)
         self.found |= dict.fromkeys((*texts, *_declared(window, self.scheme, self.info)))
-        self.attended += sum(e.attended for e in window)
-        self.packed += sum(e.attended_packed for e in window if e.counts)
+        for e in window:
+            self.attended[e.side] += e.attended
+            self.packed[e.side] += e.attended_packed if e.counts else 0
         if not self.longest or _length(window) >= _length(self.longest):
             self.longest = window
         return proof.coverage(window)
@@ -49,7 +51,8 @@ class Witness:
     def prove(self, scores: TokenScores) -> dict[str, Any]:
         """Evidence of the longest window, audits over all of them, and the ledger. `scores`: beside the model's own cache."""
         identical = bool(np.array_equal(scores.nll, scores.base_nll) and not scores.kld.any())
-        lossless, coverage = self.scheme.lossless_in(self.info.dtype), self.packed / self.attended if self.attended else 0.0
+        lossless, attended = self.scheme.lossless_in(self.info.dtype), self.attended.total()
+        coverage = self.packed.total() / attended if attended else 0.0
         facts: dict[str, Any] = {"lossless": lossless, "identical": identical, "covered": coverage > 0}
         found = [*self.found, *proof.audit(self.longest, self.info.kv_layers, **facts)]
         control: dict[str, Any] = {"bypass": self.scheme.bypass, "lossless": lossless, "dtype": self.info.dtype}
@@ -57,6 +60,7 @@ class Witness:
         return {
             "audits": list(dict.fromkeys(found)),
             "coverage": coverage,
+            "coverage_sides": {side: self.packed[side] / seen for side, seen in sorted(self.attended.items()) if seen},
             "evidence": [dataclasses.asdict(e) for e in self.longest],
             "kernels": kernels(self.longest),
             "ledger": ledger(self.longest, self.info),

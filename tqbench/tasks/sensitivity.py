@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqbench.core.errors import ConfigError, Unsupported
-from tqbench.core.evidence import SideEvidence, coverage
+from tqbench.core.evidence import SideEvidence, coverage, coverage_sides
 from tqbench.core.presets import preset, read
 from tqbench.core.record import Cell, Estimate
 from tqbench.core.scheme import Layers, Scheme
@@ -178,6 +178,7 @@ def _found(singles: list[_Probe], wholes: list[_Probe], where: NDArray[np.int64]
         "layers": [_row(boot, probe, first) for probe, first in zip(singles, firsts, strict=True)],
         "audits": list(dict.fromkeys(text for probe in (*singles, *wholes) for text in probe.audits)),
         "coverage": coverage(packed),
+        "coverage_sides": coverage_sides(packed),
         "evidence": [dataclasses.asdict(e) for e in packed],
         "kernels": kernels(packed),
         "ledger": ledger(packed, info),
