@@ -207,6 +207,18 @@ def test_cells_that_one_run_lacks_are_named(measured):
     assert found == {"baseline": "", "turbo4": "only suite/b has it", "q8_0": "only suite/a has it"}
 
 
+def test_why_cells_are_not_comparable_fits_in_a_pipe(measured, capsys):
+    from tqbench.cli import table
+
+    a, b = measured("a", {"q8_0": NLL}), measured("b", {f"scheme_of_many_{i}": NLL for i in range(20)})
+    (comparison,) = compare.compare((a, None), [(b, None)])
+    (section,) = [section for section in comparison.sections() if section.title == "Not comparable"]
+    table.show(section.title, section.columns, section.rows, section.widest)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 120
+    assert all(f"scheme_of_many_{i}" in out for i in range(20))
+
+
 def test_contexts_find_their_like(measured):
     a = measured("a", {"q8_0": NLL + NOISE})
     long = [dataclasses.replace(cell, params=cell.params | {"context": 128}) for cell in a.cells]

@@ -52,7 +52,7 @@ def compare(
         typer.echo(f"\n{report.heading(one)}")
         for section in one.sections():
             typer.echo()
-            table.show(section.title, section.columns or ("",), section.rows)
+            table.show(section.title, section.columns or ("",), section.rows, section.widest)
             for note in section.notes:
                 typer.echo(note)
     if markdown:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -21,8 +21,9 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, markup=False, emoji=False, width=WIDE)
 
 
-def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; a column whose title ends in `>` is aligned to the right. The first column is never wrapped."""
+def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], widest: int | None = None) -> None:
+    """Print a table; a column whose title ends in `>` is aligned to the right. The first column is never wrapped, unless none may be wider
+    than `widest`, as where all hold sentences."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -31,7 +32,8 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> N
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True, show_header=any(columns))
     for i, column in enumerate(columns):
-        grid.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold", no_wrap=i == 0)
+        side: Literal["left", "right"] = "right" if column.endswith(">") else "left"
+        grid.add_column(column.rstrip(">"), justify=side, overflow="fold", no_wrap=not widest and i == 0, max_width=widest)
     for row in rows:
         grid.add_row(*(Text(plain(value)) for value in row))
     out = console()

@@ -24,6 +24,7 @@ SPEED = {  # of each task, what stands side by side
     "storage": ("stored_ratio", "entropy_gain", "cos_k_min", "cos_v_min", "ttft_gain", "ttft_load_ms", "save_ms", "load_ms"),
     "sensitivity": ("kld", "kld_k", "kld_v", "kld_worst"),
 }
+SENTENCE = 58  # columns, two of which fit where 120 are usual
 COUNTED = ("memory", "sensitivity")  # of these, what no clock has a part in
 QUALITY = ("cell", "ppl first>", "ppl other>", "Δppl>", "95 %>", "ln ratio>", "tokens>", "says")
 UNPAIRED_SPEED = (
@@ -46,6 +47,7 @@ class Section:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    widest: int | None = None  # that a column may be on a terminal and in a pipe, where it holds sentences or a hundred names
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Comparison:
             )
         refused = {pair.why: [names[id(one)] for one in self.pairs if one.why == pair.why] for pair in self.pairs if pair.why}
         if refused:
-            yield Section("Not comparable", ("because", "cells"), tuple((why, ", ".join(cells)) for why, cells in refused.items()))
+            rows = tuple((why, ", ".join(cells)) for why, cells in refused.items())
+            yield Section("Not comparable", ("because", "cells"), rows, widest=SENTENCE)
         yield from self._knobs(names)
 
     def _names(self) -> dict[int, str]:
