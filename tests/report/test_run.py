@@ -61,6 +61,17 @@ def test_what_is_not_there_is_an_error_that_lists_what_is(make, write_run, tmp_p
         find("gone", tmp_path / "nowhere")
 
 
+def test_of_runs_that_no_suite_gathers_one_is_proposed(make, write_run, tmp_path):
+    """As committed runs lie: `--results results/reference` and a suite's name."""
+    for suite, name in (("quickstart", "quickstart-cpu"), ("gate", "gate-cpu")):
+        (write_run([make.baseline()], suite=suite)).rename(tmp_path / "results" / name)
+    with pytest.raises(ConfigError, match=r"\(runs lie in it directly: give one of them, as quickstart-cpu\)"):
+        find("quickstart", tmp_path / "results")
+    assert find("quickstart-cpu", tmp_path / "results") == tmp_path / "results" / "quickstart-cpu"
+    with pytest.raises(ConfigError, match=r"as (gate|quickstart)-cpu"):
+        find("gone", tmp_path / "results")
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "tqbench.plan/2"}', '{"schema": "tqbench.plan/1"}'])
 def test_a_plan_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "plan.json").write_text(text)

@@ -245,8 +245,15 @@ def find(ref: str, results: Path = Path("results")) -> Path:
             f"{ref!r} was measured by other tools: `tqbench report` shows it, nothing is compared with it and no gate judges it"
         )
     known = sorted(folder.name for folder in results.iterdir() if _runs(folder)) if results.is_dir() else []
-    exists = f"it has: {', '.join(known)}" if known else "it has no runs yet"
+    exists = "; ".join([*_directly(ref, results), *([f"it has: {', '.join(known)}"] if known else [])]) or "it has no runs yet"
     raise ConfigError(f"no run is called {ref!r}: give a run's folder, a record.json, or a suite with runs in {results} ({exists})")
+
+
+def _directly(ref: str, results: Path) -> list[str]:
+    """Where runs lie in `results` itself, in no suite's folder, as committed ones do: how to name one, best one of the suite."""
+    runs = _runs(results)
+    meant = [run for run in runs if _read(run / "plan.json").get("suite") == ref]
+    return [f"runs lie in it directly: give one of them, as {(meant or runs)[-1].name}"] if runs else []
 
 
 def taken(ref: str, run: Run, results: Path = Path("results")) -> str | None:
