@@ -262,12 +262,38 @@ def test_a_text_that_is_not_there_fails_once_and_before_the_run(tmp_path: Path) 
     assert list(tmp_path.rglob("plan.json")) == []
 
 
+def test_a_suite_that_is_not_here_is_found_where_the_sources_are(tmp_path: Path) -> None:
+    ready = ROOT / "suites"
+    for name, said in (
+        ("suites/long_ctx.yaml", f"did you mean '{ready / 'long_ctx.yaml'}'?\n"),
+        ("mine", f"(ready ones are in {ready})\n"),
+    ):
+        done = run("plan", name, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.endswith(said)
+
+
+def test_a_page_of_an_edited_copy_leaves_that_of_its_original(tmp_path: Path) -> None:
+    original = tmp_path / "results" / "mine" / "abc"
+    Record(CELLS[0], "oom").write(original / "cells" / CELLS[0].key)
+    planned(original)
+    assert run("report", "mine", cwd=tmp_path).returncode == 0
+    page = tmp_path / "reports" / "mine" / "abc" / "index.html"
+    before = page.read_bytes()
+    shutil.copytree(original, tmp_path / "copy")
+    record = tmp_path / "copy" / "cells" / CELLS[0].key / "record.json"
+    record.write_text(record.read_text().replace('"oom"', '"crashed"'))
+    done = run("report", "copy", cwd=tmp_path)
+    assert str(Path("reports", "mine", "abc-altered", "index.html")) in done.stdout
+    assert page.read_bytes() == before
+
+
 def test_a_report_says_whose_exit_code_it_prints(tmp_path: Path) -> None:
     Record(CELLS[0], "oom").write(tmp_path / "results" / "mine" / "abc" / "cells" / CELLS[0].key)
     planned(tmp_path / "results" / "mine" / "abc")
     done = run("report", "mine", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "(exit code 3 for a run that ends so)" in done.stdout
+    assert "(tqbench run ends with exit code 3 here)" in done.stdout
     assert "(exit code 3)" in run("gate", "mine", cwd=tmp_path).stdout  # its own
 
 

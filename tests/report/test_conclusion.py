@@ -28,9 +28,9 @@ def told(run, found):
 def test_what_only_shows_a_run_says_whose_exit_code_it_is(make, run_of):
     run = run_of([make.baseline(), make.broken(make.cell("lost"))])
     found = conclude(run)
-    assert found.reported == "a required cell did not complete (exit code 3 for a run that ends so)"
+    assert found.reported == "a required cell did not complete (tqbench run ends with exit code 3 here)"
     assert found.reported in markdown.render(run, found)
-    assert "exit code 3 for a run that ends so" in page.render(run, found, [])
+    assert "<code>tqbench run</code> ends with exit code 3 here" in page.render(run, found, [])
 
 
 def kinds(run, found):

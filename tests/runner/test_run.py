@@ -48,7 +48,7 @@ def test_a_budget_does_not_turn_what_failed_before_green(planned: Plan, tmp_path
     outcomes: dict[str, Outcome] = {"baseline": "ok", "turbo4": "ok"} | ({"q8_0": outcome} if outcome else {})
     done = run(planned, tmp_path, outcomes, planned.cells[1])
     assert (done.measured, done.conclusion.code) == (0, code)
-    assert f"(exit code {code} for a run that ends so)" in (done.page.parent / "report.md").read_text()
+    assert f"(tqbench run ends with exit code {code} here)" in (done.page.parent / "report.md").read_text()
 
 
 def test_a_suite_that_nothing_is_left_of_is_not_green(planned: Plan, tmp_path: Path) -> None:

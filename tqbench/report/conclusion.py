@@ -35,7 +35,7 @@ class Conclusion:
     @property
     def reported(self) -> str:
         """The same where a run is only shown, which itself ends with 0 whatever it shows."""
-        return f"{self.says} (exit code {self.code} for a run that ends so)"
+        return f"{self.says} (tqbench run ends with exit code {self.code} here)"
 
 
 Judged = tuple[Run, Conclusion]

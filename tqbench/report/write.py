@@ -23,10 +23,15 @@ def write(run: Run, found: Conclusion, reports: Path) -> Path:
 
 
 def folder(runs: Sequence[Run], imports: Sequence[str] = ()) -> Path:
-    """Where a page of these runs, and of what was imported under these names, lies in `reports/`."""
-    named = [*((run.suite, run.name) for run in runs), *(("imported", name) for name in imports)]
+    """Where a page of these runs, and of what was imported under these names, lies in `reports/`. Of what was changed after it was measured
+    apart: an edited copy has the name of its original, whose page it must not replace."""
+    named = [*((run.suite, f"{run.name}{_altered(run)}") for run in runs), *(("imported", name) for name in imports)]
     suites, names = (dict.fromkeys(map(safe, part)) for part in zip(*named, strict=True))
     return Path("+".join(suites), "+".join(names))
+
+
+def _altered(run: Run) -> str:
+    return "-altered" if any(record.outcome == "altered" for record in run.records) else ""
 
 
 def write_pages(judged: Sequence[Judged], views: Sequence[View], to: Path, others: Sequence[Foreign] = ()) -> Path:

@@ -21,6 +21,7 @@ At = tuple[str | int, ...]
 LARGEST = 1_000_000  # bytes; a suite has a few hundred
 DEEPEST = 30
 READY = Path("suites")  # that come with the project
+SOURCES = Path(__file__).parents[2] / READY  # where tqbench runs from its sources, or is installed from them in place; else not there
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -100,12 +101,12 @@ def _within(folder: Path) -> str:
 
 
 def _nearby(path: Path) -> str:
-    there = [str(other) for folder in {path.parent, READY} for other in folder.glob("*.yaml")]
+    there = [str(other) for folder in dict.fromkeys((path.parent, READY, SOURCES)) for other in folder.glob("*.yaml")]
     near = difflib.get_close_matches(str(path), there, n=1) or [name for name in there if Path(name).stem == path.stem]
     if near:
         return f"; did you mean {near[0]!r}?"
-    ready = _listed(READY)
-    return f"; give the path of a suite, a YAML file{f' (here: {ready})' if ready else ''}"
+    ready = f"here: {here}" if (here := _listed(READY)) else f"ready ones are in {SOURCES}" if _listed(SOURCES) else ""
+    return f"; give the path of a suite, a YAML file{f' ({ready})' if ready else ''}"
 
 
 def _listed(folder: Path) -> str:
