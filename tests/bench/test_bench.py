@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +23,7 @@ from tqbench.bench.race import Lane, _round, race
 from tqbench.bench.result import BEST, SCHEMA, Bench, Ceiling, Group, Row
 from tqbench.bench.run import run
 from tqbench.cli import app
+from tqbench.cli.bench import WRONG, _code
 from tqbench.codecs.blocks import runs
 from tqbench.core.errors import ConfigError
 from tqbench.core.op import Impl, Op
@@ -497,10 +499,34 @@ def test_what_is_cut_off_keeps_what_it_has_found(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(of_attend, "contenders", cut)
     command = ["attend", "--shape", SMALL, "--schemes", "q8_0", "--rounds", "2", "--tokens"]
-    done = CliRunner().invoke(app, ["bench", *command, "32,64,96", "-o", str(tmp_path)])
-    assert done.exit_code == 130
-    assert "interrupted: 64 and 96 tokens were not measured" in done.stdout
-    data = json.loads((tmp_path / "bench.json").read_text())
-    assert ([group["tokens"] for group in data["groups"]], data["unmeasured"]) == ([32], [64, 96])
+    for folder in (tmp_path, tmp_path / "interrupted"):  # where there are results already, they stay
+        done = CliRunner().invoke(app, ["bench", *command, "32,64,96", "-o", str(tmp_path)])
+        assert done.exit_code == 130
+        assert "interrupted: 64 and 96 tokens were not measured" in done.stdout
+        assert done.stdout.endswith(f"results  {folder}\n")
+        data = json.loads((folder / "bench.json").read_text())
+        assert ([group["tokens"] for group in data["groups"]], data["unmeasured"]) == ([32], [64, 96])
     with pytest.raises(KeyboardInterrupt):
         run(small("attend", tokens="64,96"))
+
+
+def test_what_is_cut_off_before_the_ceiling_is_known_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, measure = [], ceiling.measure
+
+    def cut(*args: Any) -> Ceiling:
+        calls.append(args)
+        if len(calls) > 2:  # before the first size, and after each
+            raise KeyboardInterrupt
+        return measure(*args)
+
+    monkeypatch.setattr(ceiling, "measure", cut)
+    found = run(small("attend", tokens="32,64"))
+    assert (len(found.groups), found.unmeasured) == (1, (64,))
+
+
+def test_a_wrong_form_is_said_before_an_interruption() -> None:
+    found = run(small("attend", tokens="32"))
+    assert _code(dataclasses.replace(found, unmeasured=(64,))) == 130
+    rows = [dataclasses.replace(row, outcome="wrong") for row in found.groups[0].rows]
+    wrong = (dataclasses.replace(found.groups[0], rows=tuple(rows)),)
+    assert _code(dataclasses.replace(found, groups=wrong, unmeasured=(64,))) == WRONG

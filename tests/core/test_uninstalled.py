@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import Distribution, distribution, distributions
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -50,7 +52,7 @@ def said(dist: Distribution) -> tuple[str, set[str], list[str], list[tuple[str, 
 
 
 def test_it_says_what_the_project_file_says() -> None:
-    found = Sources()
+    found = Sources(PROJECT)
     assert found.name == PROJECT["name"]
     _, needed, extras, entries = said(found)
     assert {str(Requirement(one)) for one in PROJECT["dependencies"]} < needed
@@ -64,3 +66,13 @@ def test_an_installed_one_comes_first() -> None:
     assert sum(isinstance(one, Sources) for one in distributions(name="tqbench")) == 1
     others = [one for one in distributions(name="tqbench") if not isinstance(one, Sources)]
     assert isinstance(distribution("tqbench"), Sources) == (not others)
+
+
+@pytest.mark.parametrize("text", ["[tool.poetry]", "[project]\nname = 'another'", "[project", None])
+def test_the_project_file_of_another_says_nothing(text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some packages leave theirs among what is installed."""
+    if text is not None:
+        (tmp_path / "pyproject.toml").write_text(text)
+    monkeypatch.setattr(uninstalled, "ROOT", tmp_path)
+    monkeypatch.setattr(uninstalled, "_project", cache(uninstalled._project.__wrapped__))
+    assert uninstalled.Finder().find_distributions() == []

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,31 +40,44 @@ if "tqbench.runner.worker" in sys.orig_argv:
 LOADING, MEASURING = "tqbench.models.resolve.resolve", "tqbench.tasks.run"
 
 
-def start_and_hold(
-    folder: Path, *args: str, at: str, passed: int = 0, code: str | None = None
-) -> tuple[subprocess.Popen[bytes], psutil.Process]:
-    """A run in a process group of its own, and its worker, which has stopped itself at the call of a function that it has passed so many
-    times before: however busy the machine is, nothing goes on until the worker is let go. The run hears interrupts even if these tests
-    were started in the background of a shell."""
-    package, module, function = at.rsplit(".", 2)
-    path = folder / "path"
-    path.mkdir()
-    (path / "sitecustomize.py").write_text(STAND_STILL.format(package=package, module=module, function=function, before=passed))
-    command = [sys.executable, *(["-c", code] if code else ["-m", "tqbench"]), *args]
-    environment = {**os.environ, "PYTHONPATH": str(path)}
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here would be ignored there
-    try:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
-    while process.poll() is None:
-        for child in psutil.Process(process.pid).children():
-            if child.status() == psutil.STATUS_STOPPED:
-                return process, child
-        time.sleep(0.05)
-    pytest.fail("the run ended before its worker stood still")
+Hold = Callable[..., tuple[subprocess.Popen[bytes], psutil.Process]]
+
+
+@pytest.fixture
+def start_and_hold(tmp_path: Path) -> Iterator[Hold]:
+    """Starts a run in a process group of its own, and gives it and its worker, which has stopped itself at the call of a function that it
+    has passed so many times before: however busy the machine is, nothing goes on until the worker is let go. The run hears interrupts even
+    if these tests were started in the background of a shell. Nothing of it outlives a test that fails."""
+    started: list[psutil.Process] = []
+
+    def start(*args: str, at: str, passed: int = 0, code: str | None = None) -> tuple[subprocess.Popen[bytes], psutil.Process]:
+        package, module, function = at.rsplit(".", 2)
+        path = tmp_path / "path"
+        path.mkdir()
+        (path / "sitecustomize.py").write_text(STAND_STILL.format(package=package, module=module, function=function, before=passed))
+        command = [sys.executable, *(["-c", code] if code else ["-m", "tqbench"]), *args]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here would be ignored there
+        try:
+            process = subprocess.Popen(
+                command, cwd=tmp_path, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
+        parent = psutil.Process(process.pid)
+        started.append(parent)
+        while process.poll() is None:
+            for child in parent.children():
+                if child.status() == psutil.STATUS_STOPPED:
+                    started.append(child)
+                    return process, child
+            time.sleep(0.05)
+        pytest.fail("the run ended before its worker stood still")
+
+    yield start
+    for one in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 def let_go(worker: psutil.Process) -> None:
@@ -110,9 +123,16 @@ def expected(tmp_path_factory: pytest.TempPathFactory, suite_text: Callable[...,
 @pytest.mark.parametrize("victim", ["parent", "worker", "group"])
 @pytest.mark.parametrize(("place", "finished"), [(LOADING, 0), (MEASURING, 2)])
 def test_a_kill_costs_no_finished_cell(
-    place: str, finished: int, victim: str, expected: bytes, tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path
+    place: str,
+    finished: int,
+    victim: str,
+    expected: bytes,
+    tqbench: Callable[..., Any],
+    small_suite: Callable[..., str],
+    tmp_path: Path,
+    start_and_hold: Hold,
 ) -> None:
-    process, worker = start_and_hold(tmp_path, "run", small_suite(*SCHEMES), at=place, passed=finished)
+    process, worker = start_and_hold("run", small_suite(*SCHEMES), at=place, passed=finished)
     if victim == "worker":
         worker.kill()
     elif victim == "parent":
@@ -156,9 +176,11 @@ def test_a_damaged_record_is_measured_again(tqbench: Callable[..., Any], small_s
     assert json.loads(path.read_text())["metrics"] == whole["metrics"]
 
 
-def test_a_second_run_in_the_same_folder_is_refused(tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path) -> None:
+def test_a_second_run_in_the_same_folder_is_refused(
+    tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path, start_and_hold: Hold
+) -> None:
     suite = small_suite(*SCHEMES)
-    process, worker = start_and_hold(tmp_path, "run", suite, at=LOADING)
+    process, worker = start_and_hold("run", suite, at=LOADING)
     second = tqbench("run", suite)
     assert second.returncode == 2
     assert f"another run (process {process.pid}) works in" in second.stderr
@@ -186,10 +208,10 @@ def test_a_cell_that_needs_too_much_memory_costs_no_other(tqbench: Callable[...,
 
 
 def test_an_interrupt_keeps_what_is_measured_and_says_the_command_that_continues(
-    tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path
+    tqbench: Callable[..., Any], small_suite: Callable[..., str], tmp_path: Path, start_and_hold: Hold
 ) -> None:
     options = ("--fresh", "--set", "tasks.0.perplexity.warmup=4", "-k", "q8_0,turbo*")
-    process, worker = start_and_hold(tmp_path, "run", small_suite(*SCHEMES), *options, at=MEASURING, passed=2)
+    process, worker = start_and_hold("run", small_suite(*SCHEMES), *options, at=MEASURING, passed=2)
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate()
     assert process.returncode == 130
@@ -225,8 +247,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_second_interrupt_ends_at_once(small_suite: Callable[..., str], tmp_path: Path) -> None:
-    process, worker = start_and_hold(tmp_path, "run", small_suite(*SCHEMES), at=LOADING, code=HANGING)
+def test_a_second_interrupt_ends_at_once(small_suite: Callable[..., str], tmp_path: Path, start_and_hold: Hold) -> None:
+    process, worker = start_and_hold("run", small_suite(*SCHEMES), at=LOADING, code=HANGING)
     process.send_signal(signal.SIGINT)
     follow(process, b"hanging")
     process.send_signal(signal.SIGINT)

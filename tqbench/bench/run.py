@@ -37,8 +37,9 @@ def _run(plan: Plan, threads: int, note: Callable[[str], None]) -> Bench:
     top, groups = ceiling.measure(threads, plan.device), list[Group]()
     try:
         for tokens in plan.tokens:
-            groups.append(_group(plan, tokens, lambda text, tokens=tokens: note(f"{tokens:,} tokens: {text}")))  # type: ignore[misc]
+            group = _group(plan, tokens, lambda text, tokens=tokens: note(f"{tokens:,} tokens: {text}"))  # type: ignore[misc]
             top = ceiling.measure(threads, plan.device, top)
+            groups.append(group)
     except KeyboardInterrupt:  # a benchmark that is cut off keeps what it has found
         if not groups:
             raise

@@ -74,6 +74,8 @@ def bench(  # noqa: PLR0913 - each is an option
     if output:
         from tqbench.report.bench import write
 
+        if found.unmeasured and (output / "bench.json").exists():
+            output /= "interrupted"  # what was measured as a whole stays
         write(found, output)
     _show(found)
     if output:
@@ -104,11 +106,10 @@ def _group(found: Bench, group: Group) -> None:
 
 def _code(found: Bench) -> int:
     """A form that computes something else fails the command; one that was interrupted has written what it had."""
-    rows = found.rows
-    if found.unmeasured:
+    wrong = [WRONG] if any(row.outcome in ("wrong", "failed") for row in found.rows) else []
+    if found.unmeasured and not wrong:
         return INTERRUPTED
-    wrong = [WRONG] if any(row.outcome in ("wrong", "failed") for row in rows) else []
-    return worst([*wrong, 0 if any(row.timing for row in rows) else NOTHING])
+    return worst([*wrong, 0 if any(row.timing for row in found.rows) else NOTHING])
 
 
 @contextmanager

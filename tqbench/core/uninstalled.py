@@ -9,7 +9,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError, requires, version
 from pathlib import Path
@@ -18,13 +18,21 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
+@cache
+def _project() -> dict[str, Any] | None:
+    """Of the project file beside the package, if it is this project's own: among installed packages lie files of others."""
+    try:
+        project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    except (OSError, KeyError, ValueError):
+        return None
+    return project if project.get("name") == "tqbench" else None
+
+
 class Sources(Distribution):
     """The distribution that these sources would be."""
 
-    @cached_property
-    def _project(self) -> dict[str, Any]:
-        project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        return project
+    def __init__(self, project: dict[str, Any]):
+        self.project = project
 
     def read_text(self, filename: str) -> str | None:
         """The two files of an installation that anybody asks for."""
@@ -36,7 +44,7 @@ class Sources(Distribution):
         return ROOT / str(path)
 
     def _metadata(self) -> Iterator[str]:
-        project = self._project
+        project = self.project
         yield from ("Metadata-Version: 2.1", f"Name: {project['name']}", f"Version: {project['version']}")
         yield from (f"Requires-Dist: {one}" for one in project["dependencies"])
         for extra, needed in project["optional-dependencies"].items():
@@ -46,7 +54,7 @@ class Sources(Distribution):
                 yield f'Requires-Dist: {what}; {f"({marker}) and " if marker else ""}extra == "{extra}"'
 
     def _entry_points(self) -> Iterator[str]:
-        for group, entries in self._project["entry-points"].items():
+        for group, entries in self.project["entry-points"].items():
             yield f"[{group}]"
             yield from (f"{name} = {value}" for name, value in entries.items())
 
@@ -58,9 +66,10 @@ class Finder(MetaPathFinder):
         """Nothing."""
 
     def find_distributions(self, context: DistributionFinder.Context | None = None) -> Iterable[Distribution]:
-        """These sources, where they are whole: an installed package has no project file beside it."""
+        """These sources, where they are whole."""
         wanted = None if context is None else context.name
-        return [Sources()] if wanted in (None, "tqbench") and (ROOT / "pyproject.toml").is_file() else []
+        project = _project() if wanted in (None, "tqbench") else None
+        return [] if project is None else [Sources(project)]
 
 
 def lacking() -> list[str]:
