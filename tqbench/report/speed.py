@@ -227,8 +227,8 @@ GPU = (
 )
 FORMS = Column("kernels", "the form of attention that ran; below it those that packed and unpacked", _kernels)
 RATIO = (
-    "times as fast as the model's own cache, in turn with it: the median over rounds, which few that pack many tokens do not move (tok/s has "
-    "them all); of the baseline, that cache against itself"
+    "times as fast as the model's own cache, in turn with it: the median over rounds, which few that pack many tokens do not move (tok/s "
+    "has all of them); of the baseline, that cache against itself"
 )
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "decode": (
