@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tqbench.core.uninstalled import announce
+from tqbench.core.finder import announce
 
 if TYPE_CHECKING:
     from tqbench.runner.api import load as load

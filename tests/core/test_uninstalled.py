@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from tqbench import __main__
 from tqbench.core import uninstalled
+from tqbench.core.finder import Finder
 from tqbench.core.uninstalled import ROOT, Sources
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -75,4 +76,10 @@ def test_the_project_file_of_another_says_nothing(text: str | None, tmp_path: Pa
         (tmp_path / "pyproject.toml").write_text(text)
     monkeypatch.setattr(uninstalled, "ROOT", tmp_path)
     monkeypatch.setattr(uninstalled, "_project", cache(uninstalled._project.__wrapped__))
-    assert uninstalled.Finder().find_distributions() == []
+    assert Finder().find_distributions() == []
+
+
+def test_nothing_is_loaded_before_somebody_asks() -> None:
+    """Whoever imports tqbench does not wait for it."""
+    code = "import sys, tqbench; print('importlib.metadata' in sys.modules, 'tomllib' in sys.modules)"
+    assert python("-c", code).stdout == "False False\n"

@@ -6,12 +6,10 @@ A GPU machine often has a folder with the sources and no network, and no reason 
 from __future__ import annotations
 
 import re
-import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
-from importlib.abc import MetaPathFinder
-from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError, requires, version
+from importlib.metadata import Distribution, PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +57,10 @@ class Sources(Distribution):
             yield from (f"{name} = {value}" for name, value in entries.items())
 
 
-class Finder(MetaPathFinder):
-    """Finds no modules, and one distribution. Asked last, because names are answered by the first that knows them."""
-
-    def find_spec(self, *_: Any) -> None:
-        """Nothing."""
-
-    def find_distributions(self, context: DistributionFinder.Context | None = None) -> Iterable[Distribution]:
-        """These sources, where they are whole."""
-        wanted = None if context is None else context.name
-        project = _project() if wanted in (None, "tqbench") else None
-        return [] if project is None else [Sources(project)]
+def sources() -> list[Distribution]:
+    """These sources as a distribution, where they are whole."""
+    project = _project()
+    return [] if project is None else [Sources(project)]
 
 
 def lacking() -> list[str]:
@@ -83,9 +74,3 @@ def _installed(package: str) -> bool:
         return bool(version(package))
     except PackageNotFoundError:
         return False
-
-
-def announce() -> None:
-    """Once per process."""
-    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
-        sys.meta_path.append(Finder())
